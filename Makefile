@@ -1,0 +1,27 @@
+# make demo: set up .venv and run the whole way     make test: set up .venv and pass the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test bench lint clean
+
+$(READY): setup.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,mxnet,onnx]'
+	@touch $@
+
+demo: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh demo
+
+test: $(READY)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+bench: $(READY)
+	@for bench in tests/bench/*.py; do echo "== $$bench"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python $$bench || exit 1; done
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

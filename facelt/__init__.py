@@ -1,0 +1,1 @@
+"""A distributed trainer of face recognition under long tails and open worlds."""

@@ -1,0 +1,1 @@
+"""Face identification among a million distractors, from features of any recogniser."""

@@ -1,0 +1,1 @@
+"""Face sets in MXNet RecordIO, without mxnet."""

