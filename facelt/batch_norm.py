@@ -1,0 +1,48 @@
+"""Batch normalisation whose statistics are those of the global batch, on any device and number of ranks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facelt import comms
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d over the images of all ranks: the same numbers at any number of ranks.
+
+    Input B x C x H x W. Statistics are accumulated in float32 (float64 for float64 input); the running variance is
+    the unbiased one, as in torch. At one rank it is torch's own.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self.training or comms.world_size() == 1:
+            return super().forward(x_BCHW)
+        B, C, H, W = x_BCHW.shape
+        x = x_BCHW if x_BCHW.dtype == torch.float64 else x_BCHW.float()
+        n = B * H * W * comms.world_size()
+        # Two passes: E[x²] - E[x]² would cancel where the mean is large against the spread.
+        mean_C = comms.all_sum(x.sum((0, 2, 3))) / n
+        centred = x - mean_C.view(1, C, 1, 1)
+        var_C = comms.all_sum(centred.square().sum((0, 2, 3))) / n
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var_C * (n / max(n - 1, 1))).to(self.running_var.dtype), self.momentum)
+        scale_C = torch.rsqrt(var_C + self.eps) * self.weight
+        return (centred * scale_C.view(1, C, 1, 1) + self.bias.view(1, C, 1, 1)).to(x_BCHW.dtype)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that always uses its running statistics and never moves them; its scale and shift still learn."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.batch_norm(
+            x_BCHW, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+KINDS: dict[str, type[nn.BatchNorm2d]] = {
+    "synchronised": SynchronisedBatchNorm2d,
+    "local": nn.BatchNorm2d,
+    "frozen": FrozenBatchNorm2d,
+}

@@ -1,0 +1,190 @@
+"""The "facelt" block of the DeepSpeed JSON: every knob, its default, and the presets of the head.
+
+DeepSpeed's own keys (train_batch_size, optimizer, zero_optimization, torch_autocast …) keep their meaning and their
+place in the same file; each number has one home.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneConfig(Block):
+    """The replicated network. width: channels of the first layer. neck: what follows the linear embedding.
+
+    frozen: train only the neck, the attention and the selector, as the authors' Places recipe does; the batch
+    normalisation of what is frozen does not move.
+    """
+
+    name: Literal["resnet10", "resnet18", "resnet50"] = "resnet50"
+    width: Count = 64
+    stem: Literal["imagenet", "face"] = "imagenet"
+    neck: Literal["linear", "relu", "batch_norm"] = "linear"
+    batch_norm: Literal["synchronised", "local", "frozen"] = "synchronised"
+    init: str | None = None
+
+
+class AugmentConfig(Block):
+    """Random changes of a training image. Amounts are those of the paper's section D.2, fitted to aligned faces.
+
+    crop: the smallest side that a random square crop keeps, as a share of the image's; resized back.
+    flip, grey: probabilities. jitter: brightness, contrast and saturation each times U(1-jitter, 1+jitter).
+    """
+
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.875
+    flip: Fraction = 0.5
+    jitter: Fraction = 0.4
+    grey: Fraction = 0.0
+
+
+class StageConfig(Block):
+    """One stage. An epoch is as many images as the training set holds, however they are sampled.
+
+    lr_scale: times optimizer.params.lr. The rate is multiplied by `decay` after every `decay_every` epochs.
+    warmup: epochs over which it rises from zero. freeze_backbone: train only neck, attention, selector and head.
+    """
+
+    epochs: Positive = 30
+    decay_every: Positive = 10
+    decay: Positive = 0.1
+    warmup: NonNegative = 0
+    lr_scale: Positive = 1
+    sampler: Literal["uniform", "class_aware"] = "uniform"
+    images_per_class: Count = 4
+    freeze_backbone: bool = False
+
+
+class HeadConfig(Block):
+    """The meta head. The defaults are the authors' released code; `PRESETS["paper"]` is the equations as printed.
+
+    hallucinator        eq. 1: o = softmax(T_hal v), or linear
+    reach_scale         eq. 2: the numerator over γ
+    squash              eq. 6: v/(1+‖v‖), or ‖v‖²/(1+‖v‖²)·v/‖v‖
+    scale               the factor of the cosine logits
+    reduction           eq. 7: cross-entropy as mean or sum over the batch
+    centroid_loss       "released" (squared, one hinge over all, on the direct feature) or "paper" (eq. 9, on v_meta)
+    centroid_weight     λ of eq. 7
+    margin              m of eq. 9
+    centroid_gradient   whether read, reach and cross-entropy pass gradient to the centroids
+    memory_weight_decay weight decay of the centroids; None: the optimizer's
+    attention           modulated attention on the last map (eq. 5)
+    """
+
+    hallucinator: Literal["softmax", "linear"] = "softmax"
+    reach_scale: Positive = 10
+    squash: Literal["released", "paper"] = "released"
+    scale: Positive = 16
+    reduction: Literal["mean", "sum"] = "mean"
+    centroid_loss: Literal["released", "paper"] = "released"
+    centroid_weight: NonNegative = 0.01
+    margin: NonNegative = 10
+    centroid_gradient: bool = False
+    memory_weight_decay: NonNegative | None = None
+    attention: bool = True
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "released": {},
+    "paper": {
+        "hallucinator": "linear",
+        "reach_scale": 1,
+        "squash": "paper",
+        "scale": 1,
+        "reduction": "sum",
+        "centroid_loss": "paper",
+        "centroid_weight": 0.1,
+        "margin": 5,
+        "centroid_gradient": True,
+    },
+}
+
+
+class FaceltConfig(Block):
+    """The whole block. preset: where the head's defaults come from; `head` overrides single knobs."""
+
+    seed: int = 0
+    image_size: Annotated[int, Field(ge=16)] = 112
+    embedding_size: Count = 512
+    preset: Literal["released", "paper"] = "released"
+    backbone: BackboneConfig = BackboneConfig()
+    augment: AugmentConfig = AugmentConfig()
+    plain: StageConfig = StageConfig()
+    meta: StageConfig = StageConfig(sampler="class_aware")
+    head: HeadConfig = HeadConfig()
+    log_every: Count = 10
+    checkpoint_every: Count = 2000
+    loader_threads: Count = 2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _presets(cls, block: Any) -> Any:
+        if isinstance(block, dict):
+            knobs = PRESETS.get(block.get("preset", "released"), {})
+            block = {**block, "head": {**knobs, **block.get("head", {})}}
+            block["meta"] = {"sampler": "class_aware", **block.get("meta", {})}
+        return block
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> tuple[dict[str, Any], FaceltConfig]:
+    """Read a DeepSpeed JSON: its DeepSpeed part (without the block) and the validated block.
+
+    overrides: "key=value" strings; a dotted key that names a knob of the block ("plain.epochs=2"), or of DeepSpeed
+    with a leading "ds." ("ds.train_batch_size=64"); values are JSON, or plain text.
+    Raises ValueError, in one line, for what cannot be read or is not a knob.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"--deepspeed_config {path}: no such file; expected a DeepSpeed JSON such as jobs/ds.json")
+    try:
+        ds = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); mend the file") from None
+    if not isinstance(ds, dict):
+        raise ValueError(f"{path}: holds a {type(ds).__name__}; expected a JSON object as in jobs/ds.json")
+    block = ds.pop("facelt", {})
+    for override in overrides or []:
+        _override(ds, block, override)
+    try:
+        return ds, FaceltConfig.model_validate(block)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from None
+
+
+def _override(ds: dict[str, Any], block: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {override}: expected key=value, such as plain.epochs=2")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    target, names = (ds, key[3:]) if key.startswith("ds.") else (block, key)
+    *parents, last = names.split(".")
+    for name in parents:
+        target = target.setdefault(name, {})
+        if not isinstance(target, dict):
+            raise ValueError(f"--set {override}: {name} is a single value; expected key=value with an existing key")
+    target[last] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    """The first complaint of pydantic, in one line that names the knob, what was given and what is known."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in ("facelt", *first["loc"]))
+    if first["type"] != "extra_forbidden":
+        return f"{where} is {first['input']!r}: {first['msg'].lower()}; correct this key"
+    model: type[BaseModel] = FaceltConfig
+    for part in first["loc"][:-1]:
+        model = model.model_fields[str(part)].annotation
+    return f"{where} is not a known key; expected one of: {', '.join(sorted(model.model_fields))}"

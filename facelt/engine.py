@@ -1,0 +1,182 @@
+"""All that knows DeepSpeed: the replicated network in its engine, the class-sharded head beside it, one step for both.
+
+DeepSpeed averages the gradients of replicated parameters over ranks, while the objective is the sum over ranks of
+what each returns: `comms.leave_averaging` stands between the two. Class-sharded parameters never enter the engine,
+which would broadcast, average and save them as if they were replicas.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor, nn
+
+from facelt import comms
+from facelt.model import Step
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
+# What each optimizer remembers of a parameter.
+MOMENTS = {"SGD": ("momentum_buffer",), "AdamW": ("exp_avg", "exp_avg_sq")}
+
+
+class Engine:
+    """The embedder under DeepSpeed and the head's shards under an optimizer of the same kind.
+
+    embedder: the replicated module; only parameters that require a gradient are trained. head: class-sharded.
+    ds: DeepSpeed's configuration. memory_weight_decay: for parameters named *.centroids; None: as the rest.
+    Raises ValueError for an optimizer or a precision that the two halves cannot share.
+    """
+
+    def __init__(
+        self, embedder: nn.Module, head: nn.Module, ds: dict[str, Any], memory_weight_decay: float | None = None
+    ) -> None:
+        ds, kind, knobs = _split_optimizer(ds)
+        self.head = head
+        self.base_lr: float = knobs["lr"]
+        self.moments = MOMENTS[kind]
+        trained = [p for p in embedder.parameters() if p.requires_grad]
+        self.engine, *_ = deepspeed.initialize(
+            model=embedder, model_parameters=trained, optimizer=OPTIMIZERS[kind](trained, **knobs), config=ds
+        )
+        centroids = [p for name, p in head.named_parameters() if name.endswith("centroids")]
+        others = [p for name, p in head.named_parameters() if not name.endswith("centroids")]
+        own_decay = {} if memory_weight_decay is None else {"weight_decay": memory_weight_decay}
+        groups = [{"params": others}, {"params": centroids, **own_decay}]
+        self.head_optimizer = OPTIMIZERS[kind]([g for g in groups if g["params"]], **knobs)
+        self.dtype = next(self.engine.module.parameters()).dtype
+
+    @property
+    def embedder(self) -> nn.Module:
+        return self.engine.module
+
+    @property
+    def global_batch(self) -> int:
+        """Images of one optimizer step, over all ranks and accumulated micro-batches."""
+        return self.engine.train_batch_size()
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of one rank in one forward pass."""
+        return self.engine.train_micro_batch_size_per_gpu()
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one optimizer step."""
+        return self.engine.gradient_accumulation_steps()
+
+    def embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Direct features and e of this rank's images, in float32, ready for an objective summed over ranks."""
+        direct_BD, concept_BD = self.engine(images_B3HW.to(self.dtype))
+        direct_BD = comms.leave_averaging(direct_BD.float())
+        return direct_BD, None if concept_BD is None else comms.leave_averaging(concept_BD.float())
+
+    def forward_backward(self, images_B3HW: Tensor, labels_G: Tensor) -> Step:
+        """One micro-batch: labels_G are those of all ranks' images. Gradients accumulate in both halves."""
+        step = self.head(*self.embed(images_B3HW), labels_G)
+        self.engine.backward(step.loss)
+        return step
+
+    def step(self, lr: float) -> None:
+        """Update both halves after a micro-batch; DeepSpeed decides whether this one ends an accumulation."""
+        for group in (*self.engine.optimizer.param_groups, *self.head_optimizer.param_groups):
+            group["lr"] = lr
+        boundary = self.engine.is_gradient_accumulation_boundary()
+        loss_scale = float(getattr(self.engine.optimizer, "loss_scale", 1.0))
+        self.engine.step()
+        if not boundary:
+            return
+        if self.engine.was_step_applied():
+            for parameter in self.head.parameters():
+                if loss_scale != 1.0 and parameter.grad is not None:
+                    parameter.grad.div_(loss_scale)
+            self.head_optimizer.step()
+        self.head_optimizer.zero_grad(set_to_none=True)
+
+    def replicated_weights(self) -> dict[str, Tensor]:
+        """Every weight and buffer of the embedder in full, float32 where trained so. All ranks must call it."""
+        state = {name: tensor.detach() for name, tensor in self.embedder.state_dict().items()}
+        for name, parameter in self.embedder.named_parameters():
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            if full is not None:
+                state[name] = full
+        return state
+
+    def replicated_moments(self) -> dict[str, Tensor]:
+        """What the optimizer remembers of the embedder, "parameter.moment" -> tensor. All ranks must call it."""
+        return {
+            f"{name}.{moment}": self._moment(parameter, moment)
+            for name, parameter in self._trained()
+            for moment in self.moments
+        }
+
+    def load_replicated_moments(self, moments: dict[str, Tensor]) -> None:
+        """Take up what `replicated_moments` gave, at this number of ranks and ZeRO stage."""
+        optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        _start_moments(optimizer, self.moments)
+        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._trained():
+            for moment in self.moments:
+                value = moments[f"{name}.{moment}"].to(parameter.device)
+                if hasattr(parameter, "_hp_mapping"):
+                    safe_set_full_optimizer_state(parameter, value, moment)
+                else:
+                    optimizer.state[parameter][moment].copy_(value)
+
+    def sharded_rows(self) -> dict[str, Tensor]:
+        """This rank's rows of every class-sharded tensor: weights and moments."""
+        rows = {name: parameter.detach() for name, parameter in self.head.named_parameters()}
+        for name, parameter in self.head.named_parameters():
+            state = self.head_optimizer.state.get(parameter, {})
+            for moment in self.moments:
+                rows[f"{name}.{moment}"] = state.get(moment, torch.zeros_like(parameter))
+        return rows
+
+    def load_sharded_rows(self, rows: dict[str, Tensor]) -> None:
+        """Take up this rank's rows as `sharded_rows` names them."""
+        _start_moments(self.head_optimizer, self.moments)
+        with torch.no_grad():
+            for name, parameter in self.head.named_parameters():
+                parameter.copy_(rows[name])
+                for moment in self.moments:
+                    self.head_optimizer.state[parameter][moment].copy_(rows[f"{name}.{moment}"])
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.embedder.named_parameters() if p.requires_grad)
+
+    def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
+        if hasattr(parameter, "_hp_mapping"):
+            return safe_get_full_optimizer_state(parameter, moment)
+        return self.engine.optimizer.state.get(parameter, {}).get(moment, torch.zeros_like(parameter))
+
+
+def _start_moments(optimizer: torch.optim.Optimizer, moments: tuple[str, ...]) -> None:
+    """Give every parameter empty moments, which torch would make only at its first step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for moment in moments:
+                optimizer.state[parameter].setdefault(moment, torch.zeros_like(parameter))
+
+
+def _split_optimizer(ds: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """DeepSpeed's configuration without its optimizer, and that optimizer's type and parameters."""
+    ds = dict(ds)
+    block = ds.pop("optimizer", None) or {}
+    kind, knobs = block.get("type"), dict(block.get("params", {}))
+    if kind not in OPTIMIZERS:
+        raise ValueError(f"optimizer.type is {kind!r}; expected one of {', '.join(OPTIMIZERS)}; set it in the JSON")
+    if not isinstance(knobs.get("lr"), int | float):
+        raise ValueError(f"optimizer.params.lr is {knobs.get('lr')!r}; expected a number; set it in the JSON")
+    stage = ds.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2):
+        raise ValueError(f"zero_optimization.stage is {stage}; expected 0, 1 or 2: the class axis is sharded already")
+    if ds.get("fp16", {}).get("enabled") and stage == 0:
+        raise ValueError("fp16 with zero_optimization.stage 0 keeps no float32 weights to save; set stage 1 or 2")
+    ds.setdefault("zero_allow_untested_optimizer", True)
+    return ds, kind, knobs
