@@ -1,0 +1,181 @@
+"""The order of images and the seeds of augmentation: pure functions of (labels, seed, step), in numpy alone.
+
+Position i of the global batch of step s names the same image and the same augmentation whatever the number of ranks,
+and any step can be asked for without the steps before it: a run is taken up by asking for the next one.
+Nothing here draws from a generator whose stream may change between numpy versions: whole permutations sort Philox's raw
+bits (a stream that numpy guarantees), everything else is splitmix64 hashing.
+
+N: images, K: classes that have images, G: global batch.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = 32
+
+# What a hash is for: equal words never meet across purposes.
+_IMAGES, _CLASSES, _WITHIN_CLASS, _AUGMENTATION = range(4)
+
+
+class UniformSampler:
+    """Every image once per epoch, in a new order each epoch; batches run across the borders of epochs.
+
+    labels: int64 of shape N (only the length is used). global_batch: G. Raises ValueError when there are no images.
+    """
+
+    group = 1  # images that must stay on one rank
+
+    def __init__(self, labels: NDArray[np.int64], global_batch: int, seed: int) -> None:
+        _check(labels, global_batch)
+        self.global_batch = global_batch
+        self._size, self._seed = len(labels), seed
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Images of the global batch of a step: int64 of shape G."""
+        positions = step * self.global_batch + np.arange(self.global_batch)
+        return _cycled(positions, self._size, self._seed, _IMAGES)
+
+
+class ClassAwareSampler:
+    """Classes in shuffled cycles, each giving `images_per_class` images in a row from its own shuffled cycles.
+
+    As OLTR's released sampler (batch 128 = 32 classes x 4), so every class is seen equally often however long the tail.
+    labels: int64 of shape N. num_classes: when given, every class 0 … num_classes - 1 must have an image; otherwise the
+    classes are those that occur in labels. Memory: two int64 an image, two a class.
+
+    Raises ValueError when there are no images, when a class has none, or when G is not whole groups.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        global_batch: int,
+        seed: int,
+        images_per_class: int = 4,
+        num_classes: int | None = None,
+    ) -> None:
+        _check(labels, global_batch)
+        if images_per_class < 1 or global_batch % images_per_class:
+            raise ValueError(
+                f"global batch {global_batch} is not made of whole groups of {images_per_class} images of one class: "
+                f"make it a multiple of {images_per_class}, or change the images per class"
+            )
+        self.global_batch, self.group = global_batch, images_per_class
+        self._seed = seed
+        self._by_class = np.argsort(labels, kind="stable")
+        classes, self._start, self._count = np.unique(
+            np.asarray(labels)[self._by_class], return_index=True, return_counts=True
+        )
+        if num_classes is not None:
+            _check_classes(classes, num_classes)
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Images of the global batch of a step, the images of one class side by side: int64 of shape G."""
+        groups, num_classes = self.global_batch // self.group, len(self._count)
+        turn = step * groups + np.arange(groups)
+        class_ = _cycled(turn, num_classes, self._seed, _CLASSES)[:, None]
+        position = turn[:, None] // num_classes * self.group + np.arange(self.group)
+        lap, place = np.divmod(position, self._count[class_])
+        place = _shuffled(place, self._count[class_], _hash(self._seed, _WITHIN_CLASS, class_, lap))
+        return self._by_class[self._start[class_] + place].ravel()
+
+
+def local(batch: NDArray, rank: int, world_size: int, group: int = 1) -> NDArray:
+    """The slice of a global batch (of indices, of seeds) that one rank works on.
+
+    group: images that must stay on one rank (`sampler.group`). Raises ValueError when the ranks cannot share alike.
+    """
+    if len(batch) % (world_size * group):
+        unit = f" in whole groups of {group}" if group > 1 else ""
+        raise ValueError(
+            f"a global batch of {len(batch)} cannot be shared alike by {world_size} ranks{unit}: "
+            f"make it a multiple of {world_size * group}, or change the number of ranks"
+        )
+    share = len(batch) // world_size
+    return batch[rank * share : (rank + 1) * share]
+
+
+def augmentation_seeds(seed: int, step: int, global_batch: int) -> NDArray[np.uint64]:
+    """One seed for every position of the global batch of a step: uint64 of shape G."""
+    return _hash(seed, _AUGMENTATION, step, np.arange(global_batch))
+
+
+def uniforms(seeds: NDArray[np.uint64], n: int) -> NDArray[np.float64]:
+    """n numbers in [0, 1) for every seed, float64 of shape len(seeds) x n: row i depends on seeds[i] alone.
+
+    These are the first n outputs of splitmix64 started at the seed, the upper 53 bits of each.
+    """
+    counter = np.arange(n, dtype=np.uint64)
+    return (_mix(seeds[:, None] + counter * _GOLDEN) >> np.uint64(11)) * 2.0**-53
+
+
+def _cycled(positions: NDArray[np.int64], size: int, seed: int, purpose: int) -> NDArray[np.int64]:
+    """What stands at these positions of the endless stream of shuffled cycles of 0 … size - 1."""
+    cycle, place = np.divmod(positions, size)
+    out = np.empty_like(positions)
+    for each in np.unique(cycle):
+        here = cycle == each
+        out[here] = _permutation(size, seed, purpose, int(each))[place[here]]
+    return out
+
+
+@lru_cache(maxsize=4)  # two samplers, each on the border of two cycles
+def _permutation(size: int, seed: int, purpose: int, cycle: int) -> NDArray[np.int64]:
+    bits = np.random.Philox(np.random.SeedSequence((seed, purpose, cycle))).random_raw(size)
+    return np.argsort(bits, kind="stable")
+
+
+def _shuffled(place: NDArray[np.int64], size: NDArray[np.int64], key: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where a shuffle of 0 … size - 1, chosen by the key, sends each place: matrices that broadcast.
+
+    The swap-or-not shuffle (Hoang, Morris and Rogaway, 2012): each round pairs x with pivot - x and swaps the pair on
+    the toss of a coin that both see. A place is found without permuting its class, so the cost does not depend on size.
+    """
+    size, place = size.astype(np.uint64), place.astype(np.uint64)
+    round_keys = _mix(np.multiply.outer(np.arange(_ROUNDS, dtype=np.uint64), _GOLDEN).reshape(-1, 1, 1) + key)
+    for round_key, pivot in zip(round_keys, round_keys % size, strict=True):
+        partner = pivot + size - place
+        partner = np.where(partner < size, partner, partner - size)
+        coin = _mix(round_key ^ np.maximum(place, partner)) >> np.uint64(63)
+        place = np.where(coin, partner, place)
+    return place.astype(np.int64)
+
+
+def _hash(*words: ArrayLike) -> NDArray[np.uint64]:
+    """One uint64 for each tuple of integers; the words broadcast, the result has one dimension at least."""
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = _mix(state ^ np.asarray(word).astype(np.uint64))
+    return state
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The output of splitmix64 (Steele, Lea and Flood, 2014) in state x."""
+    x = x + _GOLDEN
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _check(labels: NDArray[np.int64], global_batch: int) -> None:
+    if not len(labels):
+        raise ValueError("the training set has no images to sample: give a data folder with images")
+    if global_batch < 1:
+        raise ValueError(f"global batch {global_batch} is too small: give at least 1")
+
+
+def _check_classes(classes: NDArray[np.int64], num_classes: int) -> None:
+    outside = classes[(classes < 0) | (classes >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"label {outside[0]} is outside the classes 0 to {num_classes - 1}: correct the number of classes"
+        )
+    empty = np.setdiff1d(np.arange(num_classes), classes, assume_unique=True)
+    if len(empty):
+        raise ValueError(
+            f"class {empty[0]} has no image ({len(empty)} of {num_classes} classes have none), class-aware sampling "
+            "needs one of each: drop the empty identities from the set, or sample uniformly"
+        )
