@@ -169,7 +169,7 @@ class IRHeader(NamedTuple):
 
 
 def pack(header: IRHeader, image: bytes = b"") -> bytes:
-    """The payload of an image record, byte for byte as `mxnet.recordio.pack`: several labels set `flag`, one does not."""
+    """The payload of an image record, byte for byte as `mxnet.recordio.pack`: an array of labels sets `flag`."""
     if isinstance(header.label, numbers.Number):
         return IMAGE_HEAD.pack(0, header.label, header.id, header.id2) + image
     labels = np.asarray(header.label, "<f4")

@@ -96,6 +96,10 @@ class DatasetWriter(AbstractContextManager):
         self._offsets.frombytes(np.asarray(offsets, np.int64).tobytes())
         self._labels.frombytes(np.asarray(labels, np.int64).tobytes())
 
+    def add_file(self, name: str, text: str) -> None:
+        """Put a further text file into the folder."""
+        (self._partial / name).write_text(text, encoding="utf-8")
+
     def _refuse_labels(self, labels: np.ndarray) -> None:
         limit = np.iinfo(np.int64).max if self.num_classes is None else self.num_classes
         if len(labels) and (labels.min() < 0 or labels.max() >= limit):

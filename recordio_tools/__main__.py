@@ -1,0 +1,51 @@
+"""The command line: exit status 0 done, 1 faults found or a fault of ours, 2 a mistake in what was given."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from recordio_tools.commands import COMMANDS
+
+PROGRAM = "python -m recordio_tools"
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake in one line, as the commands do."""
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+    """All commands by name; only the chosen one with its arguments, so that none loads another's libraries."""
+    parser = Parser(prog=PROGRAM, description="Everything one does to a face set in MXNet RecordIO, without mxnet.")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=command.help, description=command.help, epilog=f"example: {PROGRAM} {command.example}"
+        )
+        if name == chosen:
+            command.add_arguments(subparser)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    args = build_parser(chosen).parse_args(arguments)
+    try:
+        return COMMANDS[args.command].run(args) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either
+        return 0
+    except (ValueError, OSError) as mistake:
+        print("error:", " ".join(str(mistake).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

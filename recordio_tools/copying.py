@@ -1,0 +1,82 @@
+"""Image records from set to set as bytes: the encoded image stays as it is, label and id in the header change."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.recordio import encode, pack, padded
+
+CHUNK_BYTES = 32 << 20
+SHORT_RUN = 1024  # bytes: under this, gathering words beats copying slices
+
+
+def copy_images(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
+    """Append the images `rows` (int64[n], indices into `source`) in that order, as identities `labels` (int64[n]).
+
+    Further labels (aligned mark, boxes) stay as they are; the id becomes the image's place in the new set.
+    """
+    sizes = padded(source.ends[rows] - source.offsets[rows])
+    with tqdm(total=int(sizes.sum()), desc="copying", unit="B", unit_scale=True, delay=2, leave=False) as bar:
+        for part in _portions(sizes):
+            multipart = source.heads.multipart[rows[part]]
+            edges = np.flatnonzero(np.diff(multipart, prepend=not multipart[0], append=not multipart[-1]))
+            for start, stop in zip(part.start + edges[:-1], part.start + edges[1:], strict=True):
+                copy = _copy_multipart if source.heads.multipart[rows[start]] else _copy_whole
+                copy(source, rows[start:stop], labels[start:stop], writer)
+            bar.update(int(sizes[part].sum()))
+
+
+def _portions(sizes: np.ndarray) -> Iterator[slice]:
+    """Consecutive slices of at most CHUNK_BYTES, or of a single record."""
+    total, start = np.cumsum(sizes), 0
+    while start < len(sizes):
+        done = total[start - 1] if start else 0
+        stop = max(int(np.searchsorted(total, done + CHUNK_BYTES, side="right")), start + 1)
+        yield slice(start, stop)
+        start = stop
+
+
+def _copy_whole(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
+    buffer, starts = gather(source.data, source.offsets[rows], source.ends[rows])
+    words, at = buffer.view("<u4"), starts // 4
+    label_at = at + np.where(source.heads.flag[rows] > 0, 8, 3)
+    words[label_at] = labels.astype("<f4").view("<u4")
+    words[at + 4] = writer.num_images + 1 + np.arange(len(rows))
+    words[at + 5] = 0
+    writer.add_framed(writer.records.write_framed(buffer) + starts, labels)
+
+
+def _copy_multipart(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
+    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+        header, image = source.record(row)
+        named = [label, *header.label[1:]] if header.flag else label
+        record = encode(pack(header._replace(label=named, id=writer.num_images + 1), image.tobytes()))
+        writer.add_framed(np.array([writer.records.write_framed(record)]), np.array([label]))
+
+
+def gather(data: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The byte ranges [offset, end) of `data` (uint8) behind each other, each padded to a multiple of 4, and their
+    starts.
+
+    Neighbours in the file are copied in one piece; short scattered ranges are gathered word by word, vectorised.
+    """
+    sizes = padded(ends - offsets)
+    starts = np.cumsum(sizes) - sizes
+    buffer = np.empty(int(sizes.sum()), np.uint8)
+    fresh = np.concatenate([[True], offsets[1:] != ends[:-1]])
+    run_offsets, run_starts = offsets[fresh], starts[fresh]
+    run_sizes = np.diff(run_starts, append=len(buffer))
+    complete = len(data) - len(data) % 4
+    if len(run_sizes) * SHORT_RUN > len(buffer) and int((run_offsets + run_sizes).max()) <= complete:
+        counts = run_sizes // 4
+        first = run_offsets // 4 - (np.cumsum(counts) - counts)
+        places = np.repeat(first, counts) + np.arange(len(buffer) // 4)
+        np.take(data[:complete].view("<u4"), places, out=buffer.view("<u4"))
+        return buffer, starts
+    for offset, start, size in zip(run_offsets.tolist(), run_starts.tolist(), run_sizes.tolist(), strict=True):
+        have = min(size, len(data) - offset)
+        buffer[start : start + have] = data[offset : offset + have]
+        buffer[start + have : start + size] = 0
+    return buffer, starts

@@ -1,0 +1,119 @@
+"""Folders of pictures into a RecordIO set and back."""
+
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from recordio_tools.atomic import output_folder
+from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.recordio import RecordError
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
+BATCH = 256
+THREADS = 4
+
+
+class Picture(NamedTuple):
+    """A picture to pack: its file and its label, or labels of which the first is the identity."""
+
+    path: Path
+    label: int | list[float]
+
+
+def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
+    """Pictures in a folder per identity, and the identities' names: the folders', in natural order.
+
+    Raises RecordError when the folder is missing or holds no such folders; folders without a picture are passed over.
+    """
+    if not folder.is_dir():
+        raise RecordError("no such folder; expected one with a folder per identity", path=folder, kind="missing")
+    pictures, names = [], []
+    for person in sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=_natural):
+        files = sorted((file for file in person.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
+        if files:
+            pictures += [Picture(file, len(names)) for file in files]
+            names.append(person.name)
+    if not names:
+        problem = f"no folder in it holds a picture ({', '.join(sorted(PICTURES))}); expected a folder per identity"
+        raise RecordError(problem, path=folder, kind="empty")
+    return pictures, names
+
+
+def _natural(path: Path) -> list:
+    """Sorts s2 before s10."""
+    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", path.name)]
+
+
+def load_jpeg(path: Path, size: int, quality: int, *, reencode: bool = False) -> bytes:
+    """The picture as an RGB JPEG of size×size pixels: the file's own bytes when they are that already.
+
+    Others are cut to a square about the centre, scaled and encoded. Raises RecordError when it cannot be decoded.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content)) as image:
+            if not reencode and (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)):
+                image.load()
+                return content
+            fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RecordError(f"cannot be decoded as a picture ({type(error).__name__})", path=path, kind="image") from None
+    jpeg = BytesIO()
+    fitted.save(jpeg, "JPEG", quality=quality)
+    return jpeg.getvalue()
+
+
+def pack(
+    folder: Path, out: Path, *, size: int = 112, quality: int = 95, reencode: bool = False, force: bool = False
+) -> int:
+    """Pack a folder per identity into a set; returns the number of images. Raises RecordError."""
+    pictures, names = find_pictures(folder)
+    encoded = _encoded(pictures, size, quality, reencode)
+    with DatasetWriter(out, len(names), (size, size), names=names, force=force) as writer:
+        for label, jpeg in tqdm(encoded, total=len(pictures), desc="packing", unit="image", delay=2, leave=False):
+            writer.add(jpeg, label)
+    return writer.num_images
+
+
+def _encoded(
+    pictures: Iterable[Picture], size: int, quality: int, reencode: bool
+) -> Iterator[tuple[int | list[float], bytes]]:
+    """Labels and JPEGs in order, a bounded number of pictures ahead in threads (Pillow lets go of the lock)."""
+    remaining = iter(pictures)
+    with ThreadPoolExecutor(THREADS) as threads:
+        while batch := list(islice(remaining, BATCH)):
+            jpegs = threads.map(lambda picture: load_jpeg(picture.path, size, quality, reencode=reencode), batch)
+            yield from zip((picture.label for picture in batch), jpegs, strict=True)
+
+
+def unpack(source: RecordDataset, out: Path, *, force: bool = False) -> int:
+    """Write every image as it is to `out/<identity name or label>/<key>.jpg`; returns the number of images."""
+    folders = _folder_names(source)
+    with output_folder(out, force=force) as partial:
+        for name in set(folders):
+            (partial / name).mkdir()
+        for i in tqdm(range(len(source)), desc="unpacking", unit="image", delay=2, leave=False):
+            image = source.jpeg(i)
+            suffix = ".png" if bytes(image[:4]) == b"\x89PNG" else ".jpg"
+            (partial / folders[source.labels[i]] / f"{source.keys[i]:08d}{suffix}").write_bytes(image)
+    return len(source)
+
+
+def _folder_names(source: RecordDataset) -> list[str]:
+    """A folder for each identity. A name that is no plain, unique file name is refused: it could lead elsewhere."""
+    if source.names is None:
+        return [f"{label:06d}" for label in range(source.num_classes)]
+    seen = set()
+    for label, name in enumerate(source.names):
+        if name in seen or name in ("", ".", "..") or re.search(r'[/\\\x00-\x1f:*?"<>|]', name):
+            problem = f"name {name!r} of identity {label} cannot be a folder of its own; mend or remove names.txt"
+            raise RecordError(problem, path=source.folder, kind="names")
+        seen.add(name)
+    return source.names
