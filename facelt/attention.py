@@ -30,7 +30,7 @@ class ModulatedAttention(nn.Module):
 
     def forward(self, f_BCHW: Tensor) -> Tensor:
         B, _, H, W = f_BCHW.shape
-        assert (H, W) == self.size, f"attention was built for a {self.size} map, given {(H, W)}"
+        assert self.size == (H, W), f"attention was built for a {self.size} map, given {(H, W)}"
         theta_BcN, phi_BcN, g_BcN = (conv(f_BCHW).flatten(2) for conv in (self.theta, self.phi, self.g))
         affinity_BNN = torch.softmax(theta_BcN.transpose(1, 2) @ phi_BcN, dim=-1)
         context_BcHW = (g_BcN @ affinity_BNN.transpose(1, 2)).unflatten(2, (H, W))

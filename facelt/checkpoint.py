@@ -8,6 +8,7 @@ A run keeps RUN/<stage>/step-00001234/:
 A reader takes the rows it owns from whichever files hold them. A checkpoint appears by a rename, whole or not at all.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -122,7 +123,7 @@ def read_rows(folder: Path, partition: Partition, with_moments: bool = True) -> 
     start, stop = partition.bounds()
     starts = [*state["starts"], state["num_classes"]]
     pieces: dict[str, list[Tensor]] = {}
-    for i, (first, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for i, (first, end) in enumerate(itertools.pairwise(starts)):
         if first < stop and start < end:
             with _open(folder / _shard(i, len(state["starts"]))) as file:
                 for name in file.keys():  # noqa: SIM118

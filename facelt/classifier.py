@@ -77,7 +77,9 @@ class _BlockedScores(torch.autograd.Function):
         return dx_GD, dweight_kD, dbias_k, None, None, None, None
 
 
-def _scores(x_GD: Tensor, weight_kD: Tensor, bias_k: Tensor | None, inverse_norm_k: Tensor | None, rows: slice) -> Tensor:
+def _scores(
+    x_GD: Tensor, weight_kD: Tensor, bias_k: Tensor | None, inverse_norm_k: Tensor | None, rows: slice
+) -> Tensor:
     if bias_k is not None:
         return torch.addmm(bias_k[rows], x_GD, weight_kD[rows].T)
     return (x_GD @ weight_kD[rows].T).mul_(inverse_norm_k[rows])
@@ -99,15 +101,27 @@ def _project_out(dw_bD: Tensor, w_bD: Tensor, inverse_norm_b: Tensor) -> None:
     dw_bD.addcmul_(w_bD, along_b[:, None], value=-1)
 
 
+def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> Tensor:
+    """U(-bound, bound) rows for this rank's classes: the same for a class at any number of ranks."""
+    start, stop = partition.bounds()
+    rows = []
+    for block in range(start // BLOCK, -(-stop // BLOCK)):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + block)
+        first = block * BLOCK
+        values = torch.empty(BLOCK, width).uniform_(-bound, bound, generator=generator)
+        rows.append(values[max(start - first, 0) : stop - first])
+    return torch.cat(rows)
+
+
 class LinearClassifier(nn.Module):
     """logits = x·wᵀ + b over this rank's classes, initialised as torch's Linear(D, K) is."""
 
-    def __init__(self, partition: Partition, embedding_size: int, block: int = BLOCK) -> None:
+    def __init__(self, partition: Partition, embedding_size: int, seed: int = 0, block: int = BLOCK) -> None:
         super().__init__()
         self.partition, self.block = partition, block
-        bound = embedding_size**-0.5
-        self.weight = nn.Parameter(torch.empty(partition.size, embedding_size).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(partition.size).uniform_(-bound, bound))
+        rows_kE = _uniform_rows(partition, embedding_size + 1, embedding_size**-0.5, seed)
+        self.weight = nn.Parameter(rows_kE[:, :-1].contiguous())
+        self.bias = nn.Parameter(rows_kE[:, -1].contiguous())
 
     def forward(self, x_GD: Tensor, labels_G: Tensor) -> Scores:
         rows, columns = self.partition.own(labels_G)
@@ -120,11 +134,12 @@ class CosineClassifier(nn.Module):
     scale: 16 as released, 1 in the paper. Weights start as U(±1/√D).
     """
 
-    def __init__(self, partition: Partition, embedding_size: int, scale: float, block: int = BLOCK) -> None:
+    def __init__(
+        self, partition: Partition, embedding_size: int, scale: float, seed: int = 0, block: int = BLOCK
+    ) -> None:
         super().__init__()
         self.partition, self.scale, self.block = partition, scale, block
-        bound = embedding_size**-0.5
-        self.weight = nn.Parameter(torch.empty(partition.size, embedding_size).uniform_(-bound, bound))
+        self.weight = nn.Parameter(_uniform_rows(partition, embedding_size, embedding_size**-0.5, seed))
 
     def forward(self, x_GD: Tensor, labels_G: Tensor) -> Scores:
         rows, columns = self.partition.own(labels_G)

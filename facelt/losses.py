@@ -20,9 +20,7 @@ class CrossEntropy(NamedTuple):
     correct_B: Tensor
 
 
-def cross_entropy(
-    top_G: Tensor, sum_G: Tensor, own: Tensor, own_rows: Tensor, reduction: str = "mean"
-) -> CrossEntropy:
+def cross_entropy(top_G: Tensor, sum_G: Tensor, own: Tensor, own_rows: Tensor, reduction: str = "mean") -> CrossEntropy:
     """Softmax cross-entropy (equation 8) from each rank's part of the scores: the fields of `classifier.Scores`.
 
     reduction: "mean" over the G images as released, or "sum" as equation 7. Collectives: a maximum and a scattered

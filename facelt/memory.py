@@ -50,7 +50,9 @@ class _BlockedRead(torch.autograd.Function):
                 s_G.mul_(fade_G).add_(p_Gb.sum(1))
                 a_GD.mul_(fade_G[:, None])
                 m_G = top_G
-            a_GD.addmm_(p_Gb.to(c_bD.dtype), c_bD) if a_GD.dtype == c_bD.dtype else a_GD.add_(p_Gb.to(c_bD.dtype) @ c_bD)
+            a_GD.addmm_(p_Gb.to(c_bD.dtype), c_bD) if a_GD.dtype == c_bD.dtype else a_GD.add_(
+                p_Gb.to(c_bD.dtype) @ c_bD
+            )
             d_Gb = torch.addmm(c_bD.square().sum(1), f_GD, c_bD.T, alpha=-2)
             low_G, at_G = d_Gb.min(1)
             closer_G = low_G < nearest_G
@@ -128,3 +130,34 @@ class CentroidMemory(nn.Module):
         sums_BE = comms.scatter_sum(torch.cat([a_GD, nearest_GD, s_G[:, None]], 1))
         memory_BD, nearest_BD, s_B1 = sums_BE.split([D, D, 1], 1)
         return (memory_BD / s_B1 if self.softmax else memory_BD), nearest_BD
+
+
+class ClassMeans:
+    """Per-class means of direct features over a whole set, class-sharded while they are being summed."""
+
+    def __init__(self, partition: Partition, embedding_size: int, like: Tensor) -> None:
+        self.partition = partition
+        dtype = accumulate_dtype(like)
+        self.sums_kD = torch.zeros(partition.size, embedding_size, dtype=dtype, device=like.device)
+        self.counts_k = torch.zeros(partition.size, dtype=torch.int64, device=like.device)
+
+    def add(self, features_BD: Tensor, labels_G: Tensor, valid_G: Tensor) -> None:
+        """Add this rank's features; labels and validity are those of all ranks' images. All ranks must call it."""
+        features_GD = comms.gather(features_BD)
+        rows, columns = self.partition.own(labels_G.where(valid_G, -1))
+        self.sums_kD.index_add_(0, columns, features_GD[rows].to(self.sums_kD.dtype))
+        self.counts_k.index_add_(0, columns, torch.ones_like(columns))
+
+    def result(self) -> Tensor:
+        """The means, k x D. Raises ValueError that names the first class without images."""
+        empty = torch.nonzero(self.counts_k == 0).flatten()
+        first = torch.full((), self.partition.num_classes, device=empty.device)
+        if len(empty):
+            first = empty[0] + self.partition.start
+        missing = int(comms.table(first).min())
+        if missing < self.partition.num_classes:
+            raise ValueError(
+                f"class {missing} has no image, so the memory has no centroid for it: "
+                "drop the empty identities from the set"
+            )
+        return self.sums_kD / self.counts_k[:, None]

@@ -55,7 +55,7 @@ class PlainHead(nn.Module):
 
     def __init__(self, config: FaceltConfig, partition: Partition) -> None:
         super().__init__()
-        self.classifier = LinearClassifier(partition, config.embedding_size)
+        self.classifier = LinearClassifier(partition, config.embedding_size, config.seed)
 
     def forward(self, direct_BD: Tensor, _concept_BD: None, labels_G: Tensor) -> Step:
         loss, correct_B = losses.cross_entropy(*self.classifier(comms.gather(direct_BD), labels_G))
@@ -72,7 +72,7 @@ class MetaHead(nn.Module):
         self.memory = CentroidMemory(
             partition, size, self.knobs.hallucinator == "softmax", self.knobs.centroid_gradient
         )
-        self.classifier = CosineClassifier(partition, size, self.knobs.scale)
+        self.classifier = CosineClassifier(partition, size, self.knobs.scale, config.seed)
 
     def embeddings(self, direct_BD: Tensor, concept_BD: Tensor, direct_GD: Tensor) -> dict[str, Tensor]:
         """Every embedding of this rank's images, each B x D: the keys are `embedding.EMBEDDINGS`."""

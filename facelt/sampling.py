@@ -83,6 +83,31 @@ class ClassAwareSampler:
         return self._by_class[self._start[class_] + place].ravel()
 
 
+class SequentialSampler:
+    """Every image once, in order; the last batch is filled up with the last image.
+
+    size: N. global_batch: G.
+    """
+
+    group = 1
+
+    def __init__(self, size: int, global_batch: int) -> None:
+        self.size, self.global_batch = size, global_batch
+
+    @property
+    def steps(self) -> int:
+        """Batches of one pass."""
+        return -(-self.size // self.global_batch)
+
+    def positions(self, step: int) -> NDArray[np.int64]:
+        """Places of a batch in the pass: int64 of shape G; those from N on are filling."""
+        return step * self.global_batch + np.arange(self.global_batch)
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Images of the batch of a step: int64 of shape G."""
+        return np.minimum(self.positions(step), self.size - 1)
+
+
 def local(batch: NDArray, rank: int, world_size: int, group: int = 1) -> NDArray:
     """The slice of a global batch (of indices, of seeds) that one rank works on.
 

@@ -7,7 +7,7 @@ import torch
 from ranks import run_ranks
 
 from facelt import comms
-from facelt.config import PRESETS, FaceltConfig
+from facelt.config import FaceltConfig
 from facelt.model import MetaHead, PlainHead
 from facelt.partition import Partition
 
