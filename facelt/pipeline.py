@@ -1,0 +1,253 @@
+"""DALI: record bytes to image batches, in an order that the caller owns.
+
+The only room that names nvidia.dali. Every random choice is a number that the caller hands in (`draws_for`), so an
+augmented image depends on its bytes and its draws alone: not on the batch it is in, the threads, or what came before.
+
+B: images of this rank's batch, S: side of the images for the network.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from facelt.config import AugmentConfig
+
+DRAWS = 8  # numbers in [0, 1) that augmentation takes for an image; each has its column, whatever is switched on
+DECODABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+
+
+class Dataset(Protocol):
+    """What is needed of `recordio_tools.dataset.RecordDataset`."""
+
+    labels: NDArray[np.int64]
+    keys: NDArray[np.int64]
+    image_size: tuple[int, int]
+
+    def jpeg(self, i: int) -> NDArray[np.uint8]: ...
+
+
+class Changes(NamedTuple):
+    """What is done to B images.
+
+    start_B2, end_B2: corners (y, x) of the window that is kept, as shares of the image's height and width.
+    mirror_B: 1 to flip left and right. The factors act on colours 0 … 255, with one clamping to 0 … 255 at the end:
+    brightness · (128 + contrast · (saturated − 128)), saturated = grey + saturation · (x − grey).
+    """
+
+    start_B2: NDArray[np.float32]
+    end_B2: NDArray[np.float32]
+    mirror_B: NDArray[np.int32]
+    brightness_B: NDArray[np.float32]
+    contrast_B: NDArray[np.float32]
+    saturation_B: NDArray[np.float32]
+
+
+def changes(draws: NDArray[np.float64], augment: AugmentConfig) -> Changes:
+    """The changes that a B x DRAWS matrix of numbers in [0, 1) stands for."""
+    side, y, x, flip, brightness, contrast, saturation, grey = draws.T
+    side = augment.crop + side * (1 - augment.crop)
+    start_B2 = np.stack([y, x], axis=1) * (1 - side[:, None])
+    factors = [1 + augment.jitter * (2 * u - 1) for u in (brightness, contrast, saturation)]
+    factors[2] = np.where(grey < augment.grey, 0, factors[2])
+    return Changes(
+        start_B2.astype(np.float32),
+        (start_B2 + side[:, None]).astype(np.float32),
+        (flip < augment.flip).astype(np.int32),
+        *(factor.astype(np.float32) for factor in factors),
+    )
+
+
+def _used(augment: AugmentConfig | None) -> list[str]:
+    """The fields of Changes that can change anything."""
+    if augment is None:
+        return []
+    names = ["start_B2", "end_B2"] if augment.crop < 1 else []
+    names += ["mirror_B"] if augment.flip else []
+    return names + (["brightness_B", "contrast_B", "saturation_B"] if augment.jitter or augment.grey else [])
+
+
+class ImagePipeline:
+    """Iterates over `(images, labels)` of the steps start_step … start_step + num_steps - 1.
+
+    images: float32 of shape B x 3 x S x S on the device, RGB, (x - 127.5)/127.5. labels: int64 of shape B, there too.
+    Every iteration starts again at start_step. Decoding runs `prefetch` batches ahead of the consumer, in `threads`
+    threads; the tensors stay valid as long as they are held.
+
+    indices_for: step -> this rank's images, int64 of shape B ≤ batch_size (B may differ from step to step).
+    draws_for: step -> B x DRAWS numbers in [0, 1), such as `sampling.uniforms(seeds, DRAWS)`; with augment only.
+    augment: None leaves images as they are, resized where their size differs.
+
+    Raises ValueError where DALI is missing, and, in the course of iteration, when an image does not decode.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        indices_for: Callable[[int], NDArray[np.int64]],
+        draws_for: Callable[[int], NDArray[np.float64]] | None = None,
+        *,
+        batch_size: int,
+        image_size: int,
+        augment: AugmentConfig | None = None,
+        device: str = "cpu",
+        device_id: int = 0,
+        threads: int = 2,
+        start_step: int = 0,
+        num_steps: int,
+        prefetch: int = 2,
+    ) -> None:
+        assert device in ("cpu", "gpu")
+        assert (augment is None) == (draws_for is None)
+        self.dataset, self.indices_for, self.draws_for = dataset, indices_for, draws_for
+        self.batch_size, self.image_size, self.augment = batch_size, image_size, augment
+        self.device, self.device_id = device, device_id
+        self.threads, self.prefetch = threads, prefetch
+        self.start_step, self.num_steps = start_step, num_steps
+        self._used = _used(augment)
+        self._dali = _import_dali()
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        resize = tuple(self.dataset.image_size) != (self.image_size, self.image_size)
+        step, stop = self.start_step, self.start_step + self.num_steps
+        while step < stop:
+            for images, labels in self._batches(step, stop, resize):
+                if images is None:
+                    resize = True  # left out at first: it costs more than decoding, and the set gave this very size
+                    break
+                yield images, labels
+                step += 1
+
+    def _batches(self, start: int, stop: int, resize: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
+        """Batches as the graph makes them; None for one whose images are not of the wanted size."""
+        fed: deque[tuple[NDArray[np.int64], Any]] = deque()
+
+        def source(iteration: int) -> tuple:
+            if start + iteration >= stop:
+                raise StopIteration
+            indices = self.indices_for(start + iteration)
+            encoded = [self.dataset.jpeg(i) for i in indices.tolist()]
+            changed = self._changes(start + iteration)
+            fed.append((indices, (encoded, changed)))  # DALI reads these where they lie, until the batch is out
+            return encoded, *changed
+
+        graph = self._graph(source, resize)
+        graph.schedule_run()
+        for _ in range(start, stop):
+            try:
+                (out,) = graph.share_outputs()
+            except RuntimeError as error:
+                raise self._explain(error, [indices for indices, _ in fed]) from error
+            indices, _ = fed.popleft()
+            images = torch.from_dlpack(out.as_tensor()) if self._fits(out) else None
+            labels = torch.from_numpy(self.dataset.labels[indices])
+            graph.release_outputs()  # for DALI's count of batches: the memory lives as long as the tensor
+            graph.schedule_run()
+            yield images, labels if images is None else labels.to(images.device)
+
+    def _fits(self, out) -> bool:
+        return out.is_dense_tensor() and out[0].shape() == [3, self.image_size, self.image_size]
+
+    def _changes(self, step: int) -> list[NDArray]:
+        """What the graph is fed beside the images: the fields of Changes that are in use."""
+        if self.augment is None:
+            return []
+        made = changes(self.draws_for(step), self.augment)
+        return [getattr(made, name) for name in self._used]
+
+    def _graph(self, source: Callable[[int], tuple], resize: bool):
+        """The DALI pipeline. A kind of change whose amounts make it nothing is left out."""
+        fn, types = self._dali.fn, self._dali.types
+        size = self.image_size
+        graph = self._dali.Pipeline(
+            batch_size=self.batch_size,
+            num_threads=self.threads,
+            device_id=None if self.device == "cpu" else self.device_id,
+            prefetch_queue_depth=self.prefetch,
+        )
+        with graph:
+            encoded, *changed = fn.external_source(
+                source,
+                num_outputs=1 + len(self._used),
+                batch=True,
+                no_copy=True,
+                dtype=[types.UINT8, *(types.INT32 if name == "mirror_B" else types.FLOAT for name in self._used)],
+                ndim=[1, *(name.endswith("_B2") for name in self._used)],
+            )
+            changed = dict(zip(self._used, changed, strict=True))
+            images = self._decode(encoded)
+            if "start_B2" in changed:
+                window = {"roi_start": changed["start_B2"], "roi_end": changed["end_B2"], "roi_relative": True}
+                images = fn.resize(images, size=[size, size], **window)
+            elif resize:
+                images = fn.resize(images, size=[size, size])
+            if "brightness_B" in changed:
+                colours = {name: changed[f"{name}_B"] for name in ("brightness", "contrast", "saturation")}
+                images = fn.color_twist(images, **colours)
+            images = fn.crop_mirror_normalize(
+                images,
+                dtype=types.FLOAT,
+                output_layout="CHW",
+                mean=[127.5] * 3,
+                std=[127.5] * 3,
+                mirror=changed.get("mirror_B", 0),
+            )
+            graph.set_outputs(images)
+        graph.build()
+        return graph
+
+    def _decode(self, encoded):
+        fn, types = self._dali.fn, self._dali.types
+        if self.device == "cpu":
+            return fn.decoders.image(encoded, output_type=types.RGB)
+        # The hardware decoder takes a share of a batch and rounds differently: an image would depend on its neighbours.
+        return fn.decoders.image(
+            encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0, jpeg_fancy_upsampling=True
+        )
+
+    def _explain(self, error: RuntimeError, batches: list[NDArray[np.int64]]) -> ValueError:
+        """Find what DALI could not decode: in the batch that failed, else in those it had begun."""
+        folder = getattr(self.dataset, "folder", "the data folder")
+        remedy = f"mend the set: python -m recordio_tools verify --decode {folder} --repair OUT"
+        for i in (i for indices in batches for i in indices.tolist()):
+            problem = _undecodable(self.dataset.jpeg(i))
+            if problem:
+                return ValueError(
+                    f"{folder}: the image of record {self.dataset.keys[i]} does not decode ({problem}); {remedy}"
+                )
+        first, last = self.dataset.keys[batches[0]].min(), self.dataset.keys[batches[0]].max()
+        reason = str(error).strip().splitlines()[0]
+        return ValueError(f"{folder}: DALI stopped at a batch of records {first} to {last} ({reason}); {remedy}")
+
+
+def _undecodable(encoded: NDArray[np.uint8]) -> str | None:
+    """Why Pillow cannot decode an image; None when it can."""
+    try:
+        with Image.open(BytesIO(encoded.tobytes()), formats=DECODABLE) as image:
+            image.load()
+    except UnidentifiedImageError:
+        return "not an image of a known format"
+    except Exception as error:  # on hostile bytes Pillow's decoders raise whatever they stumble over
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _import_dali():
+    try:
+        from nvidia import dali
+        from nvidia.dali import fn, types  # noqa: F401  as attributes of dali
+    except ImportError as error:
+        raise ValueError(
+            f"images are decoded by DALI, which cannot be imported here ({error}): its wheels exist for Linux on "
+            "x86-64; install nvidia-dali-cuda130 there, or train on such a machine"
+        ) from None
+    return dali
