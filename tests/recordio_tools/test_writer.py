@@ -1,0 +1,102 @@
+"""Sets as they are written: layout by hand, mistakes refused, nothing half-written."""
+
+import struct
+
+import numpy as np
+import pytest
+import sets
+
+from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.recordio import RecordError
+from recordio_tools.writer import range_records
+
+
+def write(folder, labels, **options):
+    with DatasetWriter(folder, options.pop("num_classes", 4), (8, 8), **options) as writer:
+        for number, label in enumerate(labels):
+            writer.add(b"image %d" % number, label)
+
+
+def test_grouped_images_keep_their_order(tmp_path):
+    labels = [0, 0, 1, 3, 3, 3]
+    write(tmp_path / "set", labels, names=list("abcd"))
+    records = [(key, sets.payload(label, b"image %d" % (key - 1), key)) for key, label in enumerate(labels, 1)]
+    ranges = [(1, 3), (3, 4), (4, 4), (4, 7)]
+    records.insert(0, (0, sets.payload([7.0, 11.0], b"")))
+    records += [(7 + k, sets.payload([float(a), float(b)], b"", 7 + k)) for k, (a, b) in enumerate(ranges)]
+    sets.write(tmp_path / "plain", records)
+    for name in ("train.rec", "train.idx"):
+        assert (tmp_path / "set" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    assert (tmp_path / "set" / "property").read_text() == "4,8,8\n"
+    assert (tmp_path / "set" / "names.txt").read_text() == "a\nb\nc\nd\n"
+
+
+def test_mixed_images_get_keys_by_identity(tmp_path):
+    write(tmp_path / "set", [2, 0, 2, 1, 0])
+    ds = RecordDataset(tmp_path / "set")
+    assert ds.labels.tolist() == [0, 0, 1, 2, 2]
+    assert [ds.jpeg(i).tobytes() for i in range(5)] == [b"image 1", b"image 4", b"image 3", b"image 0", b"image 2"]
+    assert np.argsort(ds.offsets).tolist() == [3, 0, 4, 2, 1]
+    assert [header.id for header, _ in map(ds.record, range(5))] == [2, 5, 4, 1, 3]
+
+
+def test_further_labels_are_kept(tmp_path):
+    write(tmp_path / "set", [[1, 0.5], np.array([2.0, 9.0]), 3])
+    ds = RecordDataset(tmp_path / "set")
+    assert ds.labels.tolist() == [1, 2, 3]
+    assert [ds.record(i)[0].label for i in range(3)][2] == 3.0
+    assert [ds.record(i)[0].label.tolist() for i in range(2)] == [[1, 0.5], [2, 9]]
+
+
+def test_classes_from_the_labels(tmp_path):
+    write(tmp_path / "set", [0, 6], num_classes=None)
+    assert (tmp_path / "set" / "property").read_text() == "7,8,8\n"
+
+
+def test_range_records_by_hand():
+    expected = sets.frame(sets.payload([1.0, 3.0], b"", 9)) + sets.frame(sets.payload([3.0, 3.0], b"", 10))
+    assert range_records(np.array([9, 10]), np.array([1, 3]), np.array([3, 3])) == expected
+
+
+@pytest.mark.parametrize(
+    "labels, options, words",
+    [
+        ([0, 4], {}, "label 4 given, expected one of the 4 classes 0..3"),
+        ([-1], {}, "label -1 given"),
+        ([-1], {"num_classes": None}, "label -1 given, expected 0 or above"),
+        ([0.5], {}, "label 0.5 is not an integer"),
+        ([], {}, "no image was given"),
+        ([0], {"names": ["a"]}, "1 names for 4 identities"),
+    ],
+)
+def test_mistakes_are_refused_and_leave_nothing(tmp_path, labels, options, words):
+    with pytest.raises(RecordError, match=words):
+        write(tmp_path / "set", labels, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_image_is_refused(tmp_path):
+    with (
+        pytest.raises(RecordError, match="image 0 \\(label 1\\) is empty"),
+        DatasetWriter(tmp_path / "s", 2, (8, 8)) as writer,
+    ):
+        writer.add(b"", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_set_stays_unless_forced(tmp_path):
+    write(tmp_path / "set", [0])
+    with pytest.raises(RecordError, match="exists already; choose another name or give --force"):
+        write(tmp_path / "set", [1])
+    assert RecordDataset(tmp_path / "set").labels.tolist() == [0]
+    with pytest.raises(RecordError, match="label 9"):
+        write(tmp_path / "set", [2, 9], force=True)
+    assert RecordDataset(tmp_path / "set").labels.tolist() == [0]
+    write(tmp_path / "set", [1], force=True)
+    assert RecordDataset(tmp_path / "set").labels.tolist() == [1]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_label_bits_are_float32(tmp_path):
+    write(tmp_path / "set", [3])
+    assert struct.unpack_from("<f", (tmp_path / "set" / "train.rec").read_bytes(), 40 + 12) == (3.0,)
