@@ -116,7 +116,7 @@ def _gather(rows: Tensor) -> Tensor:
     rows = rows.contiguous()
     traffic.count(rows)
     out = rows.new_empty((world_size() * rows.shape[0], *rows.shape[1:]))
-    dist.all_gather_into_tensor(out, rows)
+    dist.all_gather_single(out, rows)
     return out
 
 
@@ -132,7 +132,7 @@ def _scatter_sum(rows: Tensor) -> Tensor:
         rows = rows.contiguous()
         traffic.count(rows)
         own = rows.new_empty((rows.shape[0] // world_size(), *rows.shape[1:]))
-        dist.reduce_scatter_tensor(own, rows)
+        dist.reduce_scatter_single(own, rows)
         return own
     return _sum(rows).tensor_split(world_size())[rank()]  # gloo has no reduce-scatter
 

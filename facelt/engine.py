@@ -50,6 +50,7 @@ class Engine:
         groups = [{"params": others}, {"params": centroids, **own_decay}]
         self.head_optimizer = OPTIMIZERS[kind]([g for g in groups if g["params"]], **knobs)
         self.dtype = next(self.engine.module.parameters()).dtype
+        self.head_dtype = next(head.parameters()).dtype
 
     @property
     def embedder(self) -> nn.Module:
@@ -71,10 +72,10 @@ class Engine:
         return self.engine.gradient_accumulation_steps()
 
     def embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Direct features and e of this rank's images, in float32, ready for an objective summed over ranks."""
+        """Direct features and e of this rank's images, in the head's dtype, ready for an objective summed over ranks."""
         direct_BD, concept_BD = self.engine(images_B3HW.to(self.dtype))
-        direct_BD = comms.leave_averaging(direct_BD.float())
-        return direct_BD, None if concept_BD is None else comms.leave_averaging(concept_BD.float())
+        direct_BD = comms.leave_averaging(direct_BD.to(self.head_dtype))
+        return direct_BD, None if concept_BD is None else comms.leave_averaging(concept_BD.to(self.head_dtype))
 
     def forward_backward(self, images_B3HW: Tensor, labels_G: Tensor) -> Step:
         """One micro-batch: labels_G are those of all ranks' images. Gradients accumulate in both halves."""

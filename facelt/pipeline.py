@@ -130,6 +130,7 @@ class ImagePipeline:
     def _batches(self, start: int, stop: int, resize: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Batches as the graph makes them; None for one whose images are not of the wanted size."""
         fed: deque[tuple[NDArray[np.int64], Any]] = deque()
+        tensor = self._dali.tensors.TensorCPU
 
         def source(iteration: int) -> tuple:
             if start + iteration >= stop:
@@ -138,7 +139,7 @@ class ImagePipeline:
             encoded = [self.dataset.jpeg(i) for i in indices.tolist()]
             changed = self._changes(start + iteration)
             fed.append((indices, (encoded, changed)))  # DALI reads these where they lie, until the batch is out
-            return encoded, *changed
+            return [tensor(image) for image in encoded], *changed
 
         graph = self._graph(source, resize)
         graph.schedule_run()
@@ -244,7 +245,7 @@ def _undecodable(encoded: NDArray[np.uint8]) -> str | None:
 def _import_dali():
     try:
         from nvidia import dali
-        from nvidia.dali import fn, types  # noqa: F401  as attributes of dali
+        from nvidia.dali import fn, tensors, types  # noqa: F401 - as attributes of dali
     except ImportError as error:
         raise ValueError(
             f"images are decoded by DALI, which cannot be imported here ({error}): its wheels exist for Linux on "
