@@ -12,7 +12,7 @@ setup(
     description="Face recognition under long tails and open worlds: a distributed trainer and evaluator",
     license="MIT",
     python_requires=">=3.11",
-    packages=["facelt", "recordio_tools", "megaface_eval"],
+    packages=["facelt", "recordio_tools", "recordio_tools.faces", "megaface_eval"],
     package_data={"megaface_eval": ["*.jinja"]},
     install_requires=[
         "numpy>=1.26,<3",
