@@ -1,0 +1,117 @@
+"""Closed-set identification: at which rank a probe's mate is found among the distractors.
+
+Protocols:
+    devkit  every ordered pair of one identity's probes: the first is the query, the second alone joins the distractors.
+    paper   every probe with a mate: the query against the distractors and all its mates; the best mate counts.
+Ties:
+    devkit       a distractor beats the mate only by scoring strictly above it.
+    pessimistic  a distractor that scores exactly as the mate does beats it too.
+Impostors:
+    distractors  the gallery holds the distractors and the mate.
+    all          the images of all other probe identities join it, at every size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import InputError
+from .features import ArrayRows, FeatureSet
+from .gallery import Gallery
+from .ranks import Ranks
+from .scan import FaissScan
+from .scores import score_pairs
+from .search import Thresholds, count_above
+
+PROTOCOLS = ("devkit", "paper")
+TIES = ("devkit", "pessimistic")
+IMPOSTORS = ("distractors", "all")
+
+
+@dataclass(frozen=True)
+class Identified:
+    """Trials of one method (T of them) on galleries of S sizes.
+
+    query, mate: int64 (T), rows of the probes. score: float64 (T), of query and mate. ranks: int64 (S×T), 0 is a hit.
+    best_score: float64 (Q), best_row: int64 (Q), each probe's highest distractor in the largest gallery, as a row of
+    the distractors' feature set; -inf and -1 if there is none.
+    """
+
+    query: np.ndarray
+    mate: np.ndarray
+    score: np.ndarray
+    ranks: np.ndarray
+    best_score: np.ndarray
+    best_row: np.ndarray
+
+
+def mated_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All ordered pairs (query, mate) of different rows with one label, in order of the query's row."""
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    query = np.concatenate([np.repeat(group, len(group) - 1) for group in groups])
+    mate = np.concatenate([np.tile(group, (len(group), 1))[~np.eye(len(group), dtype=bool)] for group in groups])
+    by_query = np.lexsort((mate, query))
+    return query[by_query], mate[by_query]
+
+
+def best_mates(query: np.ndarray, mate: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Indices of each query's highest-scoring pair, the first of equals."""
+    order = np.lexsort((mate, -score, query))
+    return order[np.diff(query[order], prepend=-1) > 0]
+
+
+def identify(
+    queries_QD: np.ndarray,
+    members_QD: np.ndarray,
+    labels: np.ndarray,
+    gallery: Gallery,
+    *,
+    protocol: str = "devkit",
+    ties: str = "devkit",
+    impostors: str = "distractors",
+    scan: type = FaissScan,
+    scale: float = 1.0,
+    ranks: Ranks | None = None,
+    progress: str | None = None,
+) -> Identified:
+    """Rank the mates of every probe among the distractors.
+
+    Args:
+        queries_QD: the probes as queries, unit rows. members_QD: the same images as members of a gallery; another array
+            only where a score cohort tells the two apart.
+        labels: identity of each probe (Q).
+
+    Raises InputError if no identity has two images.
+    """
+    query, mate = mated_pairs(labels)
+    if len(query) == 0:
+        raise InputError(f"{len(labels)} probes but no identity has two of them; a probe needs a mate to be found")
+    score = score_pairs(queries_QD, query, members_QD, mate)
+    if protocol == "paper":
+        kept = best_mates(query, mate, score)
+        query, mate, score = query[kept], mate[kept], score[kept]
+    thresholds, place = Thresholds.of(query, score, len(labels))
+    options = {"inclusive": ties == "pessimistic", "scan": scan, "scale": scale, "ranks": ranks}
+    found = count_above(queries_QD, thresholds, gallery, progress=progress, **options)
+    counts = found.counts[:, place]
+    if impostors == "all":
+        others = Gallery(_as_stored(members_QD, labels), [len(labels)])
+        # the probes are few: every rank counts them all, so nothing is summed over ranks
+        options["ranks"] = None
+        counts = (
+            counts + count_above(queries_QD, thresholds, others, labels=(labels, labels), **options).counts[:, place]
+        )
+    row = np.where(found.best_place < 0, -1, gallery.places[found.best_place])
+    return Identified(query, mate, score, counts, found.best_score, row)
+
+
+class _UnitRows(FeatureSet):
+    """Rows that are to be scored as they are."""
+
+    def unit(self, start: int, stop: int) -> np.ndarray:
+        return self.rows.read(start, stop)
+
+
+def _as_stored(rows_nD: np.ndarray, labels: np.ndarray) -> FeatureSet:
+    return _UnitRows(ArrayRows(rows_nD), labels, "probes")

@@ -1,0 +1,170 @@
+"""The command line of `python -m megaface_eval.run`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import InputError
+from .gallery import parse_size
+from .identification import IMPOSTORS, PROTOCOLS, TIES
+from .pseudo_shot import BOUNDS, SIMILARITY, parse_bounds
+
+EXAMPLE = """
+examples:
+  python -m megaface_eval.run --gallery 1M --probes runs/facescrub --distractors runs/megaface --output report
+  python -m megaface_eval.run --gallery 10K --method plain=plain/probes,plain/distractors \\
+      --method meta=meta/probes,meta/distractors --train arc/train --probes-recogniser arc/probes \\
+      --subgroups gender.tsv --output report
+  python -m megaface_eval.run --gallery 100K --simulate --output report        (no data needed)
+
+A feature set is a folder with features.npy (N×D), labels.npy (N) and, if known, names.txt, paths.txt and meta.json;
+or one .npz with the same arrays.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that answers a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options, in the order in which they are thought of."""
+    parser = Parser(
+        prog="python -m megaface_eval.run",
+        description="Identify probes among distractors, exactly, and report it by pseudo-shots and sub-groups.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _what(parser.add_argument_group("what is evaluated"))
+    _how(parser.add_argument_group("conventions"))
+    _out(parser.add_argument_group("output"))
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed's launcher adds it
+    return parser
+
+
+def _what(group) -> None:
+    group.add_argument("--gallery", metavar="SIZE", default="1M", help="number of distractors: 10, 1K, 100K, 1M … (1M)")
+    group.add_argument(
+        "--probes", metavar="FEATURES", type=Path, help="probe images of one method, labelled by identity"
+    )
+    group.add_argument("--distractors", metavar="FEATURES", type=Path, help="images of nobody among the probes")
+    group.add_argument(
+        "--method",
+        metavar="NAME=PROBES,DISTRACTORS",
+        action="append",
+        default=[],
+        help="a method to compare; give it once for each",
+    )
+    group.add_argument(
+        "--train",
+        metavar="FEATURES",
+        type=Path,
+        help="training images under a recogniser: makes the pseudo-shot buckets",
+    )
+    group.add_argument(
+        "--probes-recogniser",
+        metavar="FEATURES",
+        type=Path,
+        help="the probes under the same recogniser as --train (default: the one method's own probes)",
+    )
+    group.add_argument(
+        "--subgroups", metavar="TSV", type=Path, help="identity name <tab> group; a column for each group"
+    )
+    group.add_argument("--simulate", action="store_true", help="made-up von Mises–Fisher features instead of any data")
+    group.add_argument(
+        "--mate-cosine",
+        type=float,
+        default=0.25,
+        metavar="C",
+        help="difficulty of --simulate: mean cosine of two images of one person (0.25)",
+    )
+
+
+def _how(group) -> None:
+    group.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="devkit",
+        help="devkit: every ordered pair of one identity's probes; paper: each probe and its best mate",
+    )
+    group.add_argument(
+        "--ties",
+        choices=TIES,
+        default="devkit",
+        help="devkit: only a higher score beats the mate; pessimistic: an equal one does too",
+    )
+    group.add_argument(
+        "--impostors",
+        choices=IMPOSTORS,
+        default="distractors",
+        help="all: images of the other probe identities join the gallery",
+    )
+    group.add_argument(
+        "--shots",
+        metavar="MANY,FEW,ONE",
+        default=",".join(map(str, BOUNDS)),
+        help="fewest similar training images of a many-, few- and one-shot probe (5,2,1)",
+    )
+    similarity = group.add_mutually_exclusive_group()
+    similarity.add_argument(
+        "--similarity", type=float, metavar="C", help=f"similar: cosine strictly above it ({SIMILARITY})"
+    )
+    similarity.add_argument(
+        "--similarity-quantile",
+        type=float,
+        metavar="Q",
+        help="similar: above this quantile of probe-to-training cosines (0.7 is one recogniser's)",
+    )
+    group.add_argument(
+        "--order",
+        choices=("file", "seeded"),
+        default="file",
+        help="which distractors the smaller galleries hold: the first ones, or a seeded choice",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+
+
+def _out(group) -> None:
+    group.add_argument(
+        "--output",
+        metavar="REPORT",
+        type=Path,
+        required=True,
+        help="folder for report.html, report.json, table.md and cmc.png",
+    )
+    group.add_argument("--force", action="store_true", help="replace an existing report")
+    group.add_argument("--json", action="store_true", help="print report.json instead of the table")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Turn texts into values. Raises InputError for what argparse cannot see."""
+    options.gallery = parse_size(str(options.gallery))
+    options.shots = parse_bounds(options.shots)
+    single = options.probes is not None or options.distractors is not None
+    if (options.simulate, single, bool(options.method)).count(True) != 1:
+        raise InputError("give one of: --probes with --distractors, --method NAME=PROBES,DISTRACTORS …, or --simulate")
+    if single and (options.probes is None or options.distractors is None):
+        raise InputError("--probes and --distractors belong together; one of them is missing")
+    if options.probes_recogniser is not None and options.train is None:
+        raise InputError("--probes-recogniser without --train; buckets need the training features too")
+    if options.train is not None and options.probes_recogniser is None and len(options.method) > 1:
+        raise InputError(
+            "--train with several methods needs --probes-recogniser: the probes under the recogniser of --train"
+        )
+    quantile = options.similarity_quantile
+    if quantile is not None and not 0 < quantile < 1:
+        raise InputError(f"--similarity-quantile {quantile}: expected a value between 0 and 1")
+
+
+def parse_method(text: str) -> tuple[str, Path, Path]:
+    """Name, probes and distractors from NAME=PROBES,DISTRACTORS."""
+    name, equals, sets = text.partition("=")
+    parts = sets.split(",")
+    if not (name and equals and len(parts) == 2 and all(parts)):
+        raise InputError(f"--method {text!r}: expected NAME=PROBES,DISTRACTORS")
+    return name, Path(parts[0]), Path(parts[1])

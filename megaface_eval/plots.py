@@ -1,0 +1,134 @@
+"""Figures of a report, drawn with matplotlib."""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+COLOURS = ("#0b6e99", "#d1495b", "#2e7d32", "#b07d00", "#6a4c93", "#5c6770", "#e07a1f", "#008080")
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#d9dde1",
+    "grid.linewidth": 0.6,
+    "axes.edgecolor": "#8a939b",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+}
+
+
+def size_name(size: int) -> str:
+    """1M, 100K, 2.5K, 10."""
+    for unit, letter in ((1_000_000, "M"), (1_000, "K")):
+        if size >= unit and size % (unit // 10) == 0:
+            return f"{size / unit:g}{letter}"
+    return f"{size:,}"
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element, without the XML prologue."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG, 160 dots an inch."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=160, bbox_inches="tight")
+    return data.getvalue()
+
+
+def _axes(width: float = 6.0, height: float = 3.8):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _percent(axes, which: str = "y") -> None:
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+
+
+def _sizes_on(axes, sizes: list[int]) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [size_name(size) for size in sizes])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def cmc_figure(methods: list[dict], gallery: int) -> Figure:
+    """CMC of every method in the largest gallery; rank on a log axis, to the end of the gallery."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        for method, colour in zip(methods, _colours(methods), strict=True):
+            curve = method["cmc"]
+            rank = np.append(np.asarray(curve["rank"]) + 1, gallery + 1)
+            recall = np.append(curve["recall"], curve["recall"][-1])
+            label = f"{method['name']} ({100 * recall[0]:.2f})"
+            axes.step(rank, recall, where="post", color=colour, label=label, linewidth=1.8)
+        axes.set(xscale="log", xlim=(1, gallery + 1), xlabel="rank", ylabel="mates found, %")
+        axes.set_title(f"Cumulative match, {size_name(gallery)} distractors (rank-1, %)")
+        _percent(axes)
+        axes.set_ylim(top=1.005)
+        axes.legend(loc="lower right")
+    return figure
+
+
+def sizes_figure(methods: list[dict]) -> Figure:
+    """Rank-1 against the size of the gallery, with 95 % intervals."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        for method, colour in zip(methods, _colours(methods), strict=True):
+            rows = method["sizes"]
+            x, y = [row["gallery"] for row in rows], [row["rate"] for row in rows]
+            axes.plot(x, y, color=colour, marker="o", markersize=4, label=method["name"])
+            if all(row["low"] is not None for row in rows):
+                band = [[row[end] for row in rows] for end in ("low", "high")]
+                axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
+        _sizes_on(axes, [row["gallery"] for row in methods[0]["sizes"]])
+        axes.set(xlabel="distractors", ylabel="rank-1, %", title="Rank-1 as the gallery grows (band: 95 % interval)")
+        _percent(axes)
+        axes.legend(loc="lower left")
+    return figure
+
+
+def bars_figure(methods: list[dict], columns: list[dict]) -> Figure:
+    """Rank-1 of every measured column, with 95 % intervals; an empty column says so."""
+    shown = [c for c in columns if any(m["cells"][c["key"]]["probes"] is not None for m in methods)]
+    width = 0.8 / len(methods)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes(max(6.0, 1.1 * len(shown)))
+        for i, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
+            for x, column in enumerate(shown):
+                cell, at = method["cells"][column["key"]], x + (i - (len(methods) - 1) / 2) * width
+                if cell["rate"] is None:
+                    axes.text(at, 0, "n = 0", ha="center", va="bottom", color="#8a939b", fontsize=8)
+                    continue
+                label = method["name"] if x == _first(method, shown) else None
+                axes.bar(at, cell["rate"], width * 0.92, color=colour, label=label)
+                if cell["low"] is not None:
+                    ends = [[max(cell["rate"] - cell["low"], 0)], [max(cell["high"] - cell["rate"], 0)]]
+                    axes.errorbar(at, cell["rate"], ends, color="#2b3238", capsize=3, linewidth=1)
+        axes.set_xticks(range(len(shown)), [column["title"] for column in shown])
+        axes.grid(axis="x", visible=False)
+        axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups (bars: 95 % interval)")
+        _percent(axes)
+        if len(methods) > 1:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
+    return figure
+
+
+def _first(method: dict, columns: list[dict]) -> int:
+    return next((x for x, column in enumerate(columns) if method["cells"][column["key"]]["rate"] is not None), -1)
+
+
+def _colours(methods: list[dict]) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(methods))]

@@ -1,0 +1,190 @@
+"""The command, from features on disk to a report, and every mistake it answers."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from megaface_eval.features import normalise, write_features
+from megaface_eval.run import main
+
+
+def people(rng, identities, images, dimension=16, spread=0.5):
+    labels = np.repeat(np.arange(identities), images)
+    centres = rng.standard_normal((identities, dimension))
+    rows = centres[labels] + spread * rng.standard_normal((len(labels), dimension)) * np.sqrt(dimension) / 4
+    return rows.astype(np.float32), labels
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Probes of 8 people, 300 strangers, a second and worse method, and a training set near half of the people."""
+    rng = np.random.default_rng(0)
+    rows, labels = people(rng, 8, 5)
+    names = [f"person{i}" for i in range(8)]
+    distractors = rng.standard_normal((300, 16)).astype(np.float32)
+    write_features(tmp_path / "p", rows, labels, names, meta={"method": "good"})
+    write_features(tmp_path / "d", distractors, np.zeros(300, int))
+    noise = rng.standard_normal(rows.shape).astype(np.float32)
+    write_features(tmp_path / "p2", rows + noise, labels, names, meta={"method": "bad"})
+    write_features(tmp_path / "d2", distractors, np.zeros(300, int))
+    near = rows[:20] + 0.1 * rng.standard_normal((20, 16)).astype(np.float32)
+    write_features(tmp_path / "train", np.concatenate([near, distractors[:50]]), np.zeros(70, int))
+    (tmp_path / "groups.tsv").write_text("".join(f"person{i}\t{'male' if i % 2 else 'female'}\n" for i in range(8)))
+    return tmp_path
+
+
+def command(sets, *more, output="out"):
+    return [
+        "--gallery",
+        "300",
+        "--probes",
+        f"{sets}/p",
+        "--distractors",
+        f"{sets}/d",
+        "--output",
+        f"{sets}/{output}",
+        *more,
+    ]
+
+
+def refused(capsys, arguments, *words):
+    try:
+        code = main([str(argument) for argument in arguments])
+    except SystemExit as leaving:
+        code = leaving.code
+    said = capsys.readouterr()
+    assert code == 2
+    lines = [line for line in said.err.splitlines() if not re.search(r"it/s|row/s", line)]
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+def test_a_report_holds_what_a_count_by_hand_gives(sets, capsys):
+    arguments = command(sets, "--train", sets / "train", "--subgroups", sets / "groups.tsv")
+    assert main([str(a) for a in arguments]) == 0
+    printed = capsys.readouterr().out
+    rows, labels = np.load(sets / "p/features.npy"), np.load(sets / "p/labels.npy")
+    unit = normalise(rows.copy()).astype(float)
+    strangers = normalise(np.load(sets / "d/features.npy")).astype(float)
+    similar = (unit @ normalise(np.load(sets / "train/features.npy")).astype(float).T > 0.7).sum(axis=1)
+    hits = {(i, j): (unit[i] @ unit[j]) > (unit[i] @ strangers.T).max()
+            for i in range(40) for j in range(40) if i != j and labels[i] == labels[j]}  # fmt: skip
+    masks = {
+        "many": similar >= 5, "few": (similar >= 2) & (similar < 5), "one": similar == 1, "zero": similar == 0,
+        "full": similar >= 0, "group:Male": labels % 2 == 1, "group:Female": labels % 2 == 0,
+    }  # fmt: skip
+    report = json.loads((sets / "out/report.json").read_text())
+    cells = report["methods"][0]["cells"]
+    assert set(cells) == set(masks)
+    for key, mask in masks.items():
+        chosen = [hit for (i, _), hit in hits.items() if mask[i]]
+        assert cells[key]["trials"] == len(chosen)
+        assert cells[key]["probes"] == mask.sum()
+        assert cells[key]["rate"] == (pytest.approx(np.mean(chosen)) if chosen else None)
+        shown = f"{100 * np.mean(chosen):.2f}" if chosen else "–"
+        assert shown in printed
+    assert (
+        (masks["many"].sum(), masks["few"].sum()) == (0, 0) or cells["many"]["low"] is None or cells["many"]["low"] <= 1
+    )
+    assert {path.name for path in (sets / "out").iterdir()} >= {"report.html", "report.json", "table.md", "cmc.png"}
+
+
+def test_an_empty_bucket_is_a_dash_with_n_0(sets, capsys):
+    assert main([str(a) for a in command(sets, "--train", sets / "d", "--similarity", "0.9999")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[2:5]] == ["–", "–", "–"]
+    assert [cell.strip() for cell in lines[3].split("|")[2:5]] == ["n = 0", "n = 0", "n = 0"]
+    assert "NaN" not in (sets / "out/report.json").read_text()
+
+
+def test_methods_stand_side_by_side_with_the_best_marked(sets, capsys):
+    arguments = ["--gallery", "300", "--method", f"good={sets}/p,{sets}/d", "--method", f"bad={sets}/p2,{sets}/d2",
+                 "--train", f"{sets}/train", "--probes-recogniser", f"{sets}/p", "--output", f"{sets}/out"]  # fmt: skip
+    assert main(arguments) == 0
+    report = json.loads((sets / "out/report.json").read_text())
+    good, bad = (method["cells"]["full"]["rate"] for method in report["methods"])
+    assert good > bad
+    difference = next(d for d in report["differences"] if d["column"] == "Full")
+    assert difference["difference"] == pytest.approx(bad - good)
+    assert difference["low"] <= difference["difference"] <= difference["high"]
+    table = (sets / "out/table.md").read_text()
+    assert f"**{100 * good:.2f}**" in table
+    assert f"**{100 * bad:.2f}**" not in table.split("95 %")[0]
+    html = (sets / "out/report.html").read_text()
+    assert "http://" not in re.sub(r"http://(www\.w3\.org|purl\.org|creativecommons\.org)", "", html)
+    assert html.count("<svg") == 3
+
+
+def test_nested_sizes_come_in_one_report(sets, capsys):
+    assert main(command(sets)) == 0
+    sizes = json.loads((sets / "out/report.json").read_text())["methods"][0]["sizes"]
+    assert [row["gallery"] for row in sizes] == [10, 100, 300]
+    assert [row["rate"] for row in sizes] == sorted((row["rate"] for row in sizes), reverse=True)
+
+
+def test_json_goes_to_stdout_alone(sets, capsys):
+    assert main(command(sets, "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((sets / "out/report.json").read_text())
+
+
+def test_an_existing_report_is_replaced_only_with_force(sets, capsys):
+    assert main(command(sets)) == 0
+    capsys.readouterr()
+    refused(capsys, command(sets), "exists", "--force")
+    assert main(command(sets, "--force")) == 0
+    (sets / "mine").mkdir()
+    (sets / "mine/precious.txt").write_text("keep")
+    refused(capsys, command(sets, "--force", output="mine"), "is not a report")
+    assert (sets / "mine/precious.txt").read_text() == "keep"
+
+
+def test_simulate_needs_no_data(tmp_path, capsys):
+    assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.2", "--output", f"{tmp_path}/out"]) == 0
+    cells = json.loads((tmp_path / "out/report.json").read_text())["methods"][0]["cells"]
+    assert all(cells[key]["probes"] > 0 for key in ("many", "few", "one", "zero", "full", "group:Male", "group:Female"))
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--gallery", "1M"], ["300 distractors, fewer than the gallery of 1000000"]),
+        (["--gallery", "many"], ["'many'", "expected a number"]),
+        (["--shots", "1,2,3"], ["three falling numbers"]),
+        (["--similarity-quantile", "2"], ["between 0 and 1"]),
+        (["--probes-recogniser", "x"], ["without --train"]),
+        (["--simulate"], ["give one of"]),
+        (["--train", "nowhere"], ["nowhere", "no such feature set"]),
+        (["--subgroups", "nowhere.tsv"], ["nowhere.tsv"]),
+        (["--protocol", "mine"], ["invalid choice"]),
+        (["--unknown"], ["unrecognized"]),
+        (["--output", "no/such/place"], ["does not exist"]),
+    ],
+)
+def test_mistakes_in_the_command_are_answered_in_one_line(sets, capsys, more, words):
+    refused(capsys, command(sets, *more), *words)
+    assert not [path for path in sets.iterdir() if path.name.startswith((".out", "out"))]
+
+
+def test_feature_sets_that_do_not_fit_are_answered_in_one_line(sets, capsys):
+    rng = np.random.default_rng(0)
+    write_features(sets / "short", rng.standard_normal((300, 8)).astype(np.float32), np.zeros(300, int))
+    refused(capsys, command(sets, "--distractors", sets / "short"), "16 dimensions", "8")
+    broken = rng.standard_normal((300, 16)).astype(np.float32)
+    broken[77] = np.nan
+    write_features(sets / "nan", broken, np.zeros(300, int))
+    refused(capsys, command(sets, "--distractors", sets / "nan"), "row 77", "NaN")
+    refused(capsys, command(sets, "--probes", sets / "none"), "none", "no such feature set")
+    write_features(sets / "few", rng.standard_normal((30, 16)).astype(np.float32), np.arange(30) // 2)
+    refused(
+        capsys, command(sets, "--train", sets / "train", "--probes-recogniser", sets / "few"), "labels do not match"
+    )
+    refused(capsys, ["--gallery", 300, "--method", f"a={sets}/p,{sets}/d", "--method", f"b={sets}/few,{sets}/d",
+                     "--output", sets / "out"], "do not match those of")  # fmt: skip
+    refused(capsys, ["--method", "a=only", "--output", sets / "out"], "NAME=PROBES,DISTRACTORS")
+    write_features(sets / "lone", rng.standard_normal((30, 16)).astype(np.float32), np.arange(30))
+    refused(capsys, command(sets, "--probes", sets / "lone"), "no identity has two")
+    assert not (sets / "out").exists()
