@@ -44,8 +44,8 @@ def image_counts(
         raise ValueError(f"{identities} identities given, expected at least 1")
     if tail not in TAILS:
         raise ValueError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
-    if exponent <= 0:
-        raise ValueError(f"exponent {exponent:g} given, expected a number above 0")
+    if not 0 < exponent < np.inf:
+        raise ValueError(f"exponent {exponent:g} given, expected a finite number above 0")
     longest = images if longest is None else longest
     if not 1 <= shortest <= longest:
         raise ValueError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
