@@ -5,14 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from recordio_tools.dataset import DatasetWriter, RecordDataset
 from recordio_tools.recordio import encode, pack, padded
+from recordio_tools.records import ImageRecords
+from recordio_tools.writer import DatasetWriter
 
 CHUNK_BYTES = 32 << 20
 SHORT_RUN = 1024  # bytes: under this, gathering words beats copying slices
 
 
-def copy_images(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
+def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
     """Append the images `rows` (int64[n], indices into `source`) in that order, as identities `labels` (int64[n]).
 
     Further labels (aligned mark, boxes) stay as they are; the id becomes the image's place in the new set.
@@ -20,11 +21,12 @@ def copy_images(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, wri
     sizes = padded(source.ends[rows] - source.offsets[rows])
     with tqdm(total=int(sizes.sum()), desc="copying", unit="B", unit_scale=True, delay=2, leave=False) as bar:
         for part in _portions(sizes):
-            multipart = source.heads.multipart[rows[part]]
-            edges = np.flatnonzero(np.diff(multipart, prepend=not multipart[0], append=not multipart[-1]))
-            for start, stop in zip(part.start + edges[:-1], part.start + edges[1:], strict=True):
-                copy = _copy_multipart if source.heads.multipart[rows[start]] else _copy_whole
-                copy(source, rows[start:stop], labels[start:stop], writer)
+            anew = source.heads.multipart[rows[part]] | (source.offsets[rows[part]] % 4 != 0)
+            edges = np.flatnonzero(np.diff(anew, prepend=not anew[0], append=not anew[-1]))
+            for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+                copy = _write_anew if anew[start] else _copy_whole
+                run = slice(part.start + start, part.start + stop)
+                copy(source, rows[run], labels[run], writer)
             bar.update(int(sizes[part].sum()))
 
 
@@ -38,7 +40,7 @@ def _portions(sizes: np.ndarray) -> Iterator[slice]:
         start = stop
 
 
-def _copy_whole(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
+def _copy_whole(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
     buffer, starts = gather(source.data, source.offsets[rows], source.ends[rows])
     words, at = buffer.view("<u4"), starts // 4
     label_at = at + np.where(source.heads.flag[rows] > 0, 8, 3)
@@ -48,7 +50,7 @@ def _copy_whole(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, wri
     writer.add_framed(writer.records.write_framed(buffer) + starts, labels)
 
 
-def _copy_multipart(source: RecordDataset, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
+def _write_anew(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
     for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
         header, image = source.record(row)
         named = [label, *header.label[1:]] if header.flag else label

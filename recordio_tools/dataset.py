@@ -5,32 +5,17 @@ They are told apart by that, wherever they lie and whatever their keys, so that 
 1, with gaps, or with more images than float32 can count are read alike.
 """
 
-import mmap
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from recordio_tools.heads import Heads, read_heads
 from recordio_tools.index import read_index
-from recordio_tools.recordio import IRHeader, RecordError, decode, unpack
+from recordio_tools.recordio import RecordError
+from recordio_tools.records import ImageRecords, map_file
 from recordio_tools.writer import IDX, NAMES, PROPERTY, REC, DatasetWriter
 
-__all__ = ["DatasetWriter", "RecordDataset", "map_file", "read_names", "read_property"]
-
-
-def map_file(path: Path) -> np.ndarray:
-    """The bytes of a file (uint8, read-only) as a memory map that forked processes share.
-
-    Raises RecordError when the file is missing or empty.
-    """
-    if not path.is_file():
-        raise RecordError("no such file", path=path, kind="missing")
-    with open(path, "rb") as file:
-        if path.stat().st_size == 0:
-            raise RecordError("the file is empty", path=path, kind="empty")
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+__all__ = ["DatasetWriter", "RecordDataset"]
 
 
 def read_property(path: Path) -> tuple[int, tuple[int, int]] | None:
@@ -60,7 +45,7 @@ def read_names(path: Path, num_classes: int) -> list[str] | None:
     return names
 
 
-class RecordDataset:
+class RecordDataset(ImageRecords):
     """Random access to the images of a set, in the order of their keys, and all labels without decoding.
 
     `source` is a folder that holds `train.rec`, or a `.rec` file with its `.idx` beside it. Opening reads every
@@ -78,31 +63,29 @@ class RecordDataset:
         names: one name per identity, or None.
     """
 
-    keys: np.ndarray
-    offsets: np.ndarray
     labels: np.ndarray
     num_classes: int
     image_size: tuple[int, int]
     names: list[str] | None
 
     def __init__(self, source: Path | str):
-        self.rec_path = find_rec(Path(source))
-        self.folder = self.rec_path.parent
-        index_path = self.rec_path.with_suffix(".idx")
+        rec_path = find_rec(Path(source))
+        self.folder = rec_path.parent
+        index_path = rec_path.with_suffix(".idx")
         if not index_path.is_file():
             problem = "no such index; rebuild it with: python -m recordio_tools index FOLDER"
             raise RecordError(problem, path=index_path, kind="missing")
-        self._data = map_file(self.rec_path)
+        data = map_file(rec_path)
         keys, offsets = _in_key_order(*read_index(index_path), index_path)
-        heads = read_heads(self._data, keys, offsets, self.rec_path)
+        heads = read_heads(data, keys, offsets, rec_path)
         is_image = heads.image_bytes > 0
-        self._refuse_imageless(keys, offsets, heads)
+        if not is_image.any():
+            raise RecordError(f"none of its {len(keys)} records holds an image", path=rec_path, kind="empty")
+        super().__init__(rec_path, data, keys, offsets, heads)
+        self._refuse_imageless()
         self.range_keys, self.range_offsets = keys[~is_image], offsets[~is_image]
-        self.keys, self.offsets = keys[is_image], offsets[is_image]
-        self.heads = Heads(*(column[is_image] for column in heads))
-        self.ends = self.heads.ends
-        if len(self.keys) == 0:
-            raise RecordError(f"none of its {len(keys)} records holds an image", path=self.rec_path, kind="empty")
+        images = Heads(*(column[is_image] for column in heads))
+        super().__init__(rec_path, data, keys[is_image], offsets[is_image], images)
         self.property_path = self.folder / PROPERTY
         stated = read_property(self.property_path)
         self.labels = self._identities(None if stated is None else stated[0])
@@ -110,66 +93,41 @@ class RecordDataset:
         self.image_size = self.measure(0) if stated is None else stated[1]
         self.names = read_names(self.folder / NAMES, self.num_classes)
 
-    def _refuse_imageless(self, keys: np.ndarray, offsets: np.ndarray, heads: Heads) -> None:
-        wrong = (heads.image_bytes == 0) & (heads.flag != 2)
+    def _refuse_imageless(self) -> None:
+        wrong = (self.heads.image_bytes == 0) & (self.heads.flag != 2)
         if wrong.any():
             first = int(np.argmax(wrong))
-            problem = f"holds no image, and flag {heads.flag[first]} says that it is no header or identity record"
-            place = {"key": int(keys[first]), "offset": int(offsets[first])}
-            raise RecordError(problem, path=self.rec_path, kind="empty", **place)
+            flag = self.heads.flag[first]
+            problem = f"holds no image, and flag {flag} says that it is no header or identity record"
+            raise self.error(first, problem, "empty")
 
     def _identities(self, classes: int | None) -> np.ndarray:
-        labels = self.heads.label
-        limit = 2**24 if classes is None else classes  # above 2^24 a float32 label no longer tells neighbours apart
-        with np.errstate(invalid="ignore"):
-            wrong = ~((labels >= 0) & (labels < limit) & (labels == np.floor(labels)))
+        wrong = wrong_labels(self.heads.label, classes)
         if wrong.any():
             first = int(np.argmax(wrong))
             said = "" if classes is None else f" that {self.property_path} gives"
-            problem = f"label {labels[first]:g}, expected one of the {limit} classes 0..{limit - 1}{said}"
-            place = {"key": int(self.keys[first]), "offset": int(self.offsets[first])}
-            raise RecordError(problem, path=self.rec_path, kind="label", **place)
-        return labels.astype(np.int64)
-
-    def __len__(self) -> int:
-        return len(self.keys)
+            raise self.error(first, f"{describe_label(self.heads.label[first], classes)}{said}", "label")
+        return self.heads.label.astype(np.int64)
 
     @property
     def num_images(self) -> int:
         """N, the number of image records."""
         return len(self.keys)
 
-    @property
-    def data(self) -> np.ndarray:
-        """The whole `.rec` file, uint8, memory-mapped."""
-        return self._data
 
-    def record(self, i: int) -> tuple[IRHeader, np.ndarray]:
-        """Header and encoded image (uint8, a view of the file when the record has one part) of image i."""
-        key, offset = int(self.keys[i]), int(self.offsets[i])
-        payload, _ = decode(self._data, offset, path=self.rec_path, key=key)
-        return unpack(payload, path=self.rec_path, key=key, offset=offset)
+MOST_CLASSES = 2**24  # above it a float32 label no longer tells neighbours apart
 
-    def jpeg(self, i: int) -> np.ndarray:
-        """The encoded bytes of image i, uint8: a view of the file when the record has one part."""
-        return self.record(i)[1]
 
-    def measure(self, i: int) -> tuple[int, int]:
-        """(height, width) of image i from its own header. Raises RecordError when it is no image."""
-        try:
-            with Image.open(BytesIO(self.jpeg(i))) as image:
-                return image.height, image.width
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-            problem = f"not an image that can be decoded ({type(error).__name__})"
-            place = {"key": int(self.keys[i]), "offset": int(self.offsets[i])}
-            raise RecordError(problem, path=self.rec_path, kind="image", **place) from None
+def wrong_labels(labels: np.ndarray, classes: int | None) -> np.ndarray:
+    """Which float32 labels are no class: NaN, negative, not whole, or not below `classes` (None: below 2^24)."""
+    with np.errstate(invalid="ignore"):
+        return ~((labels >= 0) & (labels < (classes or MOST_CLASSES)) & (labels == np.floor(labels)))
 
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name != "_data"}
 
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._data = map_file(self.rec_path)
+def describe_label(label: float, classes: int | None) -> str:
+    """What is wrong with a label that is no class."""
+    limit = classes or MOST_CLASSES
+    return f"label {label:g}, expected one of the {limit} classes 0..{limit - 1}"
 
 
 def find_rec(source: Path) -> Path:

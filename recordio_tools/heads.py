@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from recordio_tools.recordio import IMAGE_HEAD, MAGIC, MAX_LENGTH, PART_HEAD, WHOLE, RecordError, decode, padded, unpack
+from recordio_tools.recordio import IMAGE_HEAD, MAGIC, MAX_LENGTH, PART_HEAD, WHOLE, RecordError, decode, padded
 
 CHUNK = 1 << 19
 REPAIR = "; run: python -m recordio_tools verify FOLDER --repair OUT"
+REBUILD = "; rebuild the index with: python -m recordio_tools index FOLDER"
 
 
 class Heads(NamedTuple):
@@ -25,19 +26,17 @@ class Heads(NamedTuple):
 
 
 def read_heads(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -> Heads:
-    """Heads of the records at `offsets` (int64[N], in any order) of `data` (uint8: the whole file).
+    """Heads of the records that an index places at `offsets` (int64[N], in any order) of `data` (uint8: the file).
 
     Raises RecordError for the first record, in file order, that is not whole or whose header does not fit it.
     """
-    count = len(offsets)
-    heads = Heads(
-        *(np.empty(count, dtype) for dtype in ("u4", "f4", "f4", "i8", "i8", "?")),
-    )
+    heads = Heads(*(np.empty(len(offsets), dtype) for dtype in ("u4", "f4", "f4", "i8", "i8", "?")))
     order = np.argsort(offsets, kind="stable") if (np.diff(offsets) < 0).any() else None
-    for part in _chunks(count):
+    for part in _chunks(len(offsets)):
         rows = part if order is None else order[part]
-        for whole, piece in zip(heads, _read(data, keys[rows], offsets[rows], path), strict=True):
-            whole[rows] = piece
+        piece = _read(data, keys[rows], offsets[rows], path)
+        for whole, column in zip(heads, piece, strict=True):
+            whole[rows] = column
     return heads
 
 
@@ -57,34 +56,55 @@ def _read(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -
             first = int(np.argmax(wrong))
             raise RecordError(problem, path=path, key=int(keys[first]), offset=int(offsets[first]), kind=kind)
 
-    rebuild = "; rebuild the index with: python -m recordio_tools index FOLDER"
-    refuse(
-        (offsets < 0) | (offsets > size - PART_HEAD.size), f"lies outside the file of {size} bytes{rebuild}", "index"
-    )
-    refuse(offsets % 4 != 0, f"is not a multiple of 4, so no record begins there{rebuild}", "index")
+    outside = (offsets < 0) | (offsets > size - PART_HEAD.size)
+    refuse(outside, f"lies outside the file of {size} bytes{REBUILD}", "index")
+    refuse(offsets % 4 != 0, f"is not a multiple of 4, so no record begins there{REBUILD}", "index")
     words = data[: size - size % 4].view("<u4")
-    last = len(words) - 1
-    at = offsets // 4
+    refuse(words[offsets // 4] != MAGIC, f"no magic word there, the index does not match the file{REBUILD}", "index")
+    lrec = words[offsets // 4 + 1]
+    ends = offsets + PART_HEAD.size + (lrec & MAX_LENGTH)
+    refuse(ends > size, f"runs past the end of the file: truncated{REPAIR}", "truncated")
+    for row in np.flatnonzero(lrec >> 29 != WHOLE).tolist():
+        decode(data, int(offsets[row]), path=path, key=int(keys[row]))
+    heads = heads_of(data, offsets)
+    refuse(heads.image_bytes < 0, f"is shorter than its image header says{REPAIR}", "header")
+    return heads
+
+
+def heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
+    """Heads of records that are known to be whole, at any alignment.
+
+    Where a payload is shorter than its image header says, `image_bytes` is negative and the other figures mean nothing.
+    """
+    size = len(data)
+    words = data[: size - size % 4].view("<u4")
+    at, last = offsets // 4, len(words) - 1
 
     def word(place: int) -> np.ndarray:
         return words[np.minimum(at + place, last)]
 
-    refuse(word(0) != MAGIC, f"no magic word there, the index does not match the file{rebuild}", "index")
-    lrec = word(1)
+    lrec, flag = word(1), word(2)
     length = (lrec & MAX_LENGTH).astype(np.int64)
-    refuse(offsets + PART_HEAD.size + length > size, f"runs past the end of the file: truncated{REPAIR}", "truncated")
-    multipart = (lrec >> 29) != WHOLE
-    flag = word(2).copy()
     label = np.where(flag > 0, word(8), word(3)).view("<f4")
     second = np.where(flag > 1, word(9).view("<f4"), np.float32(np.nan))
     ends = np.minimum(offsets + PART_HEAD.size + padded(length), size)
-    image_bytes = length - IMAGE_HEAD.size - 4 * flag.astype(np.int64)
-    for row in np.flatnonzero(multipart):
-        place = {"path": path, "key": int(keys[row]), "offset": int(offsets[row])}
-        payload, ends[row] = decode(data, place["offset"], path=path, key=place["key"])
-        header, image = unpack(payload, **place)
-        labels = header.label if header.flag else [header.label]
-        flag[row], label[row], image_bytes[row] = header.flag, labels[0], len(image)
-        second[row] = labels[1] if header.flag > 1 else np.nan
-    refuse(image_bytes < 0, f"is shorter than its image header says{REPAIR}", "header")
-    return Heads(flag, label, second, image_bytes, ends, multipart)
+    multipart = lrec >> 29 != WHOLE
+    image_bytes = length - IMAGE_HEAD.size - 4 * np.where(length < IMAGE_HEAD.size, 0, flag).astype(np.int64)
+    heads = Heads(flag, label, second, image_bytes, ends, multipart)
+    for row in np.flatnonzero(multipart | (offsets % 4 != 0)).tolist():
+        _set_slowly(heads, row, data, int(offsets[row]))
+    return heads
+
+
+def _set_slowly(heads: Heads, row: int, data: np.ndarray, offset: int) -> None:
+    """One record whose head is not where words can be picked up: it lies in parts, or unaligned."""
+    payload, heads.ends[row] = decode(data, offset)
+    heads.multipart[row] = data[offset + 7] >> 5 != WHOLE
+    if len(payload) < IMAGE_HEAD.size:
+        heads.image_bytes[row] = len(payload) - IMAGE_HEAD.size
+        return
+    flag, label, _, _ = IMAGE_HEAD.unpack_from(payload)
+    labels = np.frombuffer(payload[IMAGE_HEAD.size :][: 4 * min(flag, 2)].tobytes().ljust(8, b"\0"), "<f4")
+    heads.flag[row], heads.label[row] = flag, labels[0] if flag else label
+    heads.second[row] = labels[1] if flag > 1 else np.nan
+    heads.image_bytes[row] = len(payload) - IMAGE_HEAD.size - 4 * flag

@@ -8,11 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.pictures import DECODE_ERRORS
 from recordio_tools.recordio import RecordError
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
@@ -64,7 +65,7 @@ def load_jpeg(path: Path, size: int, quality: int, *, reencode: bool = False) ->
                 image.load()
                 return content
             fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise RecordError(f"cannot be decoded as a picture ({type(error).__name__})", path=path, kind="image") from None
     jpeg = BytesIO()
     fitted.save(jpeg, "JPEG", quality=quality)

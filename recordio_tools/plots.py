@@ -4,10 +4,11 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from recordio_tools.atomic import output_file
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.pictures import DECODE_ERRORS
 from recordio_tools.recordio import RecordError
 
 MARGIN = 4
@@ -42,7 +43,7 @@ def _thumbnail(source: RecordDataset, row: int, cell: int) -> Image.Image:
     try:
         with Image.open(BytesIO(source.jpeg(row))) as image:
             return image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except DECODE_ERRORS:
         return Image.new("RGB", (cell, cell), "grey")
 
 
