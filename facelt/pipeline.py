@@ -136,6 +136,7 @@ class ImagePipeline:
             if start + iteration >= stop:
                 raise StopIteration
             indices = self.indices_for(start + iteration)
+            assert len(indices) <= self.batch_size
             encoded = [self.dataset.jpeg(i) for i in indices.tolist()]
             changed = self._changes(start + iteration)
             fed.append((indices, (encoded, changed)))  # DALI reads these where they lie, until the batch is out
@@ -147,7 +148,9 @@ class ImagePipeline:
             try:
                 (out,) = graph.share_outputs()
             except RuntimeError as error:
-                raise self._explain(error, [indices for indices, _ in fed]) from error
+                if "decoders.image" not in str(error):
+                    raise
+                raise self._undecoded(str(error), [indices for indices, _ in fed]) from error
             indices, _ = fed.popleft()
             images = torch.from_dlpack(out.as_tensor()) if self._fits(out) else None
             labels = torch.from_numpy(self.dataset.labels[indices])
@@ -215,8 +218,8 @@ class ImagePipeline:
             encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0, jpeg_fancy_upsampling=True
         )
 
-    def _explain(self, error: RuntimeError, batches: list[NDArray[np.int64]]) -> ValueError:
-        """Find what DALI could not decode: in the batch that failed, else in those it had begun."""
+    def _undecoded(self, error: str, batches: list[NDArray[np.int64]]) -> ValueError:
+        """Name the image that DALI could not decode: in the batch that failed, else in those it had begun."""
         folder = getattr(self.dataset, "folder", "the data folder")
         remedy = f"mend the set: python -m recordio_tools verify --decode {folder} --repair OUT"
         for i in (i for indices in batches for i in indices.tolist()):
@@ -226,8 +229,8 @@ class ImagePipeline:
                     f"{folder}: the image of record {self.dataset.keys[i]} does not decode ({problem}); {remedy}"
                 )
         first, last = self.dataset.keys[batches[0]].min(), self.dataset.keys[batches[0]].max()
-        reason = str(error).strip().splitlines()[0]
-        return ValueError(f"{folder}: DALI stopped at a batch of records {first} to {last} ({reason}); {remedy}")
+        reason = error.partition("encountered:")[2].strip().partition("\n")[0]
+        return ValueError(f"{folder}: DALI cannot decode an image among records {first} to {last} ({reason}); {remedy}")
 
 
 def _undecodable(encoded: NDArray[np.uint8]) -> str | None:

@@ -291,10 +291,25 @@ def test_where_only_dali_fails_the_records_of_the_batch_are_named(faces, monkeyp
     monkeypatch.setattr("facelt.pipeline._undecodable", lambda image: None)
     pipeline = ImagePipeline(broken, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
     with pytest.raises(
-        ValueError, match=r"^faces: DALI stopped at a batch of records 100 to 107 \(.+\); mend"
+        ValueError, match=r"^faces: DALI cannot decode .* records 100 to 107 \(nvIm.+\); mend"
     ) as caught:
         list(pipeline)
     assert "\n" not in str(caught.value)
+
+
+def test_a_failure_of_another_kind_is_not_blamed_on_the_images(faces):
+    pipeline = ImagePipeline(faces, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+
+    class Broken:
+        def schedule_run(self):
+            pass
+
+        def share_outputs(self):
+            raise RuntimeError("out of memory")
+
+    pipeline._graph = lambda source, resize: Broken()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(pipeline)
 
 
 def test_without_dali_the_error_says_where_it_is_to_be_had(faces, monkeypatch):

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelt.sampling import ClassAwareSampler, UniformSampler, _shuffled, augmentation_seeds, local, uniforms
+from facelt.sampling import (
+    ClassAwareSampler,
+    SequentialSampler,
+    UniformSampler,
+    _shuffled,
+    augmentation_seeds,
+    local,
+    uniforms,
+)
 
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -136,6 +144,16 @@ def test_any_step_can_be_asked_for_first(seed, step):
         fresh, used = make(labels, 24, seed), make(labels, 24, seed)
         used.indices(step + 3), used.indices(0)
         assert fresh.indices(step).tolist() == used.indices(step).tolist()
+
+
+@given(st.integers(1, 50), st.integers(1, 20))
+def test_one_pass_in_order_filled_up_with_the_last_image(size, global_batch):
+    sampler = SequentialSampler(size, global_batch)
+    drawn = run_through(sampler, sampler.steps)
+    positions = np.concatenate([sampler.positions(step) for step in range(sampler.steps)])
+    assert drawn[positions < size].tolist() == list(range(size))
+    assert (drawn[positions >= size] == size - 1).all()
+    assert size <= len(drawn) < size + global_batch
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
