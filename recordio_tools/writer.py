@@ -51,6 +51,8 @@ class DatasetWriter(AbstractContextManager):
 
     `num_classes` None takes the largest label + 1. `image_size` is (height, width) in pixels. `names` is one name per
     class.
+    `partial` is the folder while it is being written, open to further files.
+
     Raises RecordError: the folder exists and `force` is not set, a label outside the classes, names that do not fit,
     no image.
     """
@@ -69,8 +71,8 @@ class DatasetWriter(AbstractContextManager):
         self.names = None if names is None else [str(name) for name in names]
         self._offsets, self._labels = array("q"), array("q")
         self._output = output_folder(folder, force=force)
-        self._partial = self._output.__enter__()
-        self._file = open(self._partial / REC, "wb", buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
+        self.partial = self._output.__enter__()
+        self._file = open(self.partial / REC, "wb", buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
         self.records = RecordWriter(self._file)
         self.records.write_framed(range_records(np.zeros(1), np.zeros(1), np.zeros(1)))  # filled in at the end
 
@@ -95,10 +97,6 @@ class DatasetWriter(AbstractContextManager):
         self._refuse_labels(labels)
         self._offsets.frombytes(np.asarray(offsets, np.int64).tobytes())
         self._labels.frombytes(np.asarray(labels, np.int64).tobytes())
-
-    def add_file(self, name: str, text: str) -> None:
-        """Put a further text file into the folder."""
-        (self._partial / name).write_text(text, encoding="utf-8")
 
     def _refuse_labels(self, labels: np.ndarray) -> None:
         limit = np.iinfo(np.int64).max if self.num_classes is None else self.num_classes
@@ -134,7 +132,7 @@ class DatasetWriter(AbstractContextManager):
         self._file.seek(0)
         self._file.write(range_records(np.zeros(1), np.array([count + 1]), np.array([count + 1 + classes])))
         keys = np.concatenate([np.arange(count + 1), range_keys])
-        (self._partial / IDX).write_bytes(format_index(keys, np.concatenate([[0], offsets[order], ranges_at])))
-        (self._partial / PROPERTY).write_text("{},{},{}\n".format(classes, *self.image_size))
+        (self.partial / IDX).write_bytes(format_index(keys, np.concatenate([[0], offsets[order], ranges_at])))
+        (self.partial / PROPERTY).write_text("{},{},{}\n".format(classes, *self.image_size))
         if self.names is not None:
-            (self._partial / NAMES).write_text("".join(f"{name}\n" for name in self.names), encoding="utf-8")
+            (self.partial / NAMES).write_text("".join(f"{name}\n" for name in self.names), encoding="utf-8")

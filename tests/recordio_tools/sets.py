@@ -79,8 +79,8 @@ def insightface(labels: list[int], *, place: str = "first", vector: bool = False
     header = [(0, payload([count + 1.0, count + 1.0 + classes], b""))]
     ranges = []
     for label in range(classes):
-        keys = [key for key, own in enumerate(labels, 1) if own == label]
-        start, stop = (keys[0], keys[-1] + 1) if keys else (count + 1, count + 1)
+        start = 1 + sum(own < label for own in labels)
+        stop = start + labels.count(label)
         ranges.append((count + 1 + label, payload([float(start), float(stop)], b"", count + 1 + label)))
     return {
         "first": header + images + ranges,

@@ -1,0 +1,99 @@
+"""Finds every fault of a set: bytes, index, labels, key ranges, images."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from recordio_tools.dataset import find_rec, read_names, read_property, wrong_labels
+from recordio_tools.decoding import decode_all
+from recordio_tools.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
+from recordio_tools.heads import Heads, heads_of
+from recordio_tools.ranges import range_faults
+from recordio_tools.records import ImageRecords, map_file
+from recordio_tools.scan import scan
+from recordio_tools.writer import NAMES, PROPERTY
+
+
+class Survey(NamedTuple):
+    """What a set holds that is whole, and every fault found."""
+
+    images: ImageRecords  # whole, with a valid label: in the order of their keys, those without one (-1) behind
+    left_out: list[tuple[int, int, str]]  # bytes [start, end) that are no such image and no key range, and why
+    faults: list[Fault]
+    num_classes: int | None  # stated by `property`; None without it
+    image_size: tuple[int, int] | None
+    names: list[str] | None
+
+
+def verify(source: Path, *, decode: bool = False) -> Survey:
+    """Survey a set: every byte, the index in both directions, labels, ranges; `decode` every image too, on all cores.
+
+    Raises RecordError only where there is nothing to survey: no folder, no `.rec`, or an empty one.
+    """
+    rec_path = find_rec(source)
+    data = map_file(rec_path)
+    records, gaps = scan(data)
+    keys, faults = match_index(rec_path.with_suffix(".idx"), records, gaps, len(data))
+    heads = heads_of(data, records.offsets)
+    stated = collect(lambda: read_property(rec_path.with_name(PROPERTY)), faults)
+    classes, size = stated or (None, None)
+    names = collect(lambda: read_names(rec_path.with_name(NAMES), classes), faults) if classes else None
+    faults += record_faults(data, keys, records, heads)
+    faults += label_faults(keys, records.offsets, heads, classes)
+    is_range = (heads.image_bytes == 0) & (heads.flag == 2)
+    is_image = (heads.image_bytes > 0) & ~wrong_labels(heads.label, classes)
+    rows = _in_key_order(keys, np.flatnonzero(is_image))
+    heads = heads._replace(multipart=heads.multipart | records.foreign)  # both are written anew when they are copied
+    images = _images(rec_path, data, keys, records.offsets, heads, rows)
+    named = images.keys != NO_KEY
+    range_rows = np.flatnonzero(is_range & (keys != NO_KEY))
+    range_heads = Heads(*(column[range_rows] for column in heads))
+    labels = images.heads.label.astype(np.int64)
+    faults += range_faults(
+        images.keys[named], labels[named], keys[range_rows], records.offsets[range_rows], range_heads
+    )
+    if decode:
+        good = _decode_faults(images, size, faults)
+        is_image[rows[~good]] = False
+        images = _images(rec_path, data, keys, records.offsets, heads, rows[good])
+    left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
+    for row in np.flatnonzero(~is_image & ~is_range).tolist():
+        left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
+    faults.sort(key=lambda fault: (-1 if fault.offset is None else fault.offset, fault.key or 0, fault.kind))
+    return Survey(images, sorted(left_out), faults, classes, size, names)
+
+
+def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows by key; those without one last, as they lie in the file."""
+    return rows[np.argsort(np.where(keys[rows] == NO_KEY, np.iinfo(np.int64).max, keys[rows]), kind="stable")]
+
+
+def _images(path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads, rows: np.ndarray):
+    return ImageRecords(path, data, keys[rows], offsets[rows], Heads(*(column[rows] for column in heads)))
+
+
+def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: list[Fault]) -> np.ndarray:
+    """Which images decode (bool); adds the others, and those that are not of the stated size, to the faults."""
+    good = np.ones(len(images), bool)
+    for row, result in decode_all(images):
+        if isinstance(result, str):
+            good[row] = False
+            problem = f"does not decode ({result})"
+            faults.append(fault_at("image", images.keys[row], images.offsets[row], problem))
+        elif size is not None and result != size:
+            problem = "is {}x{}, property states {}x{}".format(*result, *size)
+            faults.append(fault_at("size", images.keys[row], images.offsets[row], problem))
+    return good
+
+
+def describe(survey: Survey) -> str:
+    """One line per fault: byte offset, key, kind, what is wrong."""
+    lines = [f"{'byte':>14} {'key':>10}  kind       fault"] if survey.faults else []
+    for kind, key, offset, problem in survey.faults:
+        place = ["-" if value is None else str(value) for value in (offset, key)]
+        lines.append(f"{place[0]:>14} {place[1]:>10}  {kind:<10} {problem}")
+    lost = sum(end - start for start, end, _ in survey.left_out)
+    counted = f"{len(survey.faults):,} faults" if survey.faults else "no fault"
+    lines.append(f"{counted}; {len(survey.images):,} whole images; {lost:,} bytes belong to none")
+    return "\n".join(lines)
