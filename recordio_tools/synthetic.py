@@ -21,7 +21,7 @@ from recordio_tools.faces.nuisance import draw_shots
 from recordio_tools.faces.paint import render
 
 ATTRIBUTES = "attributes.tsv"
-BATCH = 128  # images drawn together: enough to spread the cost of a call to numpy
+BATCH = 256  # images drawn together: enough to spread the cost of a call to numpy
 SIZES = range(32, 1025)
 TAILS = ("balanced", "zipf")
 GREY = 0.3
@@ -172,7 +172,7 @@ def write_synthetic(
     with DatasetWriter(out, len(counts), (size, size), names=identity_names(identities), force=force) as writer:
         for jpeg, label in tqdm(stream, total=int(np.sum(counts)), desc="synth", unit="img", delay=1):
             writer.add(jpeg, int(label))
-        writer.add_file(ATTRIBUTES, attribute_table(seed, identities))
+        (writer.partial / ATTRIBUTES).write_text(attribute_table(seed, identities), encoding="utf-8")
     return int(np.sum(counts))
 
 

@@ -91,7 +91,7 @@ class Photographer:
         pixels += np.float32(MIDDLE * (1 - shot.contrast[b]))
         start = int(shot.grain[b] * NOISE)
         pixels += _noise(3 * size * size)[start : start + pixels.size] * np.float32(shot.noise[b])
-        np.clip(pixels, 0, 255, out=pixels)
+        pixels = np.clip(pixels.astype(np.int16), 0, 255)  # several times as fast as on floats
         shape = (size, size) if mode == "L" else (size, size, 3)
         finished = Image.fromarray(pixels.astype(np.uint8).reshape(shape))
         return finished if mode == "RGB" else finished.convert("RGB")

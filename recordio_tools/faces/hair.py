@@ -32,7 +32,11 @@ class Hair:
             (0.93 * w, 0.16 + 0.1 * face.ear_size, 0.0),
         ]
         self.outer = self._curly(self._both(s, right, (0.0, -1.37 * h - top, -0.05)), face)
-        self.inner = self._hairline(s, bald)
+        # Over a bald crown the hairline meets the outer contour, and only the sides keep their hair.
+        self.bald, t = bald, np.linspace(0, 1, self.outer.shape[1])
+        crown = np.clip((0.3 - np.abs(t - 0.5)) / 0.1, 0, 1) * bald[:, None]
+        inner = self._hairline(s)
+        self.inner = inner + crown[..., None] * (self.outer - inner)
 
     @staticmethod
     def _both(s: Sitting, right: list[tuple], middle: tuple) -> np.ndarray:
@@ -47,33 +51,31 @@ class Hair:
         out = curve - _CENTRE
         return curve + out * (bumps / np.sqrt((out[..., :2] ** 2).sum(-1)))[..., None]
 
-    def _hairline(self, s: Sitting, bald: np.ndarray) -> np.ndarray:
-        face = s.face
-        w, h = face.face_width, face.face_height
+    def _hairline(self, s: Sitting) -> np.ndarray:
+        face, w = s.face, s.face.face_width
         recess = np.clip(face.recession, 0, 1)
         line = face.hairline - 0.18 * recess
-        line = line + (-1.37 * h - line) * bald
         sweep = np.clip(face.fringe, 0, 1) * (1 - recess)
 
         def height(x: np.ndarray) -> np.ndarray:
             apart = np.abs(x - 0.8 * face.parting)
-            temple = 0.30 * recess * (1 - bald) * np.exp(-(((np.abs(x) - 0.5) / 0.2) ** 2))
+            temple = 0.30 * recess * np.exp(-(((np.abs(x) - 0.5) / 0.2) ** 2))
             curve = 0.32 * (np.abs(x) / w) ** 3
             return line + curve - temple + sweep * 0.80 * apart / (apart + 0.30) * (1 - 0.5 * np.abs(x))
 
         xs = [0.26, 0.50, 0.70]
-        side = [(0.84 * w, -0.42 - 0.12 * recess - 0.3 * bald, 0.1), (0.915 * w, 0.15, 0.0)]
+        side = [(0.84 * w, -0.42 - 0.12 * recess, 0.1), (0.915 * w, 0.15, 0.0)]
         right = [(k * w, height(k * w), 0) for k in xs] + side
         left = [(-k * w, height(-k * w), 0) for k in reversed(xs)]
         left = [(-x, y, z) for x, y, z in reversed(side)] + left
-        peak = height(np.zeros(len(s))) + face.widows_peak * (1 - bald) * (sweep < 0.2)
+        peak = height(np.zeros(len(s))) + face.widows_peak * (sweep < 0.2)
         curve = spline(rows(len(s), *left, (0, peak, 0), *right), 4, closed=False)
         # Hair leaves the surface of the face towards the ears, where it is seen edge on.
         return on_face(curve) * (1, 1, 0.50)
 
 
 def back_hair(s: Sitting, hair: Hair) -> list[Patch]:
-    """What hangs behind the neck, and a bun."""
+    """What hangs behind the neck, a bun, and the scalp that thin hair lets through."""
     face, palette = s.face, s.palette
     w, side = face.face_width, hair.side * np.clip(hair.length * 5, 0, 1)
     end = 0.25 + 2.15 * hair.length
@@ -96,6 +98,7 @@ def back_hair(s: Sitting, hair: Hair) -> list[Patch]:
     return [
         Patch(bun, palette.hair * 0.86, (hair.bun > 0) * 1.0, turn=0),
         Patch(outline, palette.hair_dark * 0.92, (hair.length > 0.10) * 1.0, turn=0),
+        Patch(hair.outer, palette.skin, (hair.bald > 0) * 1.0, turn=0.3),
     ]
 
 
@@ -113,7 +116,7 @@ def front_hair(s: Sitting, hair: Hair) -> list[Patch]:
     shine = np.concatenate(
         [outer + (inner - outer) * (0.42 - arch), (outer + (inner - outer) * (0.46 + arch))[:, ::-1]], axis=1
     )
-    patches.append(Patch(shine, 1.5 - 0.3 * hair.curl, turn=0.3, shade=True))
+    patches.append(Patch(shine, 1.34 - 0.2 * hair.curl, turn=0.3, shade=True))
     wavy = (np.sin(np.linspace(0, 1, 10) * 21.0) * (hair.curl * 0.05)[:, None])[..., None] * (0.4, 1, 0)
     for k, (share, drift) in enumerate(((0.22, 0.10), (0.40, -0.10), (0.60, 0.12), (0.80, -0.08))):
         tone = palette.hair_light if k % 2 else palette.hair_dark
@@ -122,10 +125,10 @@ def front_hair(s: Sitting, hair: Hair) -> list[Patch]:
             far = arc(hair.inner, split + sign * 0.03 * k, np.full(len(s), end), 10)
             blend_in = share + drift * np.linspace(-1, 1, 10)[:, None] * sign
             path = near * (1 - blend_in) + far * blend_in + wavy * (1 if k % 2 else -1)
-            patches.append(Patch(ribbon(path, 0.09 if k % 2 else 0.07), tone, 0.50, turn=0.3))
+            patches.append(Patch(ribbon(path, 0.09 if k % 2 else 0.07), tone, 0.50 * (hair.bald < 0.5), turn=0.3))
     seam = np.stack([arc(c, split, split, 1)[:, 0] for c in (hair.outer, hair.inner)], axis=1)
     seam[:, 0] = seam[:, 0] * 0.55 + seam[:, 1] * 0.45
-    parted = np.clip(np.abs(face.parting) * 2 - 0.3, 0, 1) * (hair.curl < 0.5)
+    parted = np.clip(np.abs(face.parting) * 2 - 0.3, 0, 1) * (hair.curl < 0.5) * (hair.bald == 0)
     patches.append(Patch(seam, blend(palette.hair_dark, palette.skin, 0.45), parted * 0.8, 0.035, turn=0.3))
     return patches
 

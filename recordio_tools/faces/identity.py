@@ -96,7 +96,7 @@ TRAITS = (
     Trait("bun", (-4.0, 0.4), (-1.6, 0.6)),
     Trait("hair_colour", (0.0, 1.0), (0.0, 1.0)),
     Trait("hair_red", (-0.6, 1.0), (-0.6, 1.0)),
-    Trait("hair_grey", (-2.4, 1.0), (-2.6, 0.9)),
+    Trait("hair_grey", (-3.0, 1.0), (-3.2, 0.9)),
     # beard
     Trait("beard", (-0.9, 1.0), (0.0, 0.0)),
     Trait("beard_width", (0.0, 1.0), (0.0, 1.0)),

@@ -10,6 +10,7 @@ from recordio_tools.faces.head import Sitting
 
 OVERSAMPLE = 2  # patches are painted at twice the size and reduced, which smooths their edges
 UNIT = 24 / 112  # pixels per face unit and pixel of the picture's side
+FAINTEST = 6  # of 255: what is fainter is not painted
 BLOCK = 32  # pictures whose points are projected together: they fit the cache
 _NECK = 1.35  # the head rolls about this height
 
@@ -81,7 +82,9 @@ class Strokes:
         size = len(places)
         shade = np.repeat([shape.shade for shape in shapes], counts)
         scale = np.where(shade, 0.5, OVERSAMPLE)[:, None]
-        self.xy = np.rint(places * scale).astype(np.int32).reshape(size, -1)
+        self.xy = (
+            np.rint(places * scale).astype(np.float32).reshape(size, -1)
+        )  # C floats, which Pillow reads as they lie
         self.ends = (2 * np.cumsum(counts)).tolist()
         self.shade = [shape.shade for shape in shapes]
         inks = np.zeros((size, len(shapes), 4))
@@ -99,10 +102,10 @@ class Strokes:
     def paint(self, b: int, picture: Image.Image, shade: Image.Image) -> tuple[Image.Image, Image.Image]:
         """Paints picture b on its two layers, colour and shade, and returns both."""
         solid, glaze, soft = ImageDraw.Draw(picture), ImageDraw.Draw(picture, "RGBA"), ImageDraw.Draw(shade)
-        xy, begin = self.xy[b].tolist(), 0
+        xy, begin = self.xy[b], 0
         strokes = zip(self.ends, self.shade, self.inks[b].tolist(), self.width[b].tolist(), strict=True)
         for end, shaded, (red, green, blue, alpha), width in strokes:
-            if alpha == 0:
+            if alpha < FAINTEST:
                 pass
             elif shaded:
                 soft.polygon(xy[begin:end], fill=red)

@@ -31,7 +31,7 @@ def glasses(s: Sitting) -> list[Patch]:
     patches = [Patch(bridge, colour, worn, thick)]
     for side in (-1.0, 1.0):
         outer = face.eye_spacing + 0.03 + wide
-        arm = rows(len(s), (outer, face.eye_height, 0.45), (0.99 * face.face_width, face.eye_height + 0.02, 0.0)) * (
+        arm = rows(len(s), (outer, face.eye_height, 0.45), (0.95 * face.face_width, face.eye_height + 0.02, 0.0)) * (
             side,
             1,
             1,
