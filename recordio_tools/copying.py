@@ -5,12 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from recordio_tools.recordio import encode, pack, padded
+from recordio_tools.recordio import MAX_LENGTH, PART_HEAD, encode, pack, padded
 from recordio_tools.records import ImageRecords
 from recordio_tools.writer import DatasetWriter
 
 CHUNK_BYTES = 32 << 20
 SHORT_RUN = 1024  # bytes: under this, gathering words beats copying slices
+_PADDING = np.array(
+    [0xFFFFFFFF, 0xFF, 0xFFFF, 0xFFFFFF], "<u4"
+)  # what a payload uses of its last word, by length modulo 4
 
 
 def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
@@ -47,6 +50,9 @@ def _copy_whole(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writ
     words[label_at] = labels.astype("<f4").view("<u4")
     words[at + 4] = writer.num_images + 1 + np.arange(len(rows))
     words[at + 5] = 0
+    length = words[at + 1] & MAX_LENGTH
+    last = at + PART_HEAD.size // 4 + padded(length) // 4 - 1
+    words[last] &= _PADDING[length % 4]  # a damaged source may hold anything in the padding
     writer.add_framed(writer.records.write_framed(buffer) + starts, labels)
 
 

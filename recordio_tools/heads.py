@@ -41,7 +41,9 @@ def read_heads(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Pa
 
 
 def _chunks(count: int) -> Iterator[slice]:
-    with tqdm(total=count, desc="reading labels", unit="record", unit_scale=True, delay=2, leave=False) as bar:
+    with tqdm(
+        total=count, desc="reading labels", unit="record", unit_scale=True, delay=2, leave=False, disable=count <= CHUNK
+    ) as bar:
         for start in range(0, count, CHUNK):
             stop = min(start + CHUNK, count)
             yield slice(start, stop)

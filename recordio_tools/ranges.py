@@ -23,7 +23,8 @@ def range_faults(
     """
     order = np.argsort(range_keys, kind="stable")
     keys, offsets = range_keys[order], offsets[order]
-    start, end = heads.label[order].astype(float), heads.second[order].astype(float)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        start, end = heads.label[order].astype(float), heads.second[order].astype(float)
     is_header = keys == 0
     faults = []
     for row in np.flatnonzero(is_header & (start > 0) & (end > 0)).tolist():

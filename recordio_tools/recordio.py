@@ -100,7 +100,7 @@ def decode(
     """
     start, end, flag = _part(data, offset, path, key)
     if flag == WHOLE:
-        return data[start:end], min(padded(end), len(data))
+        return data[start:end], min(start + padded(end - start), len(data))
     if flag != FIRST:
         raise RecordError(
             f"begins with part flag {flag}, expected 0 or 1", path=path, key=key, offset=offset, kind="part"
@@ -108,12 +108,12 @@ def decode(
     parts = [data[start:end]]
     while flag != LAST:
         _refuse_inner_magic(data, start, end, path, key)
-        start, end, flag = _part(data, padded(end), path, key)
+        start, end, flag = _part(data, end, path, key)
         if flag not in (MIDDLE, LAST):
             problem = f"part flag {flag} where a middle or last part must follow"
             raise RecordError(problem, path=path, key=key, offset=start - 8, kind="part")
         parts += [np.frombuffer(MAGIC_BYTES, np.uint8), data[start:end]]
-    return np.concatenate(parts), min(padded(end), len(data))
+    return np.concatenate(parts), min(start + padded(end - start), len(data))
 
 
 def _part(data: np.ndarray, offset: int, path, key) -> tuple[int, int, int]:

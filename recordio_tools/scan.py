@@ -11,9 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from recordio_tools.recordio import FIRST, IMAGE_HEAD, LAST, MAGIC, MAX_LENGTH, MIDDLE, PART_HEAD, WHOLE, padded
+from recordio_tools.recordio import (
+    FIRST,
+    IMAGE_HEAD,
+    LAST,
+    MAGIC,
+    MAGIC_BYTES,
+    MAX_LENGTH,
+    MIDDLE,
+    PART_HEAD,
+    WHOLE,
+    padded,
+)
 
 CHUNK_WORDS = 8 << 20
+SHORT_REGION = 1 << 20  # bytes: up to here it pays to look for magic words before walking at every alignment
 
 
 class Records(NamedTuple):
@@ -64,7 +76,10 @@ def _scan_aligned(data: np.ndarray) -> Records:
 
 def _magic_words(words: np.ndarray) -> np.ndarray:
     found = []
-    with tqdm(total=words.nbytes, desc="scanning", unit="B", unit_scale=True, delay=2, leave=False) as bar:
+    small = len(words) <= CHUNK_WORDS
+    with tqdm(
+        total=words.nbytes, desc="scanning", unit="B", unit_scale=True, delay=2, leave=False, disable=small
+    ) as bar:
         for start in range(0, len(words), CHUNK_WORDS):
             part = words[start : start + CHUNK_WORDS]
             found.append(np.flatnonzero(part == MAGIC) + start)
@@ -148,9 +163,7 @@ def _shifted(data: np.ndarray, region: int, gap: int, end: int) -> list[tuple[in
     At any alignment a payload may hold the magic word by chance, so a record must be long enough for an image header.
     """
     chains = []
-    for begin in range(region, min(region + 4, end)):
-        if begin % 4 == 0:
-            continue
+    for begin in _alignments(data, region, end):
         part = _scan_aligned(data[begin:end])
         fit = part.ends - part.offsets >= PART_HEAD.size + IMAGE_HEAD.size
         offsets, ends = part.offsets[fit] + begin, part.ends[fit] + begin
@@ -165,6 +178,19 @@ def _shifted(data: np.ndarray, region: int, gap: int, end: int) -> list[tuple[in
         if not taken or chain[0][0] >= taken[-1][1]:
             taken += chain
     return taken
+
+
+def _alignments(data: np.ndarray, region: int, end: int) -> list[int]:
+    """The first bytes of [region, end) at each alignment but 0, without those at which no magic word stands."""
+    begins = [begin for begin in range(region, min(region + 4, end)) if begin % 4]
+    if end - region > SHORT_REGION:
+        return begins
+    content = data[region:end].tobytes()
+    found, at = set(), content.find(MAGIC_BYTES)
+    while at >= 0 and len(found) < 4:
+        found.add((region + at) % 4)
+        at = content.find(MAGIC_BYTES, at + 1)
+    return [begin for begin in begins if begin % 4 in found]
 
 
 def _diagnose(data: np.ndarray, start: int, end: int) -> tuple[str, str]:
