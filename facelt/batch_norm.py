@@ -19,17 +19,21 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x_BCHW)
         B, C, H, W = x_BCHW.shape
         x = x_BCHW if x_BCHW.dtype == torch.float64 else x_BCHW.float()
-        n = B * H * W * comms.world_size()
-        # Two passes: E[x²] - E[x]² would cancel where the mean is large against the spread.
-        mean_C = comms.all_sum(x.sum((0, 2, 3))) / n
-        centred = x - mean_C.view(1, C, 1, 1)
-        var_C = comms.all_sum(centred.square().sum((0, 2, 3))) / n
+        ranks, share = comms.world_size(), B * H * W
+        n = share * ranks
+        # Each rank's mean and squared deviations, then those of all: one collective, and no E[x²] - E[x]² that cancels.
+        own_mean_C = x.mean((0, 2, 3))
+        own_deviation_C = (x - own_mean_C.view(1, C, 1, 1)).square().sum((0, 2, 3))
+        means_RC, deviations_RC = comms.gather(torch.stack([own_mean_C, own_deviation_C])[None]).unbind(1)
+        mean_C = means_RC.mean(0)
+        var_C = (deviations_RC.sum(0) + share * (means_RC - mean_C).square().sum(0)) / n
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_((var_C * (n / max(n - 1, 1))).to(self.running_var.dtype), self.momentum)
         scale_C = torch.rsqrt(var_C + self.eps) * self.weight
-        return (centred * scale_C.view(1, C, 1, 1) + self.bias.view(1, C, 1, 1)).to(x_BCHW.dtype)
+        shift_C = self.bias - mean_C * scale_C
+        return (x * scale_C.view(1, C, 1, 1) + shift_C.view(1, C, 1, 1)).to(x_BCHW.dtype)
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
