@@ -6,6 +6,8 @@ whatever else is in the set. Disjoint ranges of identities (training, probes, di
 
 import argparse
 import os
+import signal
+import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +27,7 @@ BATCH = 256  # images drawn together: enough to spread the cost of a call to num
 SIZES = range(32, 1025)
 TAILS = ("balanced", "zipf")
 GREY = 0.3
+MOST_IDENTITIES, LARGEST = 10**8, 2**48  # of a set; of a seed, a number of images or the first of a range
 
 
 def image_counts(
@@ -40,12 +43,14 @@ def image_counts(
     `balanced`: as equal as they can be. `zipf`: in proportion to rank^−exponent, no fewer than `shortest` and no more
     than `longest`. Raises ValueError when no such split exists.
     """
-    if identities < 1:
-        raise ValueError(f"{identities} identities given, expected at least 1")
+    if not 1 <= identities <= MOST_IDENTITIES:
+        raise ValueError(f"{identities} identities given, expected 1 to {MOST_IDENTITIES}")
     if tail not in TAILS:
         raise ValueError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
-    if not 0 < exponent < np.inf:
-        raise ValueError(f"exponent {exponent:g} given, expected a finite number above 0")
+    if not 0 < exponent <= 10:
+        raise ValueError(f"exponent {exponent:g} given, expected a number above 0, at most 10")
+    if images > LARGEST:
+        raise ValueError(f"{images} images given, expected at most {LARGEST}")
     longest = images if longest is None else longest
     if not 1 <= shortest <= longest:
         raise ValueError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
@@ -54,6 +59,7 @@ def image_counts(
             f"{images} images given for {identities} identities of {shortest} to {longest} images each, "
             f"expected {identities * shortest} to {identities * longest} images"
         )
+    longest = min(longest, images)
     if tail == "balanced":
         return images // identities + (np.arange(identities) < images % identities)
     weights = np.arange(1, identities + 1) ** -float(exponent)
@@ -125,7 +131,8 @@ def jpegs(
         for identities, images in batches:
             yield from zip(draw_jpegs(seed, identities, images, size, grey), identities - first_identity, strict=True)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # An interrupt is for this process to answer; the workers end with it.
+    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         ahead: deque = deque()
         try:
             for identities, images in batches:
@@ -159,10 +166,11 @@ def write_synthetic(
     Raises ValueError for a size outside 32…1024, a grey outside 0…1, negative numbers, or an existing output.
     """
     workers = _cores() if workers is None else workers
-    least = {"seed": (seed, 0), "first identity": (first_identity, 0), "first image": (first_image, 0)}
-    for name, (value, minimum) in {**least, "workers": (workers, 1)}.items():
-        if value < minimum:
-            raise ValueError(f"{name} {value} given, expected {minimum} or more")
+    if not 1 <= workers <= 1024:
+        raise ValueError(f"workers {workers} given, expected 1 to 1024")
+    for name, value in {"seed": seed, "first identity": first_identity, "first image": first_image}.items():
+        if not 0 <= value < LARGEST:
+            raise ValueError(f"{name} {value} given, expected 0 to {LARGEST - 1}")
     if size not in SIZES:
         raise ValueError(f"size {size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
     if not 0 <= grey <= 1:
@@ -200,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes the set that the arguments describe."""
     split = (args.tail, args.exponent, args.min_images, args.max_images)
     counts = image_counts(args.identities, args.images, *split)
-    write_synthetic(
+    written = write_synthetic(
         args.out,
         counts,
         seed=args.seed,
@@ -211,3 +219,4 @@ def run(args: argparse.Namespace) -> None:
         workers=args.workers,
         force=args.force,
     )
+    print(f"{args.out}: {written:,} images of {args.identities:,} identities", file=sys.stderr)

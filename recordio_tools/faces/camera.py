@@ -11,7 +11,7 @@ from recordio_tools.faces.chance import uniforms
 from recordio_tools.faces.head import Sitting
 from recordio_tools.faces.palette import wheel
 
-NOISE = 1 << 18
+NOISE = 1 << 16
 MIDDLE = 118  # contrast turns about this level
 
 

@@ -104,3 +104,8 @@ def on_face(points: np.ndarray, lift: float | np.ndarray = 0.0) -> np.ndarray:
     lift = np.asarray(lift)
     z = 0.74 * np.sqrt(np.maximum(1 - x * x - y * y, 0.02)) + (lift[:, None] if lift.ndim == 1 else lift)
     return np.stack([points[..., 0], points[..., 1], z], axis=-1)
+
+
+def raised(points: np.ndarray) -> np.ndarray:
+    """The same points with z set to the surface of the face plus their own z, which so is a height above it."""
+    return on_face(points) + (0, 0, 1) * points

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recordio_tools.faces.curves import Patch, circle, ellipse, on_face, rows, spline
+from recordio_tools.faces.curves import Patch, circle, ellipse, on_face, raised, rows, spline
 from recordio_tools.faces.head import Sitting
 from recordio_tools.faces.palette import blend
 
@@ -33,6 +33,11 @@ class Eye:
         y = self.y[:, None] - self.size[:, None] * (up + self.tilt[:, None] * across)
         return on_face(np.stack([self.side * x, y, np.zeros_like(x)], axis=2), lift)
 
+    def band(self, first: np.ndarray, second: np.ndarray, stretch: float = 1.0) -> np.ndarray:
+        """What lies between two lines across the eye, heights (B, 11); the second is `stretch` times as wide."""
+        across = np.concatenate([_ACROSS, (_ACROSS * stretch)[::-1]])
+        return self.place(across, np.concatenate([first, second[:, ::-1]], axis=1))
+
     def disc(self, x: np.ndarray, y: np.ndarray, radius: np.ndarray, count: int = 16) -> np.ndarray:
         """A disc about (x, y) of the eye, kept between the lids."""
         cos, sin = circle(count)
@@ -56,32 +61,23 @@ def eyes(s: Sitting) -> list[Patch]:
     for side in (-1.0, 1.0):
         eye = Eye(s, side)
         gaze = side * shot.gaze_x * 0.8, -shot.gaze_y * 0.5 + 0.06 * face.eye_opening
-        backwards = eye.lower[:, ::-1]
-        almond = eye.place(np.concatenate([_ACROSS, _ACROSS[::-1]]), np.concatenate([eye.upper, backwards], axis=1))
         lash = face.lashes[:, None] * 1.6 * (0.7 + 0.5 * (_ACROSS + 1))
-        ends = np.concatenate([_ACROSS, (_ACROSS * 1.07)[::-1]])
-        lid = eye.place(ends, np.concatenate([eye.upper - 0.02, (eye.upper + lash)[:, ::-1]], axis=1))
         fold_up = eye.upper + (face.eye_fold * 2.2)[:, None] + 0.10 + 0.25 * shot.eyelids[:, None] * _UPPER
-        shut = eye.place(
-            np.concatenate([_ACROSS, _ACROSS[::-1]]), np.concatenate([fold_up, eye.upper[:, ::-1]], axis=1)
-        )
-        shadow_edge = eye.upper - 0.16
-        shadow = eye.place(
-            np.concatenate([_ACROSS, _ACROSS[::-1]]),
-            np.concatenate([eye.upper, np.maximum(shadow_edge, eye.lower)[:, ::-1]], axis=1),
-        )
-        radius = face.iris_size
-        glint_x = gaze[0] - 0.16 * side * np.sign(shot.light_x + 0.01) * -1
+        shut = eye.band(fold_up, eye.upper)
+        shadow = eye.band(eye.upper, np.maximum(eye.upper - 0.16, eye.lower))
+        lashes = eye.band(eye.upper - 0.02, eye.upper + lash, 1.07)
+        glint_x = gaze[0] + 0.16 * side * np.sign(shot.light_x + 0.01)
         glint = eye.disc(glint_x, gaze[1] + 0.17, np.full(len(s), 0.12), 8)
+        radius = face.iris_size
         patches += [
             Patch(shut, palette.skin * (0.92, 0.84, 0.82), 0.7),
-            Patch(almond, white),
+            Patch(eye.band(eye.upper, eye.lower), white),
             Patch(eye.disc(*gaze, radius), palette.iris * 0.55),
             Patch(eye.disc(*gaze, radius * 0.82), palette.iris),
             Patch(eye.disc(*gaze, radius * 0.42, 10), np.full((len(s), 3), 14.0)),
             Patch(shadow, np.full((len(s), 3), 30.0), 0.30),
             Patch(glint, np.full((len(s), 3), 252.0), 0.95),
-            Patch(lid, blend(palette.skin_deep * 0.45, palette.hair_dark * 0.4, 0.5), 0.92),
+            Patch(lashes, blend(palette.skin_deep * 0.45, palette.hair_dark * 0.4, 0.5), 0.92),
             Patch(eye.place(_ACROSS, eye.lower), palette.skin_dark * (0.8, 0.7, 0.7), 0.8, 0.03),
             Patch(eye.place(_ACROSS * 1.03, fold_up), palette.skin_deep, 0.55, 0.025),
         ]
@@ -105,54 +101,11 @@ def brows(s: Sitting) -> list[Patch]:
 
 
 def nose(s: Sitting) -> list[Patch]:
-    """The nose: two soft flanks, the shadow beneath, wings, nostrils and a light on the tip."""
-    face, shot, palette, size = s.face, s.shot, s.palette, len(s)
+    """The nose: the shadow beneath, two sides, and lights on ridge and tip."""
+    face, palette = s.face, s.palette
     y, wide, tip, deep = s.nose_y, face.nose_width, face.nose_tip, face.nose_depth
-    top = face.eye_height - 0.12
-    patches = []
-    for side in (-1.0, 1.0):
-        away = np.clip(0.5 - 0.5 * side * (shot.light_x * 0.7 - 1.2 * shot.yaw), 0, 1)
-        flank = rows(
-            size,
-            (face.nose_bridge * 0.9, top, 0.08),
-            (face.nose_bridge * 1.9, top + 0.10, 0.0),
-            (wide * 1.15, y - 0.12, 0.05),
-            (wide * 1.05, y + 0.03, 0.06),
-            (tip, y - 0.02, deep * 0.9),
-            (face.nose_bridge, (top + y) / 2, deep * 0.5),
-        ) * (side, 1, 1)
-        flank = on_face(flank) + (0, 0, 1) * flank
-        edge = rows(
-            size,
-            (face.nose_bridge, top + 0.04, 0.10),
-            (face.nose_bridge, (top + y) / 2, deep * 0.55),
-            (tip * 0.9, y - 0.10, deep * 0.9),
-        ) * (side, 1, 1)
-        edge = on_face(edge) + (0, 0, 1) * edge
-        wing = rows(
-            size,
-            (wide * 0.80, y - 0.15, 0.12),
-            (wide * 1.02, y - 0.06, 0.10),
-            (wide * 0.96, y + 0.03, 0.12),
-            (wide * 0.72, y + 0.03, 0.16),
-        ) * (side, 1, 1)
-        wing = on_face(spline(wing, 3, closed=False), 0.12)
-        hole = ellipse(
-            side * (tip * 0.35 + wide * 0.30),
-            y + 0.01 - face.nose_turn * 0.5,
-            0,
-            face.nostrils * 1.5,
-            face.nostrils * 0.75,
-            10,
-        )
-        patches += [
-            Patch(flank, 1 - 0.24 * (0.25 + 0.75 * away), shade=True),
-            Patch(edge, palette.skin_dark, 0.65 * np.clip(away * 1.5 - 0.6, 0, 1), 0.04),
-            Patch(wing, palette.skin_dark, 0.8, 0.04),
-            Patch(on_face(hole, deep * 0.5), palette.skin_deep * (0.62, 0.5, 0.5), 0.85),
-        ]
     under = rows(
-        size,
+        len(s),
         (-wide * 0.95, y + 0.02, 0.12),
         (-tip, y - 0.02 - face.nose_turn, 0.25),
         (0, y + 0.05 + face.nose_turn, deep),
@@ -160,12 +113,54 @@ def nose(s: Sitting) -> list[Patch]:
         (wide * 0.95, y + 0.02, 0.12),
         (0, y + 0.09, 0.15),
     )
-    under = on_face(under) + (0, 0, 1) * under
+    middle = (face.eye_height - 0.12 + y) / 2 - 0.04
+    ridge = on_face(ellipse(0, middle, 0, face.nose_bridge * 0.45, face.nose_length * 0.38), deep * 0.5)
     light = on_face(ellipse(0, y - 0.13 + face.nose_turn, 0, tip * 0.55, 0.075), deep)
-    ridge = on_face(ellipse(0, (top + y) / 2 - 0.04, 0, face.nose_bridge * 0.45, face.nose_length * 0.38), deep * 0.5)
-    patches.insert(0, Patch(spline(under, 3), palette.skin_dark, 0.75))
-    patches += [Patch(ridge, 1.09, shade=True), Patch(light, palette.skin_light, 0.40)]
-    return patches
+    return [
+        Patch(spline(raised(under), 3), palette.skin_dark, 0.75),
+        *_nose_side(s, -1.0),
+        *_nose_side(s, 1.0),
+        Patch(ridge, 1.09, shade=True),
+        Patch(light, palette.skin_light, 0.40),
+    ]
+
+
+def _nose_side(s: Sitting, side: float) -> list[Patch]:
+    """One side of the nose: a soft flank and a firm edge, both darker away from the light, the wing and the nostril."""
+    face, shot, palette, size = s.face, s.shot, s.palette, len(s)
+    y, wide, tip, deep = s.nose_y, face.nose_width, face.nose_tip, face.nose_depth
+    top = face.eye_height - 0.12
+    away = np.clip(0.5 - 0.5 * side * (shot.light_x * 0.7 - 1.2 * shot.yaw), 0, 1)
+    flank = rows(
+        size,
+        (face.nose_bridge * 0.9, top, 0.08),
+        (face.nose_bridge * 1.9, top + 0.10, 0.0),
+        (wide * 1.15, y - 0.12, 0.05),
+        (wide * 1.05, y + 0.03, 0.06),
+        (tip, y - 0.02, deep * 0.9),
+        (face.nose_bridge, (top + y) / 2, deep * 0.5),
+    ) * (side, 1, 1)
+    edge = rows(
+        size,
+        (face.nose_bridge, top + 0.04, 0.10),
+        (face.nose_bridge, (top + y) / 2, deep * 0.55),
+        (tip * 0.9, y - 0.10, deep * 0.9),
+    ) * (side, 1, 1)
+    wing = rows(
+        size,
+        (wide * 0.80, y - 0.15, 0),
+        (wide * 1.02, y - 0.06, 0),
+        (wide * 0.96, y + 0.03, 0),
+        (wide * 0.72, y + 0.03, 0),
+    ) * (side, 1, 1)
+    hole_x, hole_y = side * (tip * 0.35 + wide * 0.30), y + 0.01 - face.nose_turn * 0.5
+    hole = ellipse(hole_x, hole_y, 0, face.nostrils * 1.5, face.nostrils * 0.75, 10)
+    return [
+        Patch(raised(flank), 1 - 0.24 * (0.25 + 0.75 * away), shade=True),
+        Patch(raised(edge), palette.skin_dark, 0.65 * np.clip(away * 1.5 - 0.6, 0, 1), 0.04),
+        Patch(on_face(spline(wing, 3, closed=False), 0.12), palette.skin_dark, 0.8, 0.04),
+        Patch(on_face(hole, deep * 0.5), palette.skin_deep * (0.62, 0.5, 0.5), 0.85),
+    ]
 
 
 def _lip_lines(s: Sitting) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ def back_hair(s: Sitting, hair: Hair) -> list[Patch]:
         (0.55 * w, end + 0.08, -0.3),
         (0.0, end + 0.02, -0.3),
     ]
-    outline = spline(rows(len(s), (0, -1.1, -0.3), *right), 6, closed=False)
+    outline = spline(rows(len(s), (0, -1.1, -0.3), *right), 4, closed=False)
     wave = np.sin(np.linspace(0, 1, outline.shape[1]) * np.pi * 9) * (hair.curl * 0.09)[:, None]
     outline = outline + np.stack([np.abs(wave), 0 * wave, 0 * wave], axis=2)
     outline = np.concatenate([outline, outline[:, ::-1] * (-1, 1, 1)], axis=1)
@@ -105,9 +105,10 @@ def back_hair(s: Sitting, hair: Hair) -> list[Patch]:
 def front_hair(s: Sitting, hair: Hair) -> list[Patch]:
     """The cap of hair that frames the face, its strands and parting, and locks that fall before the shoulders."""
     face, palette = s.face, s.palette
-    cap = np.concatenate([hair.outer, hair.inner[:, ::-1]], axis=1)
+    hairline = hair.inner[:, ::-2]
+    cap = np.concatenate([hair.outer, hairline], axis=1)
     patches = [*_locks(s, hair), Patch(cap, palette.hair, turn=0.3)]
-    shadow = np.concatenate([hair.inner, hair.inner[:, ::-1] + (0, 0.10, 0)], axis=1)
+    shadow = np.concatenate([hairline, hairline[:, ::-1] + (0, 0.10, 0)], axis=1)
     patches.append(Patch(shadow, 0.80, turn=0.3, shade=True))
     split = 0.5 + 0.18 * face.parting
     ends = (np.full(len(s), 0.30), np.full(len(s), 0.70))
@@ -148,7 +149,7 @@ def _locks(s: Sitting, hair: Hair) -> list[Patch]:
         len(s), (0.94 * w + side * 0.8, -0.70, -0.1), (0.96 * w + side, -0.1, -0.1),
         (0.95 * w + side * 1.1, 0.25 + (end - 0.25) * 0.55, -0.1), (0.93 * w + side * 1.0, end - 0.12, -0.1),
     )  # fmt: skip
-    inside, outside = (spline(c, 6, closed=False) for c in (inside, outside))
+    inside, outside = (spline(c, 4, closed=False) for c in (inside, outside))
     wave = (np.sin(np.linspace(0, 1, inside.shape[1]) * 16) * (hair.curl * 0.08)[:, None])[..., None] * (1, 0, 0)
     shown = (hair.length > 0.12) * 1.0
     patches = []
@@ -156,7 +157,7 @@ def _locks(s: Sitting, hair: Hair) -> list[Patch]:
         lock = np.concatenate([inside + wave * 0.5, (outside + wave)[:, ::-1]], axis=1) * (mirror, 1, 1)
         patches.append(Patch(lock, palette.hair, shown, turn=0.1))
         for share, tone in ((0.35, palette.hair_dark), (0.7, palette.hair_light)):
-            strand = (inside * (1 - share) + outside * share + wave)[:, 3:-1] * (mirror, 1, 1)
+            strand = (inside * (1 - share) + outside * share + wave)[:, 2:-1] * (mirror, 1, 1)
             patches.append(Patch(ribbon(strand, 0.09), tone, 0.5 * shown, turn=0.1))
     return patches
 
@@ -167,10 +168,10 @@ def beard(s: Sitting) -> list[Patch]:
     amount = np.clip(face.beard, 0, 1)
     colour = blend(palette.hair * 0.88, palette.skin_deep, 0.12)
     start = 0.375 - 0.150 * face.beard_width
-    outer = arc(s.outline, start, 1 - start, 41)
-    ramp = np.sin(np.linspace(0, np.pi, 41))
+    outer = arc(s.outline, start, 1 - start, 31)
+    ramp = np.sin(np.linspace(0, np.pi, 31))
     long = (face.beard_length * np.clip(amount * 2 - 0.5, 0, 1))[:, None] * ramp**2
-    rough = 0.012 * np.sin(np.arange(41) * 2.4)
+    rough = 0.012 * np.sin(np.arange(31) * 2.4)
     outer = outer + np.stack([0 * long, long + rough, 0 * long], axis=2)
     corner = face.mouth_width + 0.13
     cheek = corner + (0.66 * face.face_width - corner) * face.beard_width

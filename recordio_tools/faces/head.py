@@ -50,7 +50,7 @@ def sit(traits: np.ndarray, nuisances: np.ndarray) -> Sitting:
         (0.0, chin_y, 0.40),
     )
     nose_y = face.eye_height + face.nose_length
-    return Sitting(face, shot, Palette(face), spline(mirrored(half), 4), jaw_open, nose_y, nose_y + face.mouth_height)
+    return Sitting(face, shot, Palette(face), spline(mirrored(half), 3), jaw_open, nose_y, nose_y + face.mouth_height)
 
 
 def body(s: Sitting) -> list[Patch]:
@@ -87,7 +87,7 @@ def body(s: Sitting) -> list[Patch]:
     shadow[..., 0] = np.clip(shadow[..., 0], -neck[:, None], neck[:, None])
     collar = spline(column[:, 3:8], 3, closed=False)
     return [
-        Patch(spline(trunk, 4), clothes, head=0.0, turn=0),
+        Patch(spline(trunk, 3), clothes, head=0.0, turn=0),
         Patch(column, palette.skin * (0.93, 0.90, 0.89), head=follows, turn=0),
         Patch(shadow, 0.70, turn=0, shade=True),
         Patch(collar, clothes * 0.72, 1.0, 0.07, head=0.0, turn=0),
@@ -133,7 +133,7 @@ def skin(s: Sitting) -> list[Patch]:
     """The face itself, and the soft forms that light and shade give it."""
     face, palette = s.face, s.palette
     patches = [Patch(s.outline, palette.skin, turn=0)]
-    patches.append(Patch(s.outline, 1.0, turn=0, shade=True))
+    patches.append(Patch(s.outline[:, ::2], 1.0, turn=0, shade=True))
     rosy = palette.skin * (1.02, 0.76, 0.74)
     for side in (-1.0, 1.0):
         socket = on_face(ellipse(face.eye_spacing, face.eye_height - 0.10, 0, 0.27, 0.17) * (side, 1, 1))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recordio_tools.faces.curves import Patch, circle, on_face, rows, spline
+from recordio_tools.faces.curves import Patch, circle, on_face, raised, rows, spline
 from recordio_tools.faces.head import Sitting
 from recordio_tools.faces.palette import ramp
 
@@ -58,7 +58,7 @@ def mask(s: Sitting) -> list[Patch]:
         (0.66 * w, 1.06, 0.02), (0.28, chin + 0.02, 0.05), (0.0, chin + 0.06, 0.1),
     ]  # fmt: skip
     points = rows(len(s), *right, *[(-x, y, z) for x, y, z in reversed(right[1:-1])])
-    cloth = on_face(spline(points, 4)) + (0, 0, 1) * spline(points, 4)
+    cloth = raised(spline(points, 4))
     patches = []
     for side in (-1.0, 1.0):
         for y in (0.46, 1.0):
