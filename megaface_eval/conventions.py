@@ -5,6 +5,7 @@ from argparse import Namespace
 import numpy as np
 
 from .evaluate import Result
+from .inputs import Inputs
 from .metrics import DRAWS
 from .plots import size_name
 
@@ -21,33 +22,58 @@ IMPOSTORS = {
     "distractors": "Impostors: the gallery holds the distractors and the query's mate, nobody else.",
     "all": "Impostors: the images of all other probe identities join the distractors, at every gallery size.",
 }
+OPEN_SET = {
+    "enrolled": "galleries hold the enrolled probes alone",
+    "gallery": "galleries hold the enrolled probes and all distractors",
+}
 
 
 def conventions_of(
-    options: Namespace, similarity: float | None, sizes: list[int], probes: int, first: Result
+    options: Namespace, inputs: Inputs, similarity: float | None, sizes: list[int], first: Result
 ) -> list[str]:
     """The conventions in force for one run."""
-    alone = probes - len(np.unique(first.found.query))
+    probes = inputs.methods[0].probes
+    alone = len(probes) - len(np.unique(first.found.query))
     order = "in file order" if options.order == "file" else f"drawn with seed {options.seed}"
+    nested = ", ".join(size_name(size) for size in sizes)
     lines = [
         "Score: cosine of the features as stored, summed in float64; ranks are exact and do not depend on block size, "
         "search engine or number of processes.",
         PROTOCOL[options.protocol],
         TIES[options.ties],
         IMPOSTORS[options.impostors],
-        f"Gallery: nested sets of {', '.join(size_name(size) for size in sizes)} distractors, {order}.",
-        f"Intervals: 95 %, {DRAWS} bootstrap resamples of identities, the same for every method and column.",
+        f"Gallery: nested sets of {nested} distractors, {order}.",
+        _shots(options, similarity),
+        f"Intervals: 95 %, {DRAWS} bootstrap resamples of identities, the same for every method and column "
+        "(fewer for verification and open set).",
+        "Verification: all unordered pairs of probes; accepted if the score reaches the threshold; TAR at the lowest "
+        "threshold whose FAR is not above the one named; – where fewer than 1/FAR non-mated pairs exist. "
+        "EER: the lowest rate that both errors stay within at one threshold.",
     ]
+    if options.open_set != "off":
+        lines.append(
+            f"Open set: identities split into G1 and G2 with seed {options.seed}, {options.enrol} image(s) a template; "
+            f"{OPEN_SET[options.open_set]}; threshold from non-mated probes' highest scores; TPIR needs rank 1 too."
+        )
+    if options.cohort:
+        lines.append(
+            f"Cohort: scores less {options.cohort_weight:g} × the mean cosine to the {options.cohort_k} nearest "
+            f"members, {options.cohort_form} form."
+        )
     if alone:
         lines.append(f"Probes without a mate: {alone}; they are in no figure.")
-    if similarity is not None:
-        rule = "the given threshold"
-        if options.similarity_quantile is not None:
-            rule = f"the {options.similarity_quantile:g} quantile of a seeded sample of probe-to-training cosines"
-        lines.append(
-            f"Pseudo-shots: training images with cosine strictly above {similarity:.4g} ({rule}) under the recogniser; "
-            f"many, few and one begin at {', '.join(map(str, options.shots))}."
-        )
-    else:
-        lines.append("Pseudo-shots: not measured (give --train and --probes-recogniser).")
+    lines.append(f"Noise: {options.noise}." + "".join(f" {what}." for what in inputs.removed))
     return lines
+
+
+def _shots(options: Namespace, similarity: float | None) -> str:
+    if similarity is None:
+        return "Pseudo-shots: not measured (give --train and --probes-recogniser)."
+    rule = "the given threshold"
+    if options.similarity_quantile is not None:
+        rule = f"the {options.similarity_quantile:g} quantile of a seeded sample of probe-to-training cosines"
+    bounds = ", ".join(map(str, options.shots))
+    return (
+        f"Pseudo-shots: training images with cosine strictly above {similarity:.4g} ({rule}) under the recogniser; "
+        f"many, few and one begin at {bounds}."
+    )

@@ -1,26 +1,29 @@
-"""From opened feature sets to the contents of a report."""
+"""From opened feature sets to every method's results."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import identification, metrics, pseudo_shot
+from . import identification, metrics, open_set, pseudo_shot, verification
+from .cohort import Cohort
 from .errors import InputError
 from .features import FeatureSet
 from .gallery import Gallery
-from .metrics import Bootstrap, Column, Tallies
-from .plots import size_name
+from .metrics import Column, Tallies
 from .ranks import Ranks
 from .scan import FaissScan
+
+RATE = "MegaFace identification rate"
 
 
 @dataclass(frozen=True)
 class Method:
-    """One recogniser's view of the probes and of the distractors."""
+    """One recogniser's view of the probes and of the distractors, and of a score cohort if there is one."""
 
     name: str
     probes: FeatureSet
     distractors: FeatureSet
+    cohort: FeatureSet | None = None
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,28 @@ class Task:
     order: str = "file"
     seed: int = 0
     scan: type = FaissScan
+    dropped: np.ndarray | None = None
+    cohort_k: int = 20
+    cohort_weight: float = 0.5
+    cohort_form: str = "gallery"
+    open_set: str = "enrolled"
+    enrol: int = 1
+    rejections: tuple[str, ...] = ()
     ranks: Ranks = field(default_factory=Ranks)
     progress: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """One method's trials, and per-identity tallies of every column for its intervals."""
+    """One method's trials, per-identity tallies of every measured column, and the further protocols' figures."""
 
     method: Method
     found: identification.Identified
     tallies: dict[str, Tallies]
+    size_tallies: list[Tallies]
+    verification: dict | None
+    open_set: dict | None
+    impostor_scores: np.ndarray
 
 
 def check_methods(methods: list[Method]) -> None:
@@ -55,6 +69,8 @@ def check_methods(methods: list[Method]) -> None:
         raise InputError(f"methods {', '.join(names)}: a name is used twice; expected one name a method")
     for method in methods:
         pseudo_shot.same_dimension(method.probes, method.distractors)
+        if method.cohort is not None:
+            pseudo_shot.same_dimension(method.probes, method.cohort)
         if not np.array_equal(method.probes.labels, first.labels):
             raise InputError(
                 f"{method.probes.where} has {len(method.probes)} probes whose labels do not match those of "
@@ -66,9 +82,8 @@ def shot_columns(counts: np.ndarray | None, bounds: tuple[int, int, int], probes
     """The columns of the table's left part: four buckets (unmeasured without counts) and the full test."""
     masks = pseudo_shot.bucket_masks(counts, bounds) if counts is not None else {}
     titles = pseudo_shot.bucket_titles(bounds)
-    rate = "MegaFace identification rate"
-    buckets = [Column(key, titles[key], rate, masks.get(key)) for key in pseudo_shot.BUCKETS]
-    return [*buckets, Column("full", "Full", rate, np.ones(probes, bool))]
+    buckets = [Column(key, titles[key], RATE, masks.get(key)) for key in pseudo_shot.BUCKETS]
+    return [*buckets, Column("full", "Full", RATE, np.ones(probes, bool))]
 
 
 def group_columns(masks: dict[str, np.ndarray]) -> list[Column]:
@@ -76,108 +91,62 @@ def group_columns(masks: dict[str, np.ndarray]) -> list[Column]:
     return [Column(f"group:{name}", name, "Sub-groups", mask) for name, mask in masks.items()]
 
 
-def run_method(method: Method, columns: list[Column], task: Task) -> Result:
-    """Identify one method's probes and tally every measured column."""
+def run_method(method: Method, columns: list[Column], task: Task, further: bool = False) -> Result:
+    """Identify one method's probes and tally every measured column.
+
+    further: also verification and open-set identification. Only the first rank needs those.
+    """
     unit = method.probes.unit(0, len(method.probes))
-    gallery = Gallery(method.distractors, task.sizes, task.seed if task.order == "seeded" else None)
+    labels = method.probes.labels
+    cohort = method.cohort and Cohort.of(method.cohort, task.cohort_k, task.cohort_weight, task.cohort_form)
+    queries, members = (cohort.queries(unit), cohort.members(unit)) if cohort else (unit, unit)
+    as_members = cohort.members if cohort else None
+    seed = task.seed if task.order == "seeded" else None
+    gallery = Gallery(method.distractors, task.sizes, seed, task.dropped, as_members)
     found = identification.identify(
-        unit, unit, method.probes.labels, gallery, protocol=task.protocol, ties=task.ties, impostors=task.impostors,
-        scan=task.scan, ranks=task.ranks, progress=method.name if task.progress else None,
+        queries, members, labels, gallery, protocol=task.protocol, ties=task.ties, impostors=task.impostors,
+        scan=task.scan, scale=cohort.scale if cohort else 1.0, ranks=task.ranks,
+        progress=method.name if task.progress else None,
     )  # fmt: skip
     hit = found.ranks[-1] == 0
-    tallies = {
-        column.key: metrics.tally(hit, found.query, method.probes.labels, column.probes)
-        for column in columns
-        if column.probes is not None
-    }
-    return Result(method, found, tallies)
-
-
-def cell_of(result: Result, column: Column, bootstrap: Bootstrap) -> dict:
-    """One cell of the table: rate, interval, and what it was counted over. All None where it was not measured."""
-    if column.probes is None:
-        return dict.fromkeys(("rate", "low", "high", "trials", "probes", "identities"))
-    tallies = result.tallies[column.key]
-    interval = bootstrap.interval(tallies)
-    low, high = interval or (None, None)
-    queried = np.unique(result.found.query)
-    return {
-        "rate": tallies.rate,
-        "low": low,
-        "high": high,
-        "trials": int(tallies.trials.sum()),
-        "probes": int(column.probes[queried].sum()),
-        "identities": int((tallies.trials > 0).sum()),
-    }
-
-
-def method_record(result: Result, columns: list[Column], task: Task, bootstrap: Bootstrap) -> dict:
-    """Everything of one method that the report shows."""
-    found, labels = result.found, result.method.probes.labels
-    steps, recall = metrics.cmc(found.ranks[-1])
+    tallies = {c.key: metrics.tally(hit, found.query, labels, c.probes) for c in columns if c.probes is not None}
     everyone = np.ones(len(labels), bool)
-    sizes = []
-    for size, ranks in zip(task.sizes, found.ranks, strict=True):
-        tallies = metrics.tally(ranks == 0, found.query, labels, everyone)
-        low, high = bootstrap.interval(tallies) or (None, None)
-        sizes.append({"gallery": size, "rate": tallies.rate, "low": low, "high": high})
-    return {
-        "name": result.method.name,
-        "probes": result.method.probes.where,
-        "distractors": result.method.distractors.where,
-        "meta": result.method.probes.meta,
-        "cells": {column.key: cell_of(result, column, bootstrap) for column in columns},
-        "sizes": sizes,
-        "cmc": {"rank": steps.tolist(), "recall": recall.tolist()},
-    }
+    sizes = [metrics.tally(ranks == 0, found.query, labels, everyone) for ranks in found.ranks]
+    if not further or task.ranks.rank > 0:
+        return Result(method, found, tallies, sizes, None, None, np.empty(0))
+    pairs = verification.probe_pairs(queries, members, labels, task.seed)
+    verified = verification.verify(pairs, seed=task.seed, progress=method.name if task.progress else None)
+    opened = None
+    if task.open_set != "off" and len(np.unique(labels)) > 1:
+        opened = open_sets(method, queries, unit, as_members or (lambda rows: rows), found.best_score, task)
+    return Result(method, found, tallies, sizes, verified, opened, pairs.nonmated)
 
 
-def differences(results: list[Result], columns: list[Column], bootstrap: Bootstrap) -> list[dict]:
-    """Every later method less the first, paired over identities, for each measured column."""
-    found = []
-    for other in results[1:]:
-        for column in columns:
-            if column.probes is None or (one := results[0].tallies[column.key]).rate is None:
-                continue
-            two = other.tallies[column.key]
-            low, high = bootstrap.difference(two, one) or (None, None)
-            found.append(
-                {"method": other.method.name, "than": results[0].method.name, "column": column.title,
-                 "difference": two.rate - one.rate, "low": low, "high": high}
-            )  # fmt: skip
-    return found
+def open_sets(method: Method, queries, unit, as_members, best_distractor: np.ndarray, task: Task) -> dict:
+    """Open-set figures under the cosine and under every rejection score: {name: figures}."""
+    labels = method.probes.labels
+    splits = open_set.split_galleries(labels, task.enrol, task.seed)
+    distractor = best_distractor if task.open_set == "gallery" else None
+    measured = {}
+    for name in ("cosine", *task.rejections):
+        acceptance = None if name == "cosine" else acceptance_score(method.probes, name)
+        searches = [
+            open_set.search_split(
+                split, queries, unit, labels, as_members, distractor, task.ties == "pessimistic", acceptance
+            )
+            for split in splits
+        ]
+        measured[name] = open_set.measure(searches, seed=task.seed)
+    return measured
 
 
-def gaps(result: Result, columns: list[Column], bootstrap: Bootstrap) -> list[dict]:
-    """Difference between the first and each further sub-group of one method, over the same resamples."""
-    groups = [c for c in columns if c.key.startswith("group:") and result.tallies[c.key].rate is not None]
-    found = []
-    for other in groups[1:]:
-        one, two = result.tallies[groups[0].key], result.tallies[other.key]
-        low, high = bootstrap.difference(one, two) or (None, None)
-        found.append(
-            {"method": result.method.name, "group": groups[0].title, "than": other.title,
-             "difference": one.rate - two.rate, "low": low, "high": high}
-        )  # fmt: skip
-    return found
+def acceptance_score(probes: FeatureSet, name: str) -> np.ndarray:
+    """A score by which probes are accepted as known (Q, higher accepts): `norm`, or a .npy beside the features.
 
-
-def state(record: dict) -> str:
-    """A difference in plain words, and whether it is more than resampling the identities would show anyway."""
-    points = 100 * record["difference"]
-    if "column" in record:
-        what = f"{record['column']}: {record['method']} is {points:+.2f} points from {record['than']}"
-    else:
-        what = f"{record['method']}: {record['group']} is {points:+.2f} points from {record['than']}"
-    if record["low"] is None:
-        return f"{what}; too few identities for an interval."
-    interval = f"95 % interval {100 * record['low']:+.2f} … {100 * record['high']:+.2f}"
-    within = record["low"] <= 0 <= record["high"]
-    return (
-        f"{what} ({interval}): {'within chance of the choice of identities' if within else 'a real difference here'}."
-    )
-
-
-def gallery_name(sizes: list[int]) -> str:
-    """The nested sizes in words."""
-    return ", ".join(size_name(size) for size in sizes)
+    A name that begins with - is negated: for scores that are low for the known, such as reachability's distance.
+    """
+    sign, plain = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
+    if plain == "norm":
+        return sign * probes.norms()
+    values = probes.column(plain)
+    return sign * values

@@ -102,6 +102,17 @@ class FeatureSet:
         spans = ((at, min(at + 65536, len(self))) for at in range(0, len(self), 65536))
         return np.concatenate([np.linalg.norm(self.rows.read(*span), axis=1) for span in spans]).astype(np.float64)
 
+    def column(self, name: str) -> np.ndarray:
+        """One number a row (N, float64) from a .npy file in the set's folder, such as reachability."""
+        path = Path(self.where) / name
+        try:
+            values = np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: no readable .npy ({_one_line(error)}); expected one number a row") from error
+        if values.shape != (len(self),) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected {len(self)} finite numbers")
+        return values.astype(np.float64)
+
     def name_of(self, label: int) -> str:
         """Name of an identity, or its number where names are not known."""
         return self.names[label] if self.names is not None else str(label)
@@ -123,14 +134,10 @@ def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndar
     return rows_nD
 
 
-def is_bfloat16(dtype: np.dtype, meta: dict) -> bool:
-    """Whether stored two-byte values are bfloat16: ml_dtypes saves V2; else uint16 with a word in the meta."""
-    return dtype == np.dtype("V2") or (dtype == np.uint16 and meta.get("dtype") == "bfloat16")
-
-
 def check_dtype(dtype: np.dtype, meta: dict, where: str) -> bool:
     """True for bfloat16, False for float16/32/64; raises InputError for anything else."""
-    if is_bfloat16(dtype, meta):
+    # ml_dtypes saves bfloat16 as two void bytes; others store its bits as uint16 and say so
+    if dtype == np.dtype("V2") or (dtype == np.uint16 and meta.get("dtype") == "bfloat16"):
         return True
     if dtype.kind != "f":
         raise InputError(f"{where}: features of type {dtype}, expected float32, float16 or bfloat16")

@@ -1,7 +1,7 @@
 """The distractors: nested galleries of growing size, handed out as blocks of unit rows."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -48,7 +48,7 @@ class Gallery:
         sizes: numbers of distractors, ascending; sizes count rows before `dropped` ones are taken out.
         seed: None takes the rows in file order, as the devkit's lists do; a number draws a seeded order.
         dropped: rows (bool, N) that take no part, such as those of a noise list.
-        extra_n1: a further column (N) for every unit row, as a score cohort needs; None adds none.
+        extend: unit rows to the rows that are scored, with the further columns of a score cohort; None leaves them.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Gallery:
         sizes: list[int],
         seed: int | None = None,
         dropped: np.ndarray | None = None,
-        extra: np.ndarray | None = None,
+        extend: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         if sizes[-1] > len(features):
             raise InputError(
                 f"{features.where}: {len(features)} distractors, fewer than the gallery of {sizes[-1]} asked for; "
                 f"ask for --gallery {len(features)} at most or bring more"
             )
-        self.features, self.extra = features, extra
+        self.features, self.extend = features, extend
         order = None if seed is None else np.random.default_rng(seed).permutation(len(features))[: sizes[-1]]
         segments = []  # (rows or range) of each ring between two sizes, ascending so that reading is sequential
         for inner, outer in zip([0, *sizes[:-1]], sizes, strict=True):
@@ -87,14 +87,14 @@ class Gallery:
         ]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Unit rows at places start … stop-1, float32 (n×D), with the extra column if there is one."""
+        """Rows at places start … stop-1 as they are scored, float32 (n×D), unit rows unless extended."""
         rows = self.places[start:stop]
         first, last = int(rows[0]), int(rows[-1]) + 1
         if last - first == len(rows):
             unit = self.features.unit(first, last)
         else:
             unit = self.features.unit_take(rows)
-        return unit if self.extra is None else np.hstack([unit, self.extra[rows, None]])
+        return unit if self.extend is None else self.extend(unit)
 
     def blocks(self, spans: list[tuple[int, int, int]]) -> Iterator[Block]:
         """The blocks of those spans, each read while the one before is being used."""

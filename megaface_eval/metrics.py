@@ -76,16 +76,17 @@ class Bootstrap:
 
     def interval(self, tallies: Tallies) -> tuple[float, float] | None:
         """95 % percentile interval of the rate; None where fewer than two identities have trials."""
-        return _percentiles(self.rates(tallies)) if (tallies.trials > 0).sum() > 1 else None
+        return percentiles(self.rates(tallies)) if (tallies.trials > 0).sum() > 1 else None
 
     def difference(self, one: Tallies, other: Tallies) -> tuple[float, float] | None:
         """95 % percentile interval of rate(one) - rate(other) over the same resamples; None as in `interval`."""
         if min((one.trials > 0).sum(), (other.trials > 0).sum()) < 2:
             return None
-        return _percentiles(self.rates(one) - self.rates(other))
+        return percentiles(self.rates(one) - self.rates(other))
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float] | None:
+def percentiles(values: np.ndarray) -> tuple[float, float] | None:
+    """2.5th and 97.5th percentile of the finite values; None without any."""
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return None

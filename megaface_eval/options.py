@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from .cohort import FORMS
 from .errors import InputError
 from .gallery import parse_size
 from .identification import IMPOSTORS, PROTOCOLS, TIES
+from .noise import MODES
 from .pseudo_shot import BOUNDS, SIMILARITY, parse_bounds
+from .searchers import SEARCHES
 
 EXAMPLE = """
 examples:
@@ -16,6 +19,7 @@ examples:
   python -m megaface_eval.run --gallery 10K --method plain=plain/probes,plain/distractors \\
       --method meta=meta/probes,meta/distractors --train arc/train --probes-recogniser arc/probes \\
       --subgroups gender.tsv --output report
+  python -m megaface_eval.run --compare report1 report2 --output both
   python -m megaface_eval.run --gallery 100K --simulate --output report        (no data needed)
 
 A feature set is a folder with features.npy (N×D), labels.npy (N) and, if known, names.txt, paths.txt and meta.json;
@@ -126,6 +130,37 @@ def _how(group) -> None:
         default="file",
         help="which distractors the smaller galleries hold: the first ones, or a seeded choice",
     )
+    group.add_argument("--noise", choices=MODES, default="keep", help="what is done about listed images (keep)")
+    group.add_argument("--facescrub-noise", metavar="LIST", type=Path, help="noise list of the probes")
+    group.add_argument("--megaface-noise", metavar="LIST", type=Path, help="noise list of the distractors")
+    group.add_argument(
+        "--open-set",
+        choices=("enrolled", "gallery", "off"),
+        default="enrolled",
+        help="open-set galleries hold the enrolled probes, or the distractors too (enrolled)",
+    )
+    group.add_argument("--enrol", type=int, default=1, metavar="N", help="images in an enrolled template (1)")
+    group.add_argument(
+        "--rejection",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="also accept probes by `norm` or by a .npy beside their features (--rejection=-x.npy: low is known)",
+    )
+    group.add_argument(
+        "--cohort",
+        metavar="FEATURES",
+        type=Path,
+        action="append",
+        default=[],
+        help="normalise scores by this feature set's nearest members; once for each method",
+    )
+    group.add_argument("--cohort-k", type=int, default=20, metavar="K", help="nearest members that count (20)")
+    group.add_argument(
+        "--cohort-weight", type=float, default=0.5, metavar="W", help="share of their mean taken off (0.5)"
+    )
+    group.add_argument("--cohort-form", choices=FORMS, default="gallery", help="whose closeness is taken off (gallery)")
+    group.add_argument("--search", choices=SEARCHES, default="faiss", help="how blocks are scanned; ranks are the same")
     group.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
 
 
@@ -137,6 +172,14 @@ def _out(group) -> None:
         required=True,
         help="folder for report.html, report.json, table.md and cmc.png",
     )
+    group.add_argument(
+        "--compare", metavar="REPORT", type=Path, nargs="+", help="put earlier reports side by side instead"
+    )
+    group.add_argument("--devkit-results", action="store_true", help="also write the devkit's cmc_… and matches_….json")
+    group.add_argument(
+        "--probe-images", metavar="DIR", type=Path, help="where the probes' paths.txt starts, for thumbnails"
+    )
+    group.add_argument("--distractor-images", metavar="DIR", type=Path, help="the same for the distractors")
     group.add_argument("--force", action="store_true", help="replace an existing report")
     group.add_argument("--json", action="store_true", help="print report.json instead of the table")
 
@@ -146,8 +189,10 @@ def check(options: argparse.Namespace) -> None:
     options.gallery = parse_size(str(options.gallery))
     options.shots = parse_bounds(options.shots)
     single = options.probes is not None or options.distractors is not None
-    if (options.simulate, single, bool(options.method)).count(True) != 1:
-        raise InputError("give one of: --probes with --distractors, --method NAME=PROBES,DISTRACTORS …, or --simulate")
+    if (options.simulate, single, bool(options.method), bool(options.compare)).count(True) != 1:
+        raise InputError(
+            "give one of: --probes with --distractors, --method NAME=PROBES,DISTRACTORS …, --simulate, or --compare"
+        )
     if single and (options.probes is None or options.distractors is None):
         raise InputError("--probes and --distractors belong together; one of them is missing")
     if options.probes_recogniser is not None and options.train is None:
@@ -156,6 +201,11 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(
             "--train with several methods needs --probes-recogniser: the probes under the recogniser of --train"
         )
+    listed = options.facescrub_noise is not None or options.megaface_noise is not None
+    if (options.noise == "keep") == listed:
+        raise InputError("noise lists and --noise drop or insightface belong together; one of them is missing")
+    if options.enrol < 1:
+        raise InputError(f"--enrol {options.enrol}: expected at least one image a template")
     quantile = options.similarity_quantile
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"--similarity-quantile {quantile}: expected a value between 0 and 1")

@@ -126,6 +126,73 @@ def bars_figure(methods: list[dict], columns: list[dict]) -> Figure:
     return figure
 
 
+def roc_figure(methods: list[dict]) -> Figure:
+    """TAR against FAR, FAR on a log axis."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        for method, colour in zip(methods, _colours(methods), strict=True):
+            curve = method["verification"]["roc"]
+            label = f"{method['name']} (EER {100 * method['verification']['eer']:.2f})"
+            axes.step(curve["far"], curve["tar"], where="post", color=colour, label=label, linewidth=1.8)
+        axes.set(xscale="log", xlabel="FAR", ylabel="TAR, %", title="Verification of probe pairs (EER, %)")
+        _percent(axes)
+        axes.set_ylim(top=1.005)
+        axes.legend(loc="lower right")
+    return figure
+
+
+def open_set_figure(methods: list[dict]) -> Figure:
+    """TPIR against FPIR, mean of both galleries, under the cosine and any rejection score."""
+    styles = ("-", "--", ":", "-.")
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _axes()
+        for method, colour in zip(methods, _colours(methods), strict=True):
+            for (name, measured), line in zip(
+                method["open_set"].items(), styles * len(method["open_set"]), strict=False
+            ):
+                one, two = measured["curves"]
+                fpir = np.unique(np.concatenate([one["fpir"], two["fpir"]]))
+                fpir = fpir[fpir >= max(one["fpir"][0], two["fpir"][0])]
+                tpir = np.mean([_step_at(fpir, part["fpir"], part["tpir"]) for part in (one, two)], axis=0)
+                label = method["name"] if name == "cosine" else f"{method['name']}, {name}"
+                axes.step(fpir, tpir, where="post", color=colour, linestyle=line, label=label, linewidth=1.8)
+        axes.set(xscale="log", xlabel="FPIR", ylabel="TPIR at rank 1, %", title="Open set: strangers at the door")
+        _percent(axes)
+        axes.set_ylim(top=1.005)
+        axes.legend(loc="best")
+    return figure
+
+
+def _step_at(x: np.ndarray, steps: list[float], values: list[float]) -> np.ndarray:
+    return np.asarray(values)[np.searchsorted(steps, x, side="right") - 1]
+
+
+def scores_figure(methods: list[dict]) -> Figure:
+    """Distributions of mates' scores, of pairs of different people, and of each probe's nearest distractor."""
+    kinds = (
+        ("mates", "mates"),
+        ("impostors", "two people's probes"),
+        ("nearest", "nearest distractor"),
+    )
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 1.2 + 2.4 * len(methods)), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
+        shown = [m["scores"][kind] for m in methods for kind, _ in kinds]
+        edges = np.asarray(methods[0]["scores"]["edges"])
+        used = np.flatnonzero(np.sum(shown, axis=0) > 1e-4)
+        for axes, method in zip(panels, methods, strict=True):
+            for (kind, title), colour in zip(kinds, ("#2e7d32", "#5c6770", "#d1495b"), strict=True):
+                share = method["scores"][kind]
+                axes.stairs(share, edges, color=colour, label=title, linewidth=1.4)
+                axes.stairs(share, edges, color=colour, fill=True, alpha=0.12)
+            axes.set(ylabel="share of scores", title=f"Scores: {method['name']}", ylim=(0, None))
+            axes.legend(loc="best")
+        if len(used):
+            panels[-1].set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)])
+        panels[-1].set_xlabel("score")
+    return figure
+
+
 def _first(method: dict, columns: list[dict]) -> int:
     return next((x for x, column in enumerate(columns) if method["cells"][column["key"]]["rate"] is not None), -1)
 

@@ -11,6 +11,7 @@ from . import plots
 from .errors import InputError
 
 MISSING = "–"
+LATEX = {"\0": "", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "≥": r"$\geq$", "–": "--"}
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -37,6 +38,10 @@ def _count(cell: dict) -> str:
 
 def _interval(cell: dict) -> str:
     return MISSING if cell["low"] is None else f"{percent(cell['low'])}–{percent(cell['high'])}"
+
+
+def _with_interval(rate: float | None, cell: dict) -> str:
+    return percent(rate) if cell["low"] is None else f"{percent(rate)} ({_interval(cell)})"
 
 
 def table_rows(report: dict, mark: str = "**") -> list[list[str]]:
@@ -70,6 +75,35 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def further_rows(report: dict) -> list[list[list[str]]]:
+    """Tables of the further protocols: verification, and open set under every rejection score."""
+    tables = []
+    measured = [m for m in report["methods"] if m["verification"]]
+    if measured:
+        levels = measured[0]["verification"]["tar_at_far"]
+        rows = [["TAR, % at FAR", *(f"{level['far']:.0e}".replace("e-0", "e-") for level in levels), "EER, %"]]
+        for method in measured:
+            found = method["verification"]
+            rates = [_with_interval(level["tar"], level) for level in found["tar_at_far"]]
+            rows.append([method["name"], *rates, percent(found["eer"])])
+        tables.append(rows)
+    measured = [m for m in report["methods"] if m["open_set"]]
+    if measured:
+        levels = measured[0]["open_set"]["cosine"]["tpir_at_fpir"]
+        rows = [
+            ["TPIR, % at FPIR", *(f"{level['fpir']:g} {part}" for level in levels for part in ("G1", "G2", "mean"))]
+        ]
+        for method in measured:
+            for name, found in method["open_set"].items():
+                label = method["name"] if name == "cosine" else f"{method['name']}, by {name}"
+                cells = []
+                for level in found["tpir_at_fpir"]:
+                    cells += [percent(level["g1"]), percent(level["g2"]), _with_interval(level["mean"], level)]
+                rows.append([label, *cells])
+        tables.append(rows)
+    return tables
+
+
 def to_markdown(report: dict) -> str:
     """The table, its intervals, the differences between methods and the conventions, in Markdown."""
     gallery = report["gallery"]
@@ -79,10 +113,26 @@ def to_markdown(report: dict) -> str:
         [m["name"], *(_interval(m["cells"][column["key"]]) for column in report["columns"])] for m in report["methods"]
     ]
     parts.append(markdown_table(intervals))
+    parts += [markdown_table(rows) for rows in further_rows(report)]
     for title, lines in (("Differences", report["statements"]), ("Conventions", report["conventions"])):
         if lines:
             parts.append(f"{title}:\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def to_latex(report: dict) -> str:
+    """The table for LaTeX (booktabs), the best of each column in bold."""
+    rows = table_rows(report, mark="\0")
+
+    def cell(text: str) -> str:
+        bold = text.startswith("\0")
+        for plain, written in LATEX.items():
+            text = text.replace(plain, written)
+        return rf"\textbf{{{text}}}" if bold else text
+
+    lines = [" & ".join(cell(text) for text in row) + r" \\" for row in rows]
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:-1], r"\midrule", lines[-1], r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", *body, r"\end{tabular}"]) + "\n"
 
 
 def to_html(report: dict, figures: dict[str, str]) -> str:
@@ -94,7 +144,8 @@ def to_html(report: dict, figures: dict[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page.globals.update(percent=percent, interval=_interval, count=_count, is_best=is_best, size_name=plots.size_name)
+    page.globals.update(percent=percent, interval=_interval, count=_count, is_best=is_best)
+    page.globals.update(size_name=plots.size_name, further=further_rows(report))
     return page.get_template("report.html.jinja").render(report=report, figures=figures)
 
 
@@ -119,6 +170,7 @@ def write_report(report: dict, figures: dict, path: Path, extras: dict[str, byte
         (beside / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (beside / "report.html").write_text(to_html(report, drawn), encoding="utf-8")
         (beside / "table.md").write_text(to_markdown(report), encoding="utf-8")
+        (beside / "table.tex").write_text(to_latex(report), encoding="utf-8")
         (beside / "cmc.png").write_bytes(plots.to_png(figures["cmc"]))
         for name, content in (extras or {}).items():
             (beside / name).write_bytes(content)

@@ -39,7 +39,12 @@ def engine() -> str:
     )
 
 
-def _floor(low_q: np.ndarray, best_q: np.ndarray, top_q: np.ndarray) -> np.ndarray:
+def nearest(queries_nD: np.ndarray, rows_BD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (float32) and rows (int64), both n × depth, of each query's highest inner products, highest first."""
+    return faiss.knn(queries_nD, rows_BD, depth, metric=faiss.METRIC_INNER_PRODUCT)
+
+
+def lowest_of_interest(low_q: np.ndarray, best_q: np.ndarray, top_q: np.ndarray) -> np.ndarray:
     """Lowest score of interest for each query, given the highest approximate score `top_q` of the rows at hand."""
     return np.minimum(low_q, np.maximum(best_q, top_q))
 
@@ -56,7 +61,7 @@ class FaissScan:
 
     def _best(self, queries_nD: np.ndarray, block_BD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
         if not self.gpus:
-            return faiss.knn(queries_nD, block_BD, depth, metric=faiss.METRIC_INNER_PRODUCT)
+            return nearest(queries_nD, block_BD, depth)
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
         index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(block_BD.shape[1]), options)
@@ -69,7 +74,7 @@ class FaissScan:
         """Candidates of the chosen queries (indices), and those queries whose `depth` best all reach their floor."""
         depth = min(depth, len(block_BD))
         scores, rows = self._best(self.queries_QD[chosen], block_BD, depth)
-        reached = scores >= (_floor(low[chosen], best[chosen], scores[:, 0]) - self.error)[:, None]
+        reached = scores >= (lowest_of_interest(low[chosen], best[chosen], scores[:, 0]) - self.error)[:, None]
         unfinished = reached[:, -1] if depth < len(block_BD) else np.zeros(len(chosen), bool)
         query, place = np.nonzero(reached & ~unfinished[:, None])
         score = scores[query, place].astype(np.float64)
@@ -98,7 +103,7 @@ class DenseScan:
                 if self.labels is not None:
                     places = self.labels[1][start + row_at : start + row_at + len(rows_rD)]
                     scores[self.labels[0][part][:, None] == places] = -np.inf
-                floor = _floor(low[part], best[part], scores.max(axis=1)) - self.error
+                floor = lowest_of_interest(low[part], best[part], scores.max(axis=1)) - self.error
                 query, row = np.nonzero(scores >= np.maximum(floor, LOWEST)[:, None])
                 found = scores[query, row]
                 yield Candidates(part[query], row + row_at, found, np.full(len(found), self.error))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from .errors import InputError
 from .gallery import BLOCK_ROWS, Block, Gallery
 from .ranks import Ranks
 from .scan import Candidates, DenseScan, FaissScan
@@ -155,11 +156,18 @@ def count_above(
     total = sum(stop - start for start, stop, _ in mine)
     hidden = progress is None or ranks.rank > 0
     with tqdm(total=total, desc=progress, unit="row", unit_scale=True, disable=hidden, delay=1) as bar:
-        seen = 0
-        for block in gallery.blocks(mine):
-            _count_block(tally, shallow, dense, block, seen)
-            seen += len(block.unit_BD)
-            bar.update(len(block.unit_BD))
+        seen, problem = 0, None
+        try:
+            for block in gallery.blocks(mine):
+                _count_block(tally, shallow, dense, block, seen)
+                seen += len(block.unit_BD)
+                bar.update(len(block.unit_BD))
+        except InputError as error:
+            problem = error
+    # a row that one process cannot read stops them all, with one message, instead of leaving the others waiting
+    problem = next((one for one in ranks.gather(problem) if one is not None), None)
+    if problem is not None:
+        raise problem
     return Found(tally.counts(ranks), *tally.best_over(ranks))
 
 

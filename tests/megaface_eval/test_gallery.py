@@ -70,12 +70,12 @@ def test_dropped_rows_leave_their_size_smaller(features):
     assert not set(gallery.places.tolist()) & {3, 50, 60, 450}
 
 
-def test_a_further_column_follows_its_rows(features):
-    extra = np.arange(500, dtype=np.float32)
-    gallery = Gallery(features, [100], seed=1, extra=extra)
-    block = gallery.read(20, 40)
-    assert block.shape == (20, 7)
-    np.testing.assert_array_equal(block[:, 6], extra[gallery.places[20:40]])
+def test_rows_are_extended_as_they_are_read(features):
+    def extend(rows):
+        return np.hstack([rows, rows[:, :1] * 2])
+
+    gallery = Gallery(features, [100], seed=1, extend=extend)
+    np.testing.assert_array_equal(gallery.read(20, 40), extend(Gallery(features, [100], seed=1).read(20, 40)))
 
 
 def test_a_gallery_smaller_than_asked_is_refused(features):

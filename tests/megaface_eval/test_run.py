@@ -2,12 +2,15 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 
+from megaface_eval import inputs
 from megaface_eval.features import normalise, write_features
 from megaface_eval.run import main
+from megaface_eval.simulate import make_scene
 
 
 def people(rng, identities, images, dimension=16, spread=0.5):
@@ -116,7 +119,7 @@ def test_methods_stand_side_by_side_with_the_best_marked(sets, capsys):
     assert f"**{100 * bad:.2f}**" not in table.split("95 %")[0]
     html = (sets / "out/report.html").read_text()
     assert "http://" not in re.sub(r"http://(www\.w3\.org|purl\.org|creativecommons\.org)", "", html)
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 6
 
 
 def test_nested_sizes_come_in_one_report(sets, capsys):
@@ -142,7 +145,8 @@ def test_an_existing_report_is_replaced_only_with_force(sets, capsys):
     assert (sets / "mine/precious.txt").read_text() == "keep"
 
 
-def test_simulate_needs_no_data(tmp_path, capsys):
+def test_simulate_needs_no_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inputs, "make_scene", partial(make_scene, dimension=64, images=640))
     assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.2", "--output", f"{tmp_path}/out"]) == 0
     cells = json.loads((tmp_path / "out/report.json").read_text())["methods"][0]["cells"]
     assert all(cells[key]["probes"] > 0 for key in ("many", "few", "one", "zero", "full", "group:Male", "group:Female"))
