@@ -117,7 +117,7 @@ def front_hair(s: Sitting, hair: Hair) -> list[Patch]:
     shine = np.concatenate(
         [outer + (inner - outer) * (0.42 - arch), (outer + (inner - outer) * (0.46 + arch))[:, ::-1]], axis=1
     )
-    patches.append(Patch(shine, 1.34 - 0.2 * hair.curl, turn=0.3, shade=True))
+    patches.append(Patch(shine, 1.34 - 0.2 * hair.curl, (hair.bald == 0) * 1.0, turn=0.3, shade=True))
     wavy = (np.sin(np.linspace(0, 1, 10) * 21.0) * (hair.curl * 0.05)[:, None])[..., None] * (0.4, 1, 0)
     for k, (share, drift) in enumerate(((0.22, 0.10), (0.40, -0.10), (0.60, 0.12), (0.80, -0.08))):
         tone = palette.hair_light if k % 2 else palette.hair_dark
