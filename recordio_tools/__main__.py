@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recordio_tools.commands import COMMANDS
+from recordio_tools import commands, writing_commands
 
+COMMANDS = {**commands.COMMANDS, **writing_commands.COMMANDS}
 PROGRAM = "python -m recordio_tools"
 
 

@@ -23,7 +23,7 @@ def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writ
     """
     sizes = padded(source.ends[rows] - source.offsets[rows])
     with tqdm(total=int(sizes.sum()), desc="copying", unit="B", unit_scale=True, delay=2, leave=False) as bar:
-        for part in _portions(sizes):
+        for part in portions(sizes):
             anew = source.heads.multipart[rows[part]] | (source.offsets[rows[part]] % 4 != 0)
             edges = np.flatnonzero(np.diff(anew, prepend=not anew[0], append=not anew[-1]))
             for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -33,7 +33,7 @@ def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writ
             bar.update(int(sizes[part].sum()))
 
 
-def _portions(sizes: np.ndarray) -> Iterator[slice]:
+def portions(sizes: np.ndarray) -> Iterator[slice]:
     """Consecutive slices of at most CHUNK_BYTES, or of a single record."""
     total, start = np.cumsum(sizes), 0
     while start < len(sizes):

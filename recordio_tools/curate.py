@@ -8,20 +8,18 @@ offered:
 - `proportional`: an image of identity i is kept with probability min(1, α·n_i), so about min(n_i, α·n_i²).
 
 α follows from the number of images that is asked for; how many identities remain is then a result.
+`pareto` gives the tail of ImageNet-LT and Places-LT instead, and `listed` takes the images that a published list names.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.copying import copy_images
-from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.dataset import RecordDataset
 from recordio_tools.recordio import RecordError
+from recordio_tools.selection import write_selection
 
 READINGS = ("uniform", "proportional")
-MANIFEST = "manifest.json"
 
 
 def keep_probability(counts: np.ndarray, alpha: float, reading: str) -> np.ndarray:
@@ -57,63 +55,103 @@ def sample_images(labels: np.ndarray, images: int, reading: str, seed: int) -> n
     Image j of identity i stays while u_j < p_i, with u_j uniform: that is u_j/n_i < α (`proportional`) or u_j < α
     (`uniform`). Keeping the images with the smallest ratios gives exactly the number asked for.
     """
-    counts = np.bincount(labels)
-    solve_alpha(counts, images, reading)
     ratios = uniforms(seed, len(labels))
     if reading == "proportional":
-        ratios /= counts[labels]
+        ratios /= np.bincount(labels)[labels]
     return np.sort(np.argsort(ratios, kind="stable")[:images])
 
 
-def relabel(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Old label -> new contiguous label in the same order, int64[num_classes], -1 for identities without an image."""
-    present = np.bincount(labels, minlength=num_classes) > 0
-    return np.where(present, np.cumsum(present) - 1, -1)
+def pareto_counts(counts: np.ndarray, alpha: float, most: int, least: int) -> np.ndarray:
+    """Images to keep of each identity, int64[K]: a Pareto tail from `most` down to `least`, as far as the images go.
 
-
-def write_selection(
-    source: RecordDataset, rows: np.ndarray, out: Path, *, choice: dict | None = None, force: bool = False
-) -> dict:
-    """Copy the images `rows` to a new set with contiguous labels, identity by identity; returns the manifest.
-
-    With `choice` (how the rows were chosen) the manifest is also written into the set as `manifest.json`.
+    The identity of rank r among the K with images, by their number, is given the quantile q = 1 - (r + ½)/K of the
+    Pareto distribution with power α, x = (1 - q)^(-1/α), scaled so that rank 0 has `most` images and the last `least`.
+    ImageNet-LT has α = 6, 1280 and 5; Places-LT α = 6, 4980 and 5. Raises RecordError.
     """
-    new_label = relabel(source.labels[rows], source.num_classes)
-    kept = np.flatnonzero(new_label >= 0)
-    rows = rows[np.argsort(source.labels[rows], kind="stable")]
-    names = None if source.names is None else [source.names[old] for old in kept]
-    manifest = _manifest(source, rows, new_label, choice)
-    with DatasetWriter(out, len(kept), source.image_size, names=names, force=force) as writer:
-        copy_images(source, rows, new_label[source.labels[rows]], writer)
-        if choice is not None:
-            (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
-    return manifest
+    if not (alpha > 0 and np.isfinite(alpha) and 1 <= least <= most):
+        problem = (
+            f"alpha {alpha:g}, at most {most}, at least {least} given, expected alpha above 0 and 1 <= least <= most"
+        )
+        raise RecordError(problem, kind="count")
+    ranked = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+    tail = ((np.arange(len(ranked)) + 0.5) / len(ranked)) ** (-1 / alpha)
+    share = (tail - tail[-1]) / (tail[0] - tail[-1]) if len(ranked) > 1 else np.ones(1)
+    wanted = np.zeros(len(counts), np.int64)
+    wanted[ranked] = np.rint(least + (most - least) * share).astype(np.int64)
+    return np.minimum(wanted, counts)
 
 
-def _manifest(source: RecordDataset, rows: np.ndarray, new_label: np.ndarray, choice: dict | None) -> dict:
-    classes = source.num_classes
-    before = np.bincount(source.labels, minlength=classes)
-    after = np.bincount(source.labels[rows], minlength=classes)
-    return {
-        **(choice or {}),
-        "source": {
-            "name": source.folder.resolve().name,
-            "images": len(source),
-            "identities": int((before > 0).sum()),
-            "rec_bytes": len(source.data),
-            "idx_sha256": hashlib.sha256(source.rec_path.with_suffix(".idx").read_bytes()).hexdigest(),
-            "labels_sha256": hashlib.sha256(source.labels.astype("<i8").tobytes()).hexdigest(),
-        },
-        "images": len(rows),
-        "identities": int((after > 0).sum()),
-        "dropped": np.flatnonzero((before > 0) & (after == 0)).tolist(),
-        "by_old_label": {"before": before.tolist(), "after": after.tolist(), "new_label": new_label.tolist()},
-    }
+def take(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Indices (ascending) of `wanted[i]` random images of each identity i."""
+    order = np.lexsort((uniforms(seed, len(labels)), labels))
+    grouped = labels[order]
+    place = np.arange(len(grouped)) - np.searchsorted(grouped, grouped)
+    return np.sort(order[place < wanted[grouped]])
 
 
 def curate(source: RecordDataset, out: Path, *, images: int, reading: str, seed: int, force: bool = False) -> dict:
     """MS1M-LT sampling of `source` down to `images` images, written to `out` with its manifest, which is returned."""
-    counts = np.bincount(source.labels)
-    choice = {"method": reading, "seed": seed, "alpha": solve_alpha(counts, images, reading)}
+    alpha = solve_alpha(np.bincount(source.labels), images, reading)
+    choice = {"method": reading, "seed": seed, "alpha": alpha}
     rows = sample_images(source.labels, images, reading, seed)
     return write_selection(source, rows, out, choice=choice, force=force)
+
+
+def curate_pareto(
+    source: RecordDataset, out: Path, *, alpha: float, most: int, least: int, seed: int, force: bool = False
+) -> dict:
+    """A Pareto-tailed selection (`pareto_counts`) with random images of each identity, and its manifest."""
+    wanted = pareto_counts(np.bincount(source.labels), alpha, most, least)
+    choice = {"method": "pareto", "seed": seed, "alpha": alpha, "most": most, "least": least}
+    return write_selection(source, take(source.labels, wanted, seed), out, choice=choice, force=force)
+
+
+def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: bool = False) -> dict:
+    """The images that a list names, with the list's labels where it has them, and the manifest.
+
+    A line is `image` or `image label`: the image's record key, or a path whose file name is that key (as `unpack` names
+    files). Labels must stand for the set's identities one to one; they are made contiguous in their order.
+    Raises RecordError for the first line that does not fit.
+    """
+    keys, given = _read_list(listing)
+    place = np.minimum(np.searchsorted(source.keys, keys), len(source) - 1)
+    if (unknown := np.flatnonzero(source.keys[place] != keys)).size:
+        problem = f"line {unknown[0] + 1} names image key {keys[unknown[0]]}, which {source.rec_path} does not have"
+        raise RecordError(problem, path=listing, kind="list")
+    choice = {"method": "list", "list": listing.name}
+    new_label = None if given is None else _listed_labels(source.labels[place], given, source.num_classes, listing)
+    return write_selection(source, np.unique(place), out, choice=choice, new_label=new_label, force=force)
+
+
+def _read_list(listing: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    keys, labels = [], []
+    with open(listing, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split()
+            stem = Path(fields[0]).stem if fields else ""
+            if not (stem.isdecimal() and len(stem) < 19 and len(fields) <= 2):
+                problem = f"line {number} is {line.strip()[:40]!r}, expected an image's key or path, and a label"
+                raise RecordError(problem, path=listing, kind="list")
+            keys.append(int(stem))
+            if len(fields) == 2:
+                if not (fields[1].isdecimal() and len(fields[1]) < 10):
+                    raise RecordError(f"line {number}: label {fields[1][:20]!r} is no class", path=listing, kind="list")
+                labels.append(int(fields[1]))
+    if not keys:
+        raise RecordError("the list is empty", path=listing, kind="list")
+    if labels and len(labels) != len(keys):
+        raise RecordError(f"only {len(labels)} of {len(keys)} lines have a label", path=listing, kind="list")
+    return np.array(keys, np.int64), np.array(labels, np.int64) if labels else None
+
+
+def _listed_labels(old: np.ndarray, given: np.ndarray, classes: int, listing: Path) -> np.ndarray:
+    """Old label -> contiguous new label in the order of the given ones, -1 for identities that are not listed."""
+    pairs = np.unique(np.stack([given, old]), axis=1)
+    for column, what, other in ((0, "label", "identities"), (1, "identity", "labels")):
+        values, times = np.unique(pairs[column], return_counts=True)
+        if (times > 1).any():
+            problem = f"{what} {values[np.argmax(times > 1)]} stands for {times.max()} {other} of the set"
+            raise RecordError(f"{problem}; is it a list of this set?", path=listing, kind="list")
+    new_label = np.full(classes, -1, np.int64)
+    new_label[pairs[1]] = np.arange(pairs.shape[1])
+    return new_label

@@ -31,15 +31,15 @@ def read_property(path: Path) -> tuple[int, tuple[int, int]] | None:
     return classes, (height, width)
 
 
-def read_names(path: Path, num_classes: int) -> list[str] | None:
-    """Identity names, one a line, None when there is no such file. Raises RecordError."""
+def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
+    """Identity names, one a line (as many as `num_classes` where given), None without the file. Raises RecordError."""
     if not path.is_file():
         return None
     try:
         names = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise RecordError(f"is not UTF-8 text at byte {error.start}", path=path, kind="names") from None
-    if len(names) != num_classes:
+    if num_classes is not None and len(names) != num_classes:
         problem = f"{len(names)} names for {num_classes} identities; expected one line for each"
         raise RecordError(problem, path=path, kind="names")
     return names

@@ -2,6 +2,8 @@
 
 import struct
 from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,13 @@ DECODE_ERRORS = (
     struct.error,
     Image.DecompressionBombError,
 )
+
+
+class Picture(NamedTuple):
+    """A picture to pack: its file and its label, or labels of which the first is the identity."""
+
+    path: Path
+    label: int | list[float]
 
 
 def image_size(encoded: np.ndarray | bytes) -> tuple[int, int]:

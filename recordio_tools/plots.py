@@ -1,57 +1,71 @@
-"""Pictures of a set: a contact sheet of its faces."""
+"""What the tail looks like: images per identity, sorted, with the many-, medium- and few-shot identities."""
 
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
 
 from recordio_tools.atomic import output_file
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.pictures import DECODE_ERRORS
-from recordio_tools.recordio import RecordError
+from recordio_tools.inspection import FEW, MANY, shots
 
-MARGIN = 4
-CAPTION = 16
-
-
-def spread(items: np.ndarray, number: int) -> np.ndarray:
-    """At most `number` of the items, evenly spread, first and last included."""
-    return items[np.unique(np.linspace(0, len(items) - 1, min(number, len(items))).round().astype(int))]
+BANDS = [("many_shot", "#8fb8de"), ("medium_shot", "#c9dcef"), ("few_shot", "#eef4fa")]
+LINES = ["#12355b", "#b5442e", "#2f7d4f", "#7a4f9a"]
 
 
-def contact_sheet(source: RecordDataset, rows: int = 8, columns: int = 10, cell: int = 112) -> Image.Image:
-    """One row for each of `rows` identities (spread over the labels), with the first `columns` images of each.
-
-    Above a row stand the identity's name or label and its number of images. A picture that cannot be decoded is a grey
-    cell.
-    """
-    identities = spread(np.unique(source.labels), rows)
-    step, pitch = cell + MARGIN, cell + MARGIN + CAPTION
-    sheet = Image.new("RGB", (columns * step + MARGIN, len(identities) * pitch + MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for row, identity in enumerate(identities.tolist()):
-        images = np.flatnonzero(source.labels == identity)
-        name = f"identity {identity}" if source.names is None else source.names[identity]
-        draw.text((MARGIN, row * pitch + 1), f"{name}  ({len(images)} images)", fill="black", font=font)
-        for column, image in enumerate(images[:columns].tolist()):
-            sheet.paste(_thumbnail(source, image, cell), (MARGIN + column * step, row * pitch + CAPTION))
-    return sheet
+def tail(source: RecordDataset) -> dict:
+    """The tail as figures: identities by shots, and images per identity from the most to the fewest."""
+    counts = np.sort(np.bincount(source.labels))[::-1]
+    counts = counts[counts > 0]
+    return {
+        "path": str(source.rec_path),
+        "images": len(source),
+        "identities": len(counts),
+        **shots(counts),
+        "images_per_identity": counts.tolist(),
+    }
 
 
-def _thumbnail(source: RecordDataset, row: int, cell: int) -> Image.Image:
-    try:
-        with Image.open(BytesIO(source.jpeg(row))) as image:
-            return image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
-    except DECODE_ERRORS:
-        return Image.new("RGB", (cell, cell), "grey")
+def draw_tails(tails: Sequence[dict]) -> Figure:
+    """The long-tail figure: one line per set; bands and counts for the first."""
+    with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+        axes = figure.add_subplot()
+        _draw_bands(axes, tails[0])
+        for number, figures in enumerate(tails):
+            counts = np.array(figures["images_per_identity"])
+            label = f"{Path(figures['path']).parent.name}: {figures['images']:,} images, {len(counts):,} identities"
+            axes.step(np.arange(len(counts) + 1), np.append(counts, counts[-1]), where="post", lw=2, label=label,
+                      color=LINES[number % len(LINES)])  # fmt: skip
+        axes.set_yscale("log")
+        axes.set_xlim(0, max(figures["identities"] for figures in tails))
+        axes.set_ylim(bottom=0.8)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xlabel("identities, sorted by number of images")
+        axes.set_ylabel("images per identity")
+        axes.legend(loc="upper right", frameon=False)
+    return figure
 
 
-def write_sheet(
-    source: RecordDataset, out: Path, *, rows: int = 8, columns: int = 10, cell: int = 112, force: bool = False
-) -> None:
-    """Write the contact sheet as PNG. Raises RecordError when there is nothing to show."""
-    if min(rows, columns, cell) < 1:
-        raise RecordError(f"{rows} rows, {columns} columns, {cell} pixels given, expected 1 or more", kind="count")
+def _draw_bands(axes, figures: dict) -> None:
+    names = {"many_shot": f"many\n≥ {MANY}", "medium_shot": "medium", "few_shot": f"few\n≤ {FEW}"}
+    start = 0
+    for band, colour in BANDS:
+        stop = start + figures[band]
+        if stop > start:
+            axes.axvspan(start, stop, color=colour, lw=0, zorder=0)
+        if stop - start > 0.08 * figures["identities"]:
+            text = f"{names[band]}\n{figures[band]:,}"
+            axes.annotate(
+                text, ((start + stop) / 2, 0.03), xycoords=("data", "axes fraction"), ha="center", color="#345"
+            )
+        start = stop
+
+
+def write_tails(tails: Sequence[dict], out: Path, *, force: bool = False) -> None:
+    """Write the figure as PNG."""
     with output_file(out, force=force) as partial:
-        contact_sheet(source, rows, columns, cell).save(partial, "PNG")
+        draw_tails(tails).savefig(partial, format="png")

@@ -53,7 +53,7 @@ def test_shares_follow_the_reading():
 
 
 def test_draws_are_the_same_everywhere():
-    """splitmix-free, version-free: the raw stream of PCG64 as numpy documents it."""
+    """The raw stream of PCG64, which numpy promises never to change, and what it was when this was written."""
     raw = np.random.PCG64(7).random_raw(3).tolist()
     assert curate.uniforms(7, 3).tolist() == [(word >> 11) / 2**53 for word in raw]
     np.testing.assert_allclose(curate.uniforms(0, 3), [0.63696169, 0.26978671, 0.04097352], atol=1e-8)
@@ -64,10 +64,6 @@ def test_draws_are_the_same_everywhere():
 def test_more_images_than_there_are_is_refused(images):
     with pytest.raises(RecordError, match=f"{images} images asked for, expected 1 to 7"):
         curate.solve_alpha(np.array([3, 4]), images, "uniform")
-
-
-def test_relabel():
-    assert curate.relabel(np.array([4, 1, 4]), 6).tolist() == [-1, 0, -1, -1, 1, -1]
 
 
 def test_curated_set_and_manifest(tmp_path):
@@ -101,3 +97,92 @@ def test_the_same_seed_gives_the_same_set(tmp_path):
         curate.curate(source, tmp_path / name, images=9, reading="uniform", seed=seed)
     one, again, other = ((tmp_path / name / "train.rec").read_bytes() for name in ("one", "again", "other"))
     assert one == again != other
+
+
+def test_pareto_counts_by_hand():
+    """Three identities with quantiles 1/6, 1/2, 5/6 of a tail of power 1: 6, 2, 6/5."""
+    counts = curate.pareto_counts(np.array([100, 0, 500, 300]), 1.0, 101, 5)
+    assert counts.tolist() == [5, 0, 101, round(5 + 96 * (2 - 1.2) / (6 - 1.2))]
+
+
+def test_pareto_counts_stay_within_the_images():
+    assert curate.pareto_counts(np.array([7, 3]), 6.0, 50, 5).tolist() == [7, 3]
+    assert curate.pareto_counts(np.array([9]), 6.0, 4, 2).tolist() == [4]
+
+
+def test_pareto_counts_have_the_shape_of_imagenet_lt():
+    """1,000 classes of at most 1,280 images: 115.8K images from 1,280 down to 5 in the paper."""
+    counts = curate.pareto_counts(np.full(1000, 1300), 6.0, 1280, 5)
+    assert (counts.max(), counts.min()) == (1280, 5)
+    assert counts.sum() == pytest.approx(115_800, rel=0.15)
+
+
+@pytest.mark.parametrize("alpha, most, least", [(0, 9, 1), (-1, 9, 1), (float("nan"), 9, 1), (6, 4, 5), (6, 4, 0)])
+def test_pareto_of_nothing_is_refused(alpha, most, least):
+    with pytest.raises(RecordError, match="expected alpha above 0 and 1 <= least <= most"):
+        curate.pareto_counts(np.array([3, 4]), alpha, most, least)
+
+
+def test_take_draws_at_random_within_each_identity():
+    labels = np.random.default_rng(0).integers(0, 5, 300)
+    wanted = np.array([3, 0, 100, 7, 1])
+    rows = curate.take(labels, wanted, 2)
+    assert np.bincount(labels[rows], minlength=5).tolist() == np.minimum(wanted, np.bincount(labels)).tolist()
+    draws = curate.uniforms(2, 300)
+    for label in range(5):
+        own = sorted(np.flatnonzero(labels == label), key=draws.__getitem__)[: wanted[label]]
+        assert sorted(own) == rows[labels[rows] == label].tolist()
+
+
+def test_pareto_set(tmp_path):
+    labels = [0] * 30 + [1] * 10 + [2] * 20
+    source = RecordDataset(sets.write(tmp_path / "s", sets.insightface(labels)))
+    manifest = curate.curate_pareto(source, tmp_path / "out", alpha=1.0, most=12, least=2, seed=1)
+    assert manifest["by_old_label"]["after"] == curate.pareto_counts(np.array([30, 10, 20]), 1.0, 12, 2).tolist()
+    assert np.bincount(RecordDataset(tmp_path / "out").labels).tolist() == manifest["by_old_label"]["after"]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    return RecordDataset(sets.write(tmp_path / "s", sets.insightface([0, 0, 1, 1, 2]), "3,8,8", list("xyz")))
+
+
+def test_a_list_with_labels(tmp_path, listed):
+    (tmp_path / "lt.txt").write_text("train/z/00000005.jpg 10\ntrain/x/00000002.jpg 4\n1 4\n")
+    manifest = curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    out = RecordDataset(tmp_path / "out")
+    assert (out.labels.tolist(), out.names) == ([0, 0, 1], ["x", "z"])
+    assert [out.jpeg(i).tobytes() for i in range(3)] == [sets.jpeg(7), sets.jpeg(14), sets.jpeg(35)]
+    assert (manifest["method"], manifest["dropped"]) == ("list", [1])
+
+
+def test_the_labels_of_a_list_decide_the_order(tmp_path, listed):
+    (tmp_path / "lt.txt").write_text("1 1\n5 0\n")
+    curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").names == ["z", "x"]
+
+
+def test_a_list_of_keys_alone(tmp_path, listed):
+    (tmp_path / "lt.txt").write_text("4\n1\n")
+    curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").names == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "the list is empty"),
+        ("1 0\nface.jpg 0\n", "line 2 is 'face.jpg 0'"),
+        ("1 0 0\n", "line 1 is '1 0 0'"),
+        ("1 x\n", "line 1: label 'x' is no class"),
+        ("1 0\n2\n", "only 1 of 2 lines have a label"),
+        ("1 0\n9 0\n", "line 2 names image key 9, which"),
+        ("1 0\n3 0\n", "label 0 stands for 2 identities of the set"),
+        ("1 0\n2 1\n", "identity 0 stands for 2 labels of the set"),
+    ],
+)
+def test_lists_that_do_not_fit(tmp_path, listed, text, words):
+    (tmp_path / "lt.txt").write_text(text)
+    with pytest.raises(RecordError, match=words):
+        curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

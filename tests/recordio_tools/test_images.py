@@ -85,10 +85,38 @@ def test_unpack_and_pack_again(tmp_path, photos):
     assert images.unpack(ds, tmp_path / "out") == 4
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
     assert files == ["s1/00000001.jpg", "s1/00000002.jpg", "s10/00000004.jpg", "s2/00000003.jpg"]
+    assert (tmp_path / "out" / "images.lst").read_text().splitlines()[3] == "4\t2\ts10/00000004.jpg"
     assert (tmp_path / "out" / "s10" / "00000004.jpg").read_bytes() == ds.jpeg(3).tobytes()
-    images.pack(tmp_path / "out", tmp_path / "again", size=16)
-    for name in ("train.rec", "train.idx", "property", "names.txt"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "set" / name).read_bytes()
+    for number, packed in enumerate((tmp_path / "out", tmp_path / "out" / "images.lst")):
+        images.pack(packed, tmp_path / f"again{number}", size=16)
+        for name in ("train.rec", "train.idx", "property", "names.txt"):
+            assert (tmp_path / f"again{number}" / name).read_bytes() == (tmp_path / "set" / name).read_bytes()
+
+
+def test_a_list_keeps_labels_that_folders_would_not(tmp_path):
+    records = [(key, sets.payload([label, 0.5], sets.jpeg(key))) for key, label in [(3, 1), (4, 0), (9, 4)]]
+    source = RecordDataset(sets.write(tmp_path / "set", records, "6,8,8", ["z", "a", "b", "c", "d", "e"]))
+    images.unpack(source, tmp_path / "out")
+    images.pack(tmp_path / "out" / "images.lst", tmp_path / "again", size=8)
+    again = RecordDataset(tmp_path / "again")
+    assert (again.names, again.num_classes, again.labels.tolist()) == (source.names, 6, [0, 1, 4])
+    assert [again.record(i)[0].label.tolist() for i in range(3)] == [[0, 0.5], [1, 0.5], [4, 0.5]]
+    assert [again.jpeg(i).tobytes() for i in range(3)] == [sets.jpeg(4), sets.jpeg(3), sets.jpeg(9)]
+
+
+def test_pack_a_list_of_boxes(tmp_path, photos):
+    (tmp_path / "faces.lst").write_text("1\ts1/b9.JPEG\t3\n0\ts2/wide.jpg\t1\t0\t0\t8\t8\n")
+    images.pack(tmp_path / "faces.lst", tmp_path / "set", root=photos, size=16)
+    ds = RecordDataset(tmp_path / "set")
+    assert (ds.labels.tolist(), ds.num_classes, ds.names) == ([1, 3], 4, None)
+    assert [ds.record(i)[0].label.tolist() for i in range(2)] == [[1, 0, 0, 0, 8, 8], [3, 1]]
+
+
+def test_as_is_stores_files_of_any_size_and_format(tmp_path, photos):
+    images.pack(photos, tmp_path / "set", size=16, as_is=True)
+    ds = RecordDataset(tmp_path / "set")
+    files = ["s1/b9.JPEG", "s1/b10.jpg", "s2/wide.jpg", "s10/grey.png"]
+    assert [ds.jpeg(i).tobytes() for i in range(4)] == [(photos / file).read_bytes() for file in files]
 
 
 def test_unpack_names_folders_by_label_and_files_by_format(tmp_path):
@@ -100,7 +128,7 @@ def test_unpack_names_folders_by_label_and_files_by_format(tmp_path):
     assert (tmp_path / "out" / "000000" / "00000001.jpg").is_file()
 
 
-@pytest.mark.parametrize("name", ["../up", "..", "", "a/b", "nul\0", "twice"])
+@pytest.mark.parametrize("name", ["../up", "..", "", "a/b", "nul\0", "twice", "images.lst"])
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     source = sets.write(tmp_path / "s", sets.insightface([0, 1]), "2,8,8", ["twice", name])
     with pytest.raises(RecordError, match="of identity 1 cannot be a folder of its own"):

@@ -9,8 +9,7 @@ import pytest
 import sets
 from test_dataset import BROKEN, LABELS, broken
 
-from recordio_tools.__main__ import main
-from recordio_tools.commands import COMMANDS
+from recordio_tools.__main__ import COMMANDS, main
 from recordio_tools.dataset import RecordDataset
 
 
@@ -34,12 +33,12 @@ def mistake(capsys, *arguments) -> str:
 
 
 @pytest.mark.parametrize("what", BROKEN)
-@pytest.mark.parametrize("command", ["inspect", "curate", "subset", "sheet", "unpack"])
+@pytest.mark.parametrize("command", ["inspect", "curate", "subset", "sheet", "unpack", "shuffle", "shard", "stats"])
 def test_broken_sets_are_answered_in_one_line(tmp_path, capsys, what, command):
     folder, _, _, words = broken(tmp_path, what)
     before = sorted(tmp_path.rglob("*"))
-    more = {"inspect": [], "curate": ["--images", 3]}.get(command, [])
-    out = [] if command == "inspect" else [tmp_path / "out"]
+    more = {"curate": ["--images", 3], "shard": ["--shards", 2]}.get(command, [])
+    out = [] if command in ("inspect", "stats") else [tmp_path / "out"]
     assert words in mistake(capsys, command, folder, *out, *more)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -70,8 +69,8 @@ def test_help_has_an_example(capsys, command):
         ([], "COMMAND"),
         (["frobnicate"], "invalid choice"),
         (["inspect"], "required: SRC"),
-        (["curate", "a", "b"], "required: --images"),
-        (["curate", "a", "b", "--images", "many"], "invalid int"),
+        (["curate", "a", "b"], "one of the arguments --images --pareto --list is required"),
+        (["curate", "a", "b", "--images", "many"], "'many' given, expected a whole number from 1"),
         (["subset", "a", "b", "--identities", "3-5"], "expected START:STOP"),
         (["orl", "a", "--split", "half"], "invalid choice"),
     ],
@@ -124,3 +123,55 @@ def test_a_reader_that_leaves_early_is_no_fault(source):
     command = f"{sys.executable} -m recordio_tools inspect {source} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_verify_says_what_is_wrong_and_repairs(tmp_path, source, capsys):
+    assert main(["verify", str(source)]) == 0
+    assert capsys.readouterr().out == "no fault; 7 whole images; 0 bytes belong to none\n"
+    rec = (source / "train.rec").read_bytes()
+    (source / "train.rec").write_bytes(rec[:500] + b"\0" * 8 + rec[500:])
+    assert main(["verify", str(source), "--json", "--repair", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert {fault["kind"] for fault in json.loads(printed.out)["faults"]} >= {"index"}
+    assert printed.err == f"{tmp_path}/out: {len(RecordDataset(tmp_path / 'out'))} images\n"
+    assert main(["verify", str(tmp_path / "out"), "--decode"]) in (0, 1)
+    assert main(["verify", str(tmp_path / "out")]) == 0
+
+
+def test_a_lost_index_is_rebuilt(source, capsys):
+    before = (source / "train.idx").read_bytes()
+    (source / "train.idx").unlink()
+    assert main(["index", str(source)]) == 0
+    assert (source / "train.idx").read_bytes() == before
+    assert main(["index", str(source), "--images-only"]) == 0
+    assert len((source / "train.images.idx").read_text().splitlines()) == 7
+    capsys.readouterr()
+    assert "exists already" in mistake(capsys, "index", source)
+
+
+def test_stats(tmp_path, source, capsys):
+    assert main(["stats", str(source), str(source), "--out", str(tmp_path / "tail.png")]) == 0
+    assert capsys.readouterr().out.count("7 images of 4 identities: 0 many, 0 medium, 4 few") == 2
+    assert (tmp_path / "tail.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["stats", str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["images_per_identity"] == [3, 2, 1, 1]
+
+
+def test_further_ways_from_set_to_set(tmp_path, source, capsys):
+    out = {
+        name: str(tmp_path / name) for name in ("shuffled", "shards", "pareto", "listed", "pairs", "x.bin", "back.bin")
+    }
+    assert main(["shuffle", str(source), out["shuffled"], "--seed", "1"]) == 0
+    assert main(["shard", out["shuffled"], out["shards"], "--shards", "2", "--whole-identities"]) == 0
+    assert sum(len(RecordDataset(tmp_path / "shards" / name)) for name in ("00000", "00001")) == 7
+    assert main(["curate", str(source), out["pareto"], "--pareto", "6", "--max", "2", "--min", "1"]) == 0
+    assert json.loads((tmp_path / "pareto" / "manifest.json").read_text())["method"] == "pareto"
+    (tmp_path / "list.txt").write_text("1 0\n4 1\n")
+    capsys.readouterr()
+    assert main(["curate", str(source), out["listed"], "--list", str(tmp_path / "list.txt")]) == 0
+    assert capsys.readouterr().err == f"{out['listed']}: 2 images, 2 of 4 identities remain\n"
+    (source / "pairs.tsv").write_text("0\t1\t1\n2\t3\t0\n")
+    assert main(["bins", str(source), out["x.bin"]]) == 0
+    assert main(["bins", out["x.bin"], out["pairs"]]) == 0
+    assert main(["bins", out["pairs"], out["back.bin"]]) == 0
+    assert (tmp_path / "x.bin").read_bytes() == (tmp_path / "back.bin").read_bytes()

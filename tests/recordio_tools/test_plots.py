@@ -1,4 +1,4 @@
-"""The contact sheet: its size, and what stands where."""
+"""The long-tail figure shows the figures it is given."""
 
 import numpy as np
 import pytest
@@ -6,36 +6,38 @@ import sets
 from PIL import Image
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.plots import CAPTION, MARGIN, contact_sheet, spread, write_sheet
+from recordio_tools.plots import draw_tails, tail, write_tails
 from recordio_tools.recordio import RecordError
 
 
-def test_spread():
-    assert spread(np.arange(10), 4).tolist() == [0, 3, 6, 9]
-    assert spread(np.arange(3), 8).tolist() == [0, 1, 2]
+@pytest.fixture
+def source(tmp_path):
+    records = [(key, sets.payload(label, b"jpeg")) for key, label in enumerate([0] * 5 + [2] * 150 + [3] * 30)]
+    return RecordDataset(sets.write(tmp_path / "set", records, "9,8,8"))
 
 
-def test_cells_show_the_images(tmp_path):
-    shades = {1: 10, 2: 60, 3: 110, 4: 160, 5: 210}
-    labels = {1: 0, 2: 0, 3: 0, 4: 1, 5: 2}
-    records = [(key, sets.payload(labels[key], sets.jpeg(shade))) for key, shade in shades.items()]
-    records[3] = (4, sets.payload(1, b"no picture"))
-    ds = RecordDataset(sets.write(tmp_path, records, "3,8,8"))
-    sheet = np.asarray(contact_sheet(ds, rows=2, columns=2, cell=20))
-    assert sheet.shape == (2 * (20 + MARGIN + CAPTION) + MARGIN, 2 * (20 + MARGIN) + MARGIN, 3)
-    top, below = CAPTION + 10, CAPTION + 10 + 20 + MARGIN + CAPTION
-    left, right = MARGIN + 10, MARGIN + 10 + 20 + MARGIN
-    for (y, x), shade in {(top, left): 10, (top, right): 60, (below, left): 210, (below, right): 255}.items():
-        assert abs(sheet[y - 5 : y + 5, x - 5 : x + 5].astype(int) - shade).max() <= 2
-    every = np.asarray(contact_sheet(ds, rows=3, columns=1, cell=20))
-    assert (every[below, left] == 128).all()
+def test_tail(source):
+    figures = tail(source)
+    assert (figures["images"], figures["identities"]) == (185, 3)
+    assert (figures["many_shot"], figures["medium_shot"], figures["few_shot"]) == (1, 1, 1)
+    assert figures["images_per_identity"] == [150, 30, 5]
 
 
-def test_written_file(tmp_path):
-    ds = RecordDataset(sets.write(tmp_path / "s", sets.insightface([0, 1])))
-    write_sheet(ds, tmp_path / "x.png", rows=1, columns=1, cell=30)
-    assert Image.open(tmp_path / "x.png").size == (30 + 2 * MARGIN, 30 + 2 * MARGIN + CAPTION)
+def test_the_line_is_the_sorted_counts(source):
+    axes = draw_tails([tail(source), tail(source)]).axes[0]
+    assert len(axes.lines) == 2
+    assert axes.lines[0].get_ydata().tolist() == [150, 30, 5, 5]
+    assert axes.lines[0].get_xdata().tolist() == [0, 1, 2, 3]
+    assert axes.get_yscale() == "log"
+    assert "set: 185 images, 3 identities" in axes.get_legend().get_texts()[0].get_text()
+    texts = [text.get_text() for text in axes.texts]
+    assert [text.split("\n")[0] for text in texts] == ["many", "medium", "few"]
+
+
+def test_written_file(tmp_path, source):
+    write_tails([tail(source)], tmp_path / "tail.png")
+    picture = np.asarray(Image.open(tmp_path / "tail.png").convert("RGB"))
+    assert picture.shape[:2] == (675, 1200)
+    assert (picture != 255).any(axis=2).mean() > 0.2
     with pytest.raises(RecordError, match="exists already"):
-        write_sheet(ds, tmp_path / "x.png")
-    with pytest.raises(RecordError, match="0 rows"):
-        write_sheet(ds, tmp_path / "y.png", rows=0)
+        write_tails([tail(source)], tmp_path / "tail.png")

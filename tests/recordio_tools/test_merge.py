@@ -1,12 +1,12 @@
-"""Merged and cut sets against their sources."""
+"""Merged sets against their sources."""
 
 import numpy as np
 import pytest
 import sets
 
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.merge import merge
 from recordio_tools.recordio import RecordError
-from recordio_tools.rewrite import merge, select, subset
 
 
 def contents(ds: RecordDataset) -> list[tuple[int, bytes]]:
@@ -44,36 +44,42 @@ def test_merge_refuses_other_sizes(tmp_path, sources):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("most", [None, 1, 2, 100])
-def test_select_is_the_plain_loop(most):
-    labels = np.random.default_rng(3).integers(0, 8, 60)
-    kept, seen = [], {}
-    for row, label in enumerate(labels.tolist()):
-        if label in (1, 4, 6) and (most is None or seen.get(label, 0) < most):
-            kept.append(row)
-            seen[label] = seen.get(label, 0) + 1
-    assert select(labels, np.array([1, 4, 6]), most).tolist() == kept
-
-
-def test_subset(tmp_path, sources):
-    subset(sources[0], tmp_path / "out", identities=range(1, 3), max_per_identity=2)
+def test_identities_of_one_name_are_one(tmp_path, sources):
+    other = RecordDataset(sets.write(tmp_path / "c", sets.insightface([0, 1]), "2,8,8", ["z", "new"]))
+    merge([sources[0], other], tmp_path / "out", by_name=True)
     out = RecordDataset(tmp_path / "out")
-    source = contents(sources[0])
-    assert contents(out) == [(0, source[2][1]), (1, source[3][1]), (1, source[4][1])]
-    assert (out.names, out.num_classes) == (["y", "z"], 2)
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert out.names == ["x", "y", "z", "new"]
+    one, two = contents(sources[0]), contents(other)
+    assert sorted(contents(out)) == sorted([*one, (2, two[0][1]), (3, two[1][1])])
+
+
+def test_a_mapping_says_who_is_who(tmp_path, sources):
+    (tmp_path / "map.tsv").write_text("1\t0\ty\n0\t1\ty\n1\t3\tAda Lovelace\n")
+    merge(sources, tmp_path / "out", mapping=tmp_path / "map.tsv")
+    out = RecordDataset(tmp_path / "out")
+    assert out.names == ["x", "y", "z", "b-1", "b-2", "Ada Lovelace"]
+    new_label = [{0: 0, 1: 1, 2: 2}, {0: 1, 1: 3}]
+    expected = [(new_label[n][label], image) for n, ds in enumerate(sources) for label, image in contents(ds)]
+    assert sorted(contents(out)) == sorted(expected)
 
 
 @pytest.mark.parametrize(
-    "options, words",
+    "text, words",
     [
-        ({"identities": range(2, 5)}, "identities 2:5 given, expected a range within 0:4"),
-        ({"identities": range(2, 2)}, "identities 2:2 given"),
-        ({"identities": range(2, 4)}, "identities 2:4 have no image"),
-        ({"max_per_identity": 0}, "at most 0 images per identity given"),
+        ("0 1 y\n", "line 1 is '0 1 y', expected source<TAB>label<TAB>name"),
+        ("0\t1\ty\nx\t1\ty\n", "line 2 is"),
+        ("2\t0\ty\n", "source 2 label 0 is not among the 2 sets given"),
+        ("0\t3\ty\n", "source 0 label 3 is not"),
+        ("0\t1\t\n", "line 1 is"),
     ],
 )
-def test_subset_refuses_what_is_not_there(tmp_path, sources, options, words):
+def test_mappings_that_do_not_fit(tmp_path, sources, text, words):
+    (tmp_path / "map.tsv").write_text(text)
     with pytest.raises(RecordError, match=words):
-        subset(sources[1], tmp_path / "out", **options)
+        merge(sources, tmp_path / "out", mapping=tmp_path / "map.tsv")
     assert not (tmp_path / "out").exists()
+
+
+def test_joining_by_name_needs_names(tmp_path, sources):
+    with pytest.raises(RecordError, match=r"has no names\.txt"):
+        merge(sources, tmp_path / "out", by_name=True)
