@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
+from recordio_tools.mapping import release
 from recordio_tools.recordio import MAX_LENGTH, PART_HEAD, encode, pack, padded
 from recordio_tools.records import ImageRecords
 from recordio_tools.writer import DatasetWriter
@@ -31,6 +32,7 @@ def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writ
                 run = slice(part.start + start, part.start + stop)
                 copy(source, rows[run], labels[run], writer)
             bar.update(int(sizes[part].sum()))
+            release(source.data)
 
 
 def portions(sizes: np.ndarray) -> Iterator[slice]:

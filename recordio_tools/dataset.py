@@ -11,8 +11,9 @@ import numpy as np
 
 from recordio_tools.heads import Heads, read_heads
 from recordio_tools.index import read_index
+from recordio_tools.mapping import map_file
 from recordio_tools.recordio import RecordError
-from recordio_tools.records import ImageRecords, map_file
+from recordio_tools.records import ImageRecords
 from recordio_tools.writer import IDX, NAMES, PROPERTY, REC, DatasetWriter
 
 __all__ = ["DatasetWriter", "RecordDataset"]

@@ -1,15 +1,16 @@
 """Flag, labels and size of many records at once, read from their heads alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from recordio_tools.mapping import release
 from recordio_tools.recordio import IMAGE_HEAD, MAGIC, MAX_LENGTH, PART_HEAD, WHOLE, RecordError, decode, padded
 
-CHUNK = 1 << 19
+CHUNK = 1 << 16
 REPAIR = "; run: python -m recordio_tools verify FOLDER --repair OUT"
 REBUILD = "; rebuild the index with: python -m recordio_tools index FOLDER"
 
@@ -30,24 +31,32 @@ def read_heads(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Pa
 
     Raises RecordError for the first record, in file order, that is not whole or whose header does not fit it.
     """
-    heads = Heads(*(np.empty(len(offsets), dtype) for dtype in ("u4", "f4", "f4", "i8", "i8", "?")))
+    return _in_chunks(data, offsets, lambda rows: _read(data, keys[rows], offsets[rows], path))
+
+
+def heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
+    """Heads of records that are known to be whole, at any alignment.
+
+    Where a payload is shorter than its image header says, `image_bytes` is negative and the other figures mean nothing.
+    """
+    return _in_chunks(data, offsets, lambda rows: _heads_of(data, offsets[rows]))
+
+
+def _in_chunks(data: np.ndarray, offsets: np.ndarray, read: Callable[[slice | np.ndarray], Heads]) -> Heads:
+    """`read` of a bounded number of rows at a time, in file order."""
+    count = len(offsets)
+    heads = Heads(*(np.empty(count, dtype) for dtype in ("u4", "f4", "f4", "i8", "i8", "?")))
     order = np.argsort(offsets, kind="stable") if (np.diff(offsets) < 0).any() else None
-    for part in _chunks(len(offsets)):
-        rows = part if order is None else order[part]
-        piece = _read(data, keys[rows], offsets[rows], path)
-        for whole, column in zip(heads, piece, strict=True):
-            whole[rows] = column
-    return heads
-
-
-def _chunks(count: int) -> Iterator[slice]:
-    with tqdm(
-        total=count, desc="reading labels", unit="record", unit_scale=True, delay=2, leave=False, disable=count <= CHUNK
-    ) as bar:
+    small = count <= CHUNK
+    with tqdm(total=count, desc="labels", unit="record", unit_scale=True, delay=2, leave=False, disable=small) as bar:
         for start in range(0, count, CHUNK):
-            stop = min(start + CHUNK, count)
-            yield slice(start, stop)
-            bar.update(stop - start)
+            part = slice(start, min(start + CHUNK, count))
+            rows = part if order is None else order[part]
+            for whole, column in zip(heads, read(rows), strict=True):
+                whole[rows] = column
+            bar.update(part.stop - start)
+            release(data)
+    return heads
 
 
 def _read(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -> Heads:
@@ -68,16 +77,12 @@ def _read(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -
     refuse(ends > size, f"runs past the end of the file: truncated{REPAIR}", "truncated")
     for row in np.flatnonzero(lrec >> 29 != WHOLE).tolist():
         decode(data, int(offsets[row]), path=path, key=int(keys[row]))
-    heads = heads_of(data, offsets)
+    heads = _heads_of(data, offsets)
     refuse(heads.image_bytes < 0, f"is shorter than its image header says{REPAIR}", "header")
     return heads
 
 
-def heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
-    """Heads of records that are known to be whole, at any alignment.
-
-    Where a payload is shorter than its image header says, `image_bytes` is negative and the other figures mean nothing.
-    """
+def _heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
     size = len(data)
     words = data[: size - size % 4].view("<u4")
     at, last = offsets // 4, len(words) - 1

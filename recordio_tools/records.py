@@ -1,26 +1,13 @@
 """Random access to image records by position, over a memory map."""
 
-import mmap
 from pathlib import Path
 
 import numpy as np
 
 from recordio_tools.heads import Heads
+from recordio_tools.mapping import map_file
 from recordio_tools.pictures import DECODE_ERRORS, image_size
 from recordio_tools.recordio import IRHeader, RecordError, decode, unpack
-
-
-def map_file(path: Path) -> np.ndarray:
-    """The bytes of a file (uint8, read-only) as a memory map that forked processes share.
-
-    Raises RecordError when the file is missing or empty.
-    """
-    if not path.is_file():
-        raise RecordError("no such file", path=path, kind="missing")
-    with open(path, "rb") as file:
-        if path.stat().st_size == 0:
-            raise RecordError("the file is empty", path=path, kind="empty")
-        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
 
 
 class ImageRecords:

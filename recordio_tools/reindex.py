@@ -8,8 +8,8 @@ from recordio_tools.atomic import output_file
 from recordio_tools.dataset import RecordDataset, find_rec
 from recordio_tools.heads import heads_of
 from recordio_tools.index import format_index
+from recordio_tools.mapping import map_file
 from recordio_tools.recordio import IMAGE_HEAD, RecordError, decode
-from recordio_tools.records import map_file
 from recordio_tools.scan import scan
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from recordio_tools.mapping import release
 from recordio_tools.recordio import (
     FIRST,
     IMAGE_HEAD,
@@ -48,6 +49,7 @@ class Gap(NamedTuple):
 def scan(data: np.ndarray) -> tuple[Records, list[Gap]]:
     """Find all whole records of `data` (uint8, one-dimensional) and what lies between them. Never raises."""
     records = _scan_aligned(data)
+    release(data)
     if gaps := _gaps(records, len(data)):
         records = _add_shifted(data, records, gaps)
     return records, [Gap(start, end, *_diagnose(data, start, end)) for start, end in _gaps(records, len(data))]
@@ -57,7 +59,7 @@ def _scan_aligned(data: np.ndarray) -> Records:
     """Whole records whose offset is a multiple of 4 from the start of `data`."""
     size = len(data)
     words = data[: size - size % 4].view("<u4")
-    heads = _magic_words(words)
+    heads = _magic_words(words, data)
     heads = heads[heads < len(words) - 1]
     lrec = words[heads + 1]
     offsets = heads * 4
@@ -74,7 +76,8 @@ def _scan_aligned(data: np.ndarray) -> Records:
     return Records(offsets[first][order], stops[order], is_foreign[order])
 
 
-def _magic_words(words: np.ndarray) -> np.ndarray:
+def _magic_words(words: np.ndarray, data: np.ndarray) -> np.ndarray:
+    """Indices of the magic word among `words`, a view of `data`."""
     found = []
     small = len(words) <= CHUNK_WORDS
     with tqdm(
@@ -84,6 +87,7 @@ def _magic_words(words: np.ndarray) -> np.ndarray:
             part = words[start : start + CHUNK_WORDS]
             found.append(np.flatnonzero(part == MAGIC) + start)
             bar.update(part.nbytes)
+            release(data)
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 

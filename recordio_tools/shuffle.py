@@ -15,6 +15,7 @@ from recordio_tools.atomic import output_folder
 from recordio_tools.copying import gather, portions
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.index import format_index
+from recordio_tools.mapping import release
 from recordio_tools.recordio import RecordError, decode, padded
 from recordio_tools.writer import IDX, NAMES, PROPERTY, REC
 
@@ -120,6 +121,7 @@ def _deal(source: RecordDataset, plan: Plan, in_file: np.ndarray, paths: list[Pa
             for file, start, stop in zip(files, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
                 file.write(buffer[start:stop])
             bar.update(len(buffer))
+            release(source.data)
     finally:
         for file in files:
             file.close()
@@ -130,3 +132,4 @@ def _write_gathered(file: BinaryIO, data: np.ndarray, offsets: np.ndarray, sizes
         buffer, _ = gather(data, offsets[part], offsets[part] + sizes[part])
         file.write(buffer)
         bar.update(len(buffer))
+        release(data)

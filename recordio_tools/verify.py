@@ -9,8 +9,9 @@ from recordio_tools.dataset import find_rec, read_names, read_property, wrong_la
 from recordio_tools.decoding import decode_all
 from recordio_tools.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.heads import Heads, heads_of
+from recordio_tools.mapping import map_file
 from recordio_tools.ranges import range_faults
-from recordio_tools.records import ImageRecords, map_file
+from recordio_tools.records import ImageRecords
 from recordio_tools.scan import scan
 from recordio_tools.writer import NAMES, PROPERTY
 

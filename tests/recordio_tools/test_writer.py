@@ -1,6 +1,9 @@
 """Sets as they are written: layout by hand, mistakes refused, nothing half-written."""
 
+import os
+import signal
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import sets
 
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 from recordio_tools.recordio import RecordError
+from recordio_tools.verify import verify
 from recordio_tools.writer import range_records
 
 
@@ -100,3 +104,40 @@ def test_an_existing_set_stays_unless_forced(tmp_path):
 def test_label_bits_are_float32(tmp_path):
     write(tmp_path / "set", [3])
     assert struct.unpack_from("<f", (tmp_path / "set" / "train.rec").read_bytes(), 40 + 12) == (3.0,)
+
+
+def _write_for_ever(folder, generation: int) -> None:
+    """Replace the set again and again; the images of a generation are alike, and no other's."""
+    while True:
+        generation += 1
+        with DatasetWriter(folder, 30, (8, 8), force=True) as writer:
+            for number in range(200 + generation % 7):
+                writer.add(b"generation %08d" % generation * 20, number % 30)
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_set_or_the_new_one(tmp_path):
+    rng = np.random.default_rng(0)
+    write(tmp_path / "set", [0])
+    seen, generation = set(), 0
+    for _ in range(60):
+        child = os.fork()
+        if child == 0:
+            try:
+                _write_for_ever(tmp_path / "set", generation)
+            finally:
+                os._exit(1)
+        time.sleep(float(rng.uniform(0, 0.02)))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        ds = RecordDataset(tmp_path / "set")
+        contents = {ds.jpeg(i).tobytes() for i in range(len(ds))}
+        assert len(contents) == 1
+        assert verify(tmp_path / "set").faults == []
+        content = contents.pop()
+        if content.startswith(b"generation"):
+            generation = int(content[11:19])
+            assert len(ds) == 200 + generation % 7
+        seen.add(generation)
+    assert len(seen) > 5
+    write(tmp_path / "set", [1], force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -1,0 +1,30 @@
+"""Files as memory maps."""
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+
+from recordio_tools.recordio import RecordError
+
+
+def map_file(path: Path) -> np.ndarray:
+    """The bytes of a file (uint8, read-only) as a memory map that forked processes share.
+
+    Raises RecordError when the file is missing or empty.
+    """
+    if not path.is_file():
+        raise RecordError("no such file", path=path, kind="missing")
+    with open(path, "rb") as file:
+        if path.stat().st_size == 0:
+            raise RecordError("the file is empty", path=path, kind="empty")
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def release(data: np.ndarray) -> None:
+    """Let go of the pages of a map that were read so far, so that a pass over a large file does not fill the process.
+
+    They stay in the system's cache. Does nothing for arrays that are no map.
+    """
+    if isinstance(data.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        data.base.madvise(mmap.MADV_DONTNEED)
