@@ -9,12 +9,12 @@ import time
 
 import numpy as np
 
-from .scan import Candidates, lowest_of_interest, nearest
+from .scan import Candidates, floor_of, nearest
 from .scores import product_error
 
 PRECISIONS = ("bfloat16", "int8")
 MOST = 512  # open rows a query in one block, beyond which all its scores are computed instead
-PIECE = 8192  # rows at a time: the scores of 3,530 probes take 58 MB in bfloat16
+PIECE_ROWS = 8192  # at a time: the scores of 3,530 probes take 58 MB in bfloat16
 BFLOAT16_ROUNDING = 2.0**-8  # of a product, which torch returns in bfloat16
 
 
@@ -38,7 +38,7 @@ class CertifiedScan:
     def __init__(self, queries_QD: np.ndarray, scale: float = 1.0, precision: str = "bfloat16"):
         import torch
 
-        self.precision = precision
+        self.precision, self.piece_rows = precision, PIECE_ROWS
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         queries, self.query_scale, self.query_length, self.query_error = quantise(queries_QD, precision)
         self.queries = queries.to(self.device)
@@ -46,23 +46,9 @@ class CertifiedScan:
         self.true_length = np.linalg.norm(queries_QD.astype(np.float64), axis=1)
 
     def __call__(
-        self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, block_BD: np.ndarray, depth: int
+        self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, rows_rD: np.ndarray, seldom: bool
     ) -> tuple[Candidates, np.ndarray]:
-        """As FaissScan's, but all open pairs of a query are returned, up to MOST."""
-        pieces = [
-            self._piece(chosen, low, best, block_BD[at : at + PIECE], at) for at in range(0, len(block_BD), PIECE)
-        ]
-        number = sum(count for _, count in pieces)
-        over = number > MOST
-        unfinished = chosen[over]
-        full = np.zeros(len(self.query_length), bool)
-        full[unfinished] = True
-        parts = [[part[~full[found.query]] for part in vars(found).values()] for found, _ in pieces]
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        order = np.argsort(columns[0], kind="stable")
-        return Candidates(*(column[order] for column in columns)), unfinished
-
-    def _piece(self, chosen, low, best, rows_rD: np.ndarray, at: int) -> tuple[Candidates, np.ndarray]:
+        """As FaissScan's, but up to MOST open pairs of a query are returned; `seldom` makes no difference."""
         import torch
 
         rows, row_scale, row_length, row_error = quantise(rows_rD, self.precision)
@@ -77,8 +63,7 @@ class CertifiedScan:
         top = products.amax(dim=1).double().cpu().numpy() * unit
         if self.precision == "bfloat16":
             by_query += BFLOAT16_ROUNDING * self.query_length[chosen] * row_length.max()
-        # the best true score of the piece is at least the best coarse one less its bound
-        floor = (lowest_of_interest(low[chosen], best[chosen], top - by_query) - by_query) / unit
+        floor = floor_of(low[chosen], best[chosen], top, by_query) / unit
         floor = torch.from_numpy(np.clip(floor, -(2.0**24), 2.0**24)).to(self.device)
         # rounded down to the products' own type, so that the comparison cannot lose a pair
         floor = floor.floor().to(torch.int32) if self.precision == "int8" else _below(floor)
@@ -87,8 +72,8 @@ class CertifiedScan:
         mask &= (number <= MOST)[:, None]
         query, row = (part.cpu().numpy() for part in mask.nonzero(as_tuple=True))
         score = products[mask].double().cpu().numpy() * unit
-        found = Candidates(chosen[query], row + at, score, by_query[query])
-        return found, number.cpu().numpy()
+        found = Candidates(chosen[query], row, score, by_query[query])
+        return found, chosen[number.cpu().numpy() > MOST]
 
 
 def _below(values):
@@ -114,6 +99,6 @@ def choose_precision(dimension: int, queries: int = 512, rows: int = 2048) -> tu
     for precision in PRECISIONS:
         scan = CertifiedScan(left, precision=precision)
         started = time.perf_counter()
-        scan(everyone, low, best, right, 1)
+        scan(everyone, low, best, right, seldom=True)
         shares[precision] = (time.perf_counter() - started) / base
     return min(shares, key=shares.__getitem__), shares

@@ -87,7 +87,7 @@ def identify(
     query, mate = mated_pairs(labels)
     if len(query) == 0:
         raise InputError(f"{len(labels)} probes but no identity has two of them; a probe needs a mate to be found")
-    score = score_pairs(queries_QD, query, members_QD, mate)
+    score = _mate_scores(queries_QD, members_QD, query, mate)
     if protocol == "paper":
         kept = best_mates(query, mate, score)
         query, mate, score = query[kept], mate[kept], score[kept]
@@ -104,6 +104,19 @@ def identify(
         )
     row = np.where(found.best_place < 0, -1, gallery.places[found.best_place])
     return Identified(query, mate, score, counts, found.best_score, row)
+
+
+def _mate_scores(queries_QD: np.ndarray, members_QD: np.ndarray, query: np.ndarray, mate: np.ndarray) -> np.ndarray:
+    """Scores of all ordered pairs as `mated_pairs` lists them; where both roles are one array, each pair once."""
+    if queries_QD is not members_QD:
+        return score_pairs(queries_QD, query, members_QD, mate)
+    # listed by mate, the pairs are the reverse of those listed by query
+    reverse = np.lexsort((query, mate))
+    first = query < mate
+    score = np.empty(len(query))
+    score[first] = score_pairs(queries_QD, query[first], members_QD, mate[first])
+    score[~first] = score[reverse[~first]]
+    return score
 
 
 class _UnitRows(FeatureSet):

@@ -52,8 +52,12 @@ def join() -> Ranks:
     import torch.distributed as distributed
 
     os.environ.setdefault("MASTER_PORT", "29500")
-    if not distributed.is_initialized():
+    try:
         distributed.init_process_group("gloo", rank=int(rank), world_size=size)
+    except distributed.DistError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{size} processes cannot meet at {where} ({reason}); choose another MASTER_PORT") from error
     return Ranks(int(rank), size)
 
 

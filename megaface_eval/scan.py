@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
+from .gallery import BLOCK_ROWS
 from .scores import product_error
 
+PIECE_ROWS = 4096  # rows that FAISS is given at a time on a CPU
+DEEPEST = 64  # rows a query that it is asked for; whoever needs more is scanned densely
 LOWEST = -8.0  # below any score; a pair that is left out scores -inf
 
 
@@ -29,14 +32,18 @@ class Candidates:
     error: np.ndarray
 
 
+NOTHING = Candidates(*(np.empty(0, kind) for kind in (np.int64, np.int64, np.float64, np.float64)))
+
+
+def gpus() -> int:
+    """Number of GPUs that FAISS sees; a build without CUDA sees none."""
+    return faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+
+
 def engine() -> str:
     """FAISS's version and what it runs on."""
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    return (
-        f"{faiss.__version__} on {gpus} GPUs"
-        if gpus
-        else f"{faiss.__version__} on {faiss.omp_get_max_threads()} threads"
-    )
+    where = f"{gpus()} GPUs" if gpus() else f"{faiss.omp_get_max_threads()} threads"
+    return f"{faiss.__version__} on {where}"
 
 
 def nearest(queries_nD: np.ndarray, rows_BD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -44,38 +51,55 @@ def nearest(queries_nD: np.ndarray, rows_BD: np.ndarray, depth: int) -> tuple[np
     return faiss.knn(queries_nD, rows_BD, depth, metric=faiss.METRIC_INNER_PRODUCT)
 
 
-def lowest_of_interest(low_q: np.ndarray, best_q: np.ndarray, top_q: np.ndarray) -> np.ndarray:
-    """Lowest score of interest for each query, given the highest approximate score `top_q` of the rows at hand."""
-    return np.minimum(low_q, np.maximum(best_q, top_q))
+def floor_of(low_q: np.ndarray, best_q: np.ndarray, top_q: np.ndarray, error: float | np.ndarray) -> np.ndarray:
+    """Lowest approximate score of interest for each query, given the highest, `top_q`, of the rows at hand.
+
+    The best true score is at least top_q - error, and what may reach that has an approximate score one error below.
+    """
+    return np.minimum(low_q, np.maximum(best_q, top_q - error)) - error
 
 
 class FaissScan:
-    """Exact inner-product search with FAISS for the `depth` best rows of each query, on every GPU that FAISS sees."""
+    """Exact inner-product search with FAISS for the DEEPEST best rows of each query, on every GPU that FAISS sees.
 
-    name = "faiss"
+    FAISS is fastest at one row a query, and most queries have nothing of interest in most pieces. So the best row alone
+    is asked for first, and more only of those whose best row reaches their floor. Small pieces keep these few: a
+    query's best row so far is passed ever more rarely, about once in as many pieces as have been seen.
+    """
 
     def __init__(self, queries_QD: np.ndarray, scale: float = 1.0):
         self.queries_QD = queries_QD
         self.error = product_error(queries_QD.shape[1]) * scale
-        self.gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+        self.gpus = gpus()
+        # a GPU is fed whole blocks: copying costs it more than depth does
+        self.piece_rows = BLOCK_ROWS if self.gpus else PIECE_ROWS
 
-    def _best(self, queries_nD: np.ndarray, block_BD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    def _best(self, chosen: np.ndarray, rows_rD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+        queries_nD = self.queries_QD if len(chosen) == len(self.queries_QD) else self.queries_QD[chosen]
         if not self.gpus:
-            return nearest(queries_nD, block_BD, depth)
+            return nearest(queries_nD, rows_rD, depth)
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
-        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(block_BD.shape[1]), options)
-        index.add(block_BD)
+        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(rows_rD.shape[1]), options)
+        index.add(rows_rD)
         return index.search(queries_nD, depth)
 
     def __call__(
-        self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, block_BD: np.ndarray, depth: int
+        self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, rows_rD: np.ndarray, seldom: bool
     ) -> tuple[Candidates, np.ndarray]:
-        """Candidates of the chosen queries (indices), and those queries whose `depth` best all reach their floor."""
-        depth = min(depth, len(block_BD))
-        scores, rows = self._best(self.queries_QD[chosen], block_BD, depth)
-        reached = scores >= (lowest_of_interest(low[chosen], best[chosen], scores[:, 0]) - self.error)[:, None]
-        unfinished = reached[:, -1] if depth < len(block_BD) else np.zeros(len(chosen), bool)
+        """Candidates of the chosen queries (indices, ascending), and those queries that have more than DEEPEST.
+
+        seldom: whether few of them are expected to have any.
+        """
+        if seldom and not self.gpus:
+            top = self._best(chosen, rows_rD, 1)[0][:, 0]
+            chosen = chosen[top >= np.minimum(low, best)[chosen] - self.error]
+        depth = min(DEEPEST, len(rows_rD))
+        if len(chosen) == 0:
+            return NOTHING, chosen
+        scores, rows = self._best(chosen, rows_rD, depth)
+        reached = scores >= floor_of(low[chosen], best[chosen], scores[:, 0], self.error)[:, None]
+        unfinished = reached[:, -1] if depth < len(rows_rD) else np.zeros(len(chosen), bool)
         query, place = np.nonzero(reached & ~unfinished[:, None])
         score = scores[query, place].astype(np.float64)
         found = Candidates(chosen[query], rows[query, place].astype(np.int64), score, np.full(len(query), self.error))
@@ -103,7 +127,7 @@ class DenseScan:
                 if self.labels is not None:
                     places = self.labels[1][start + row_at : start + row_at + len(rows_rD)]
                     scores[self.labels[0][part][:, None] == places] = -np.inf
-                floor = lowest_of_interest(low[part], best[part], scores.max(axis=1)) - self.error
+                floor = floor_of(low[part], best[part], scores.max(axis=1), self.error)
                 query, row = np.nonzero(scores >= np.maximum(floor, LOWEST)[:, None])
                 found = scores[query, row]
                 yield Candidates(part[query], row + row_at, found, np.full(len(found), self.error))

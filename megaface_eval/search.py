@@ -13,12 +13,11 @@ from tqdm import tqdm
 from .errors import InputError
 from .gallery import BLOCK_ROWS, Block, Gallery
 from .ranks import Ranks
-from .scan import Candidates, DenseScan, FaissScan
+from .scan import DEEPEST, Candidates, DenseScan, FaissScan
 from .scores import score_pairs
 
 PILOT_ROWS = 1024  # scanned densely, to learn which queries' thresholds lie deep
-SELDOM = 0.02  # rows above a query's lowest threshold in a block, below which its best row alone is asked for
-DEEPEST = 64  # rows a query that FAISS is asked for; whoever needs more is scanned densely
+SELDOM = 0.02  # rows above its lowest threshold in a piece, below which a query is expected to have none
 KEY_STEP = 16.0  # between the thresholds of neighbouring queries in one sorted array; no score is as large as half
 KEY_SLACK = 1e-8  # rounding of those keys, for any number of queries that fits in memory
 
@@ -175,18 +174,18 @@ def _count_block(tally: _Tally, shallow: FaissScan | None, dense: DenseScan, blo
     """Scan one block: the first rows of all densely, then each query by what its thresholds have let through so far."""
     everyone, rows = np.arange(len(tally.low)), len(block.unit_BD)
     pilot = rows if shallow is None else min(rows, max(0, PILOT_ROWS - seen))
-    if pilot:
-        for found in dense(everyone, tally.low, tally.best, block.unit_BD[:pilot], block.start):
-            tally.add(found, block.unit_BD, block.segment, block.start)
-    if pilot == rows:
-        return
-    rest_RD, start = block.unit_BD[pilot:], block.start + pilot
-    expected = tally.met * (len(rest_RD) / max(seen + pilot, 1))
-    deep = [everyone[expected > DEEPEST / 2]]
-    for depth, chosen in ((1, expected < SELDOM), (DEEPEST, (expected >= SELDOM) & (expected <= DEEPEST / 2))):
-        if chosen.any():
-            found, unfinished = shallow(everyone[chosen], tally.low, tally.best, rest_RD, depth)
-            tally.add(found, rest_RD, block.segment, start)
-            deep.append(unfinished)
-    for found in dense(np.concatenate(deep), tally.low, tally.best, rest_RD, start):
-        tally.add(found, rest_RD, block.segment, start)
+    for found in dense(everyone, tally.low, tally.best, block.unit_BD[:pilot], block.start):
+        tally.add(found, block.unit_BD, block.segment, block.start)
+    step = rows if shallow is None else shallow.piece_rows
+    for at in range(pilot, rows, step):
+        rows_rD, start = block.unit_BD[at : at + step], block.start + at
+        expected = tally.met * (len(rows_rD) / max(seen + at, 1))
+        often = expected > DEEPEST / 2
+        deep = [everyone[often]]
+        for seldom, chosen in ((True, expected < SELDOM), (False, (expected >= SELDOM) & ~often)):
+            if chosen.any():
+                found, unfinished = shallow(everyone[chosen], tally.low, tally.best, rows_rD, seldom)
+                tally.add(found, rows_rD, block.segment, start)
+                deep.append(unfinished)
+        for found in dense(np.concatenate(deep), tally.low, tally.best, rows_rD, start):
+            tally.add(found, rows_rD, block.segment, start)

@@ -35,7 +35,7 @@ def test_no_error_exceeds_its_bound(precision, kind):
     q, x = normalise(rows_of(kind, 40, 96, rng)), normalise(rows_of(kind, 300, 96, rng))
     scan = CertifiedScan(q, precision=precision)
     everyone = np.arange(40)
-    found, unfinished = scan(everyone, np.full(40, -2.0), np.full(40, -np.inf), x, 1)
+    found, unfinished = scan(everyone, np.full(40, -2.0), np.full(40, -np.inf), x, seldom=True)
     assert len(unfinished) == 0
     assert len(found.query) == 40 * 300  # a floor below everything leaves every pair open
     exact = q.astype(float) @ x.astype(float).T
@@ -48,7 +48,7 @@ def test_no_error_exceeds_its_bound(precision, kind):
 def test_counts_and_best_rows_are_those_of_faiss(precision, kind, most, monkeypatch):
     monkeypatch.setattr(search, "PILOT_ROWS", 5)
     monkeypatch.setattr(certified, "MOST", most)
-    monkeypatch.setattr(certified, "PIECE", 50)
+    monkeypatch.setattr(certified, "PIECE_ROWS", 50)
     rng = np.random.default_rng(1)
     probes, rows = rows_of(kind, 20, 32, rng), rows_of(kind, 500, 32, rng)
     q, x = normalise(probes), normalise(rows.copy())

@@ -96,6 +96,20 @@ def test_a_row_that_one_process_cannot_read_stops_all_with_one_line(sets):
     assert not (sets / "out").exists()
 
 
+def test_a_port_that_is_taken_is_told_in_one_line(sets):
+    arguments = ["--gallery", "1K", "--probes", f"{sets}/p", "--distractors", f"{sets}/d", "--output", f"{sets}/out"]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "RANK": "0", "WORLD_SIZE": "2", **meeting}
+        command = [sys.executable, "-m", "megaface_eval.run", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert (done.returncode, len(errors)) == (2, 1)
+    assert "choose another MASTER_PORT" in errors[0]
+
+
 def test_shares_cover_every_item_once():
     items = list(range(17))
     shares = [Ranks(rank, 3).share(items) for rank in range(3)]

@@ -1,0 +1,156 @@
+"""Identification against bare FAISS, in one run on one machine: python tests/bench/identify.py [--gallery 1M].
+
+Each figure is a ratio to faiss.IndexFlatIP with everything in memory, k = 1. The product's run streams its gallery from
+disk and ranks every ordered pair of probes, exactly, to the end of the gallery. Each measurement is a process of its
+own, so that peak memory means something; the two are taken in turn, `--rounds` times, and the best of each is used.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+TRAIN = 887_500  # the training images of MS1M-LT
+BYTES = 4
+
+
+def write_gallery(path: Path, rows: int, dimension: int) -> None:
+    """Uniform rows straight to disk, 64K at a time."""
+    from megaface_eval.features import spans
+    from megaface_eval.simulate import UniformRows
+
+    path.mkdir()
+    source = UniformRows(rows, dimension, 0)
+    stored = np.lib.format.open_memmap(path / "features.npy", "w+", np.float32, (rows, dimension))
+    for start, stop in spans(rows, 65536):
+        block = source.read(start, stop)
+        stored[start:stop] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    stored.flush()
+    np.save(path / "labels.npy", np.zeros(rows, np.int64))
+
+
+def peak() -> float:
+    """This process's peak memory, GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def measure_flat(folder: Path, rows: int) -> dict:
+    """Bare IndexFlatIP, k = 1, all in memory; only the search is timed."""
+    import faiss
+
+    probes = np.load(folder / "probes/features.npy")
+    index = faiss.IndexFlatIP(probes.shape[1])
+    index.add(np.ascontiguousarray(np.load(folder / "gallery/features.npy", mmap_mode="r")[:rows]))
+    started = time.perf_counter()
+    index.search(probes, 1)
+    return {"seconds": time.perf_counter() - started, "peak_gb": peak()}
+
+
+def measure_identify(folder: Path, rows: int, search: str) -> dict:
+    """Devkit identification from disk: reading, scaling and ranking are timed."""
+    from megaface_eval.features import load_features
+    from megaface_eval.gallery import Gallery, nested_sizes
+    from megaface_eval.identification import identify
+    from megaface_eval.ranks import Ranks
+    from megaface_eval.searchers import choose_scan
+
+    probes = load_features(folder / "probes")
+    unit = probes.unit(0, len(probes))
+    scan, _ = choose_scan(search, probes.dimension, Ranks())
+    started = time.perf_counter()
+    gallery = Gallery(load_features(folder / "gallery"), nested_sizes(rows))
+    found = identify(unit, unit, probes.labels, gallery, scan=scan)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_gb": peak(), "rank1": float((found.ranks[-1] == 0).mean()),
+            "mean_rank": float(found.ranks[-1].mean())}  # fmt: skip
+
+
+def measure_buckets(folder: Path, rows: int) -> dict:
+    """Pseudo-shot counts of all probes over a training set, from disk."""
+    from dataclasses import replace
+
+    from megaface_eval.features import ArrayRows, load_features
+    from megaface_eval.pseudo_shot import count_similar
+
+    class First(ArrayRows):
+        """The first rows of a file."""
+
+        def __init__(self, whole):
+            self.whole, self.shape = whole, (rows, whole.shape[1])
+
+        def read(self, start, stop):
+            return self.whole.read(start, stop)
+
+    gallery = load_features(folder / "gallery")
+    train = replace(gallery, rows=First(gallery.rows), labels=gallery.labels[:rows])
+    started = time.perf_counter()
+    count_similar(load_features(folder / "probes"), train, 0.7)
+    return {"seconds": time.perf_counter() - started, "peak_gb": peak()}
+
+
+MEASURES = {"flat": measure_flat, "identify": measure_identify, "buckets": measure_buckets}
+
+
+def apart(name: str, *arguments) -> dict:
+    """A measurement in a process of its own."""
+    command = [sys.executable, __file__, "--measure", name, *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def best(results: list[dict]) -> dict:
+    return min(results, key=lambda result: result["seconds"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--gallery", default="100K", help="number of distractors (100K); 1M takes minutes and 2 GB of disk"
+    )
+    parser.add_argument("--mate-cosine", type=float, default=0.45, help="mean cosine of mates (0.45)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--certified", action="store_true", help="also time the certified searches")
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        name, folder, rows, *more = options.measure
+        print(json.dumps(MEASURES[name](Path(folder), int(rows), *more)))
+        return
+    from megaface_eval.features import write_features
+    from megaface_eval.gallery import parse_size
+    from megaface_eval.simulate import make_scene
+
+    rows = parse_size(options.gallery)
+    with tempfile.TemporaryDirectory() as at:
+        folder = Path(at)
+        scene = make_scene(rows, options.mate_cosine)
+        write_features(folder / "probes", scene.probes.unit(0, len(scene.probes)), scene.probes.labels)
+        write_gallery(folder / "gallery", rows, scene.probes.dimension)
+        train = min(rows, TRAIN)
+        flat, ours, buckets = [], [], []
+        for _ in range(options.rounds):
+            flat.append(apart("flat", folder, rows))
+            ours.append(apart("identify", folder, rows, "faiss"))
+            buckets.append(apart("buckets", folder, train))
+        reference, identified, counted = best(flat), best(ours), best(buckets)
+        base = reference["seconds"]
+        print(f"reference: IndexFlatIP k=1, {len(scene.probes)} x {rows}: {base:.2f} s, {reference['peak_gb']:.2f} GB")
+        print(f"identify, streamed: {identified['seconds'] / base:.2f} x, {identified['peak_gb']:.2f} GB, "
+              f"rank-1 {100 * identified['rank1']:.2f} %, mean rank {identified['mean_rank']:.1f}")  # fmt: skip
+        share = base * train / rows
+        print(f"buckets over {train}: {counted['seconds'] / share:.2f} x, {counted['peak_gb']:.2f} GB")
+        if options.certified:
+            for search in ("certified-bfloat16", "certified-int8"):
+                one = apart("identify", folder, rows, search)
+                print(f"{search}: {one['seconds'] / base:.2f} x, rank-1 {100 * one['rank1']:.2f} %")
+
+
+if __name__ == "__main__":
+    main()
