@@ -10,8 +10,8 @@ from recordio_tools.recordio import MAX_LENGTH, PART_HEAD, encode, pack, padded
 from recordio_tools.records import ImageRecords
 from recordio_tools.writer import DatasetWriter
 
-CHUNK_BYTES = 32 << 20
-SHORT_RUN = 1024  # bytes: under this, gathering words beats copying slices
+CHUNK_BYTES = 16 << 20
+SHORT_RUN = 256  # bytes: under this, gathering words beats copying slices
 _PADDING = np.array(
     [0xFFFFFFFF, 0xFF, 0xFFFF, 0xFFFFFF], "<u4"
 )  # what a payload uses of its last word, by length modulo 4
@@ -74,19 +74,19 @@ def gather(data: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.
     """
     sizes = padded(ends - offsets)
     starts = np.cumsum(sizes) - sizes
-    buffer = np.empty(int(sizes.sum()), np.uint8)
+    total = int(sizes.sum())
     fresh = np.concatenate([[True], offsets[1:] != ends[:-1]])
     run_offsets, run_starts = offsets[fresh], starts[fresh]
-    run_sizes = np.diff(run_starts, append=len(buffer))
+    run_sizes = np.diff(run_starts, append=total)
+    run_ends = run_offsets + run_sizes
     complete = len(data) - len(data) % 4
-    if len(run_sizes) * SHORT_RUN > len(buffer) and int((run_offsets + run_sizes).max()) <= complete:
+    if len(run_sizes) * SHORT_RUN > total and int(run_ends.max()) <= complete:
         counts = run_sizes // 4
         first = run_offsets // 4 - (np.cumsum(counts) - counts)
-        places = np.repeat(first, counts) + np.arange(len(buffer) // 4)
-        np.take(data[:complete].view("<u4"), places, out=buffer.view("<u4"))
-        return buffer, starts
-    for offset, start, size in zip(run_offsets.tolist(), run_starts.tolist(), run_sizes.tolist(), strict=True):
-        have = min(size, len(data) - offset)
-        buffer[start : start + have] = data[offset : offset + have]
-        buffer[start + have : start + size] = 0
-    return buffer, starts
+        places = np.repeat(first, counts) + np.arange(total // 4)
+        return np.take(data[:complete].view("<u4"), places).view(np.uint8), starts
+    view = memoryview(data)
+    pieces = [view[start:end] for start, end in zip(run_offsets.tolist(), run_ends.tolist(), strict=True)]
+    for cut in np.flatnonzero(run_ends > len(data)).tolist():
+        pieces[cut] = bytes(pieces[cut]).ljust(int(run_sizes[cut]), b"\0")
+    return np.frombuffer(bytearray().join(pieces), np.uint8), starts

@@ -40,10 +40,11 @@ def _parse(chunk: bytes, path: Path, first_line: int) -> np.ndarray:
     kinds = _KINDS[text]
     stops = np.flatnonzero(kinds != 1)
     widths = np.diff(stops, prepend=-1) - 1
-    expected = np.resize(np.array([2, 3], np.uint8), len(stops))
     minus = np.flatnonzero(text == _MINUS)
     misplaced = minus[(minus > 0) & (kinds[minus - 1] == 1)]
-    wrong = (kinds[stops] != expected) | (widths < 1) | (widths > WIDEST_NUMBER)
+    wrong = (widths < 1) | (widths > WIDEST_NUMBER)
+    wrong[0::2] |= kinds[stops[0::2]] != _KINDS[_TAB]
+    wrong[1::2] |= kinds[stops[1::2]] != _KINDS[_NEWLINE]
     wrong |= (widths == 1) & (text[stops - 1] == _MINUS)
     wrong[np.searchsorted(stops, misplaced)] = True
     if wrong.any():

@@ -26,5 +26,8 @@ def release(data: np.ndarray) -> None:
 
     They stay in the system's cache. Does nothing for arrays that are no map.
     """
-    if isinstance(data.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        data.base.madvise(mmap.MADV_DONTNEED)
+    owner = data
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.obj.madvise(mmap.MADV_DONTNEED)

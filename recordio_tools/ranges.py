@@ -76,13 +76,15 @@ def _wrong_ranges(
     first[present] = image_keys[order[(edges - count)[present]]]
     last[present] = image_keys[order[edges[present] - 1]]
     unbroken = present & (last - first + 1 == count)
-    true = {(np.float32(a), np.float32(b + 1)) for a, b in zip(first[unbroken], last[unbroken], strict=True)}
     place = keys - keys[0]
     known = place < classes
     at = np.minimum(place, classes - 1)
     right = known & unbroken[at] & (start == first[at].astype("f4")) & (end == (last[at] + 1).astype("f4"))
     empty = (start == end) & (~known | ~present[at])
     wrong = ~(right | empty)
+    if not wrong.any():
+        return wrong
+    true = {(np.float32(a), np.float32(b + 1)) for a, b in zip(first[unbroken], last[unbroken], strict=True)}
     for row in np.flatnonzero(wrong).tolist():
         wrong[row] = (np.float32(start[row]), np.float32(end[row])) not in true
     return wrong

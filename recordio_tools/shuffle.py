@@ -94,7 +94,8 @@ def _write_images(source: RecordDataset, plan: Plan, file: BinaryIO, folder: Pat
         total=passes * int(plan.sizes.sum()), desc="shuffling", unit="B", unit_scale=True, delay=2, leave=False
     ) as bar:
         if plan.buckets == 1:
-            _write_gathered(file, source.data, source.offsets[plan.order], plan.sizes[plan.order], bar)
+            data = np.fromfile(source.rec_path, np.uint8)
+            _write_gathered(file, data, source.offsets[plan.order], plan.sizes[plan.order], bar)
             return
         in_file = np.argsort(source.offsets, kind="stable")
         with TemporaryDirectory(dir=folder) as temporary:
@@ -132,4 +133,3 @@ def _write_gathered(file: BinaryIO, data: np.ndarray, offsets: np.ndarray, sizes
         buffer, _ = gather(data, offsets[part], offsets[part] + sizes[part])
         file.write(buffer)
         bar.update(len(buffer))
-        release(data)

@@ -1,0 +1,196 @@
+"""Speed and memory of recordio_tools on a set with the shape of MS1MV2, against plain references in the same run.
+
+    python tests/bench/recordio.py [--scale 1.0] [--payload 512] [--folder DIR]
+
+Writes a set of 5,822,653 images of 85,742 identities (times --scale) with small random payloads into a temporary
+folder, measures, prints one line per figure, and removes everything. Needs about four times the set's size on disk
+(6.2 GB at full scale with the default payload). Each measurement runs in a process of its own, whose peak memory it
+reports.
+"""
+
+import argparse
+import multiprocessing
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from recordio_tools.curate import READINGS, curate
+from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.mapping import map_file
+from recordio_tools.recordio import IMAGE_HEAD, MAGIC, PART_HEAD
+from recordio_tools.scan import scan
+from recordio_tools.shuffle import shuffle
+from recordio_tools.verify import verify
+
+IMAGES, IDENTITIES, KEPT = 5_822_653, 85_742, 887_500
+SPREAD = 0.75  # sigma of the log-normal tail: MS1MV2's counts run from a few to some 600 about a mean of 68
+CHUNK = 1 << 16
+
+
+def tail(images: int, identities: int) -> np.ndarray:
+    """Images per identity, int64[identities], log-normal between 2 and nine times the mean, with the given sum."""
+    counts = np.random.default_rng(0).lognormal(0, SPREAD, identities)
+    mean = images / identities
+    counts = np.clip(np.rint(counts * mean / counts.mean()), 2, 9 * mean).astype(np.int64)
+    while difference := images - int(counts.sum()):
+        rows = np.flatnonzero(counts > 2)[: abs(difference)]
+        counts[rows] += np.sign(difference)
+    return counts
+
+
+def write_set(folder: Path, scale: float, payload: int) -> None:
+    """A set of random payloads of payload ± 15 % bytes, all lengths modulo 4, no word of them the magic word."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(int(IDENTITIES * scale)), tail(int(IMAGES * scale), int(IDENTITIES * scale)))
+    with DatasetWriter(folder, int(IDENTITIES * scale), (112, 112)) as writer:
+        for start in range(0, len(labels), CHUNK):
+            part = labels[start : start + CHUNK]
+            length = rng.integers(int(payload * 0.85), int(payload * 1.15) + 1, len(part)) + IMAGE_HEAD.size
+            words = PART_HEAD.size // 4 + (length + 3) // 4
+            at = np.cumsum(words) - words
+            content = rng.integers(0, 2**31, int(words.sum()), dtype=np.uint32)  # the magic word has the upper bit set
+            content[at], content[at + 1] = MAGIC, length
+            content[at + 2] = 0
+            content[at + 3] = part.astype("<f4").view("<u4")
+            content[at + 4], content[at + 5] = start + 1 + np.arange(len(part)), 0
+            content[at + 6] = content[at + 7] = 0
+            content[at + words - 1] &= np.array([0xFFFFFFFF, 0xFF, 0xFFFF, 0xFFFFFF], "<u4")[length % 4]
+            writer.add_framed(writer.records.write_framed(content.view(np.uint8)) + at * 4, part)
+
+
+def measured(function: Callable, *arguments) -> tuple[float, float, object]:
+    """Seconds, peak memory in MB and result of a call in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        result = pool.apply(_measure, (function, arguments))
+        pool.close()
+        pool.join()
+    return result
+
+
+def _measure(function: Callable, arguments: tuple) -> tuple[float, float, object]:
+    start = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, result
+
+
+def read_labels(folder: Path) -> int:
+    return len(RecordDataset(folder).labels)
+
+
+def scan_file(folder: Path) -> int:
+    return len(scan(map_file(folder / "train.rec"))[0].offsets)
+
+
+def mxnet_loop(folder: Path, unpack: bool) -> int:
+    np.bool = bool  # this mxnet still names it
+    from mxnet import recordio
+
+    reader, count = recordio.MXRecordIO(str(folder / "train.rec"), "r"), 0
+    while (record := reader.read()) is not None:
+        if unpack:
+            recordio.unpack(record)
+        count += 1
+    return count
+
+
+def run_curate(folder: Path, out: Path, images: int, reading: str) -> tuple[int, int]:
+    manifest = curate(RecordDataset(folder), out, images=images, reading=reading, seed=0)
+    return manifest["images"], manifest["identities"]
+
+
+def copy_records(folder: Path, kept: int, out: Path) -> float:
+    """Seconds to copy the bytes of so many records the plain way: seek, read, write, one at a time."""
+    source, chosen = RecordDataset(folder), RecordDataset(kept)
+    ids = chosen.heads.image_bytes
+    rows = np.sort(np.random.default_rng(0).permutation(len(source))[: len(ids)])
+    start = time.perf_counter()
+    with open(source.rec_path, "rb", buffering=0) as file, open(out, "wb") as copy:
+        for offset, size in zip(
+            source.offsets[rows].tolist(), (source.ends - source.offsets)[rows].tolist(), strict=True
+        ):
+            file.seek(offset)
+            copy.write(file.read(size))
+    return time.perf_counter() - start
+
+
+def run_shuffle(folder: Path, out: Path, memory: int) -> int:
+    return shuffle(RecordDataset(folder), out, seed=0, memory=memory)
+
+
+def run_verify(folder: Path) -> int:
+    return len(verify(folder).faults)
+
+
+def copy_file(source: Path, target: Path) -> float:
+    """Seconds of `cp`, the copy flushed to the file system but not to the disk, as the commands do."""
+    start = time.perf_counter()
+    assert os.system(f"cp '{source}' '{target}'") == 0
+    seconds = time.perf_counter() - start
+    target.unlink()
+    return seconds
+
+
+def report(name: str, seconds: float, memory: float, figure: str) -> None:
+    print(f"{name:<34} {seconds:7.1f} s  peak {memory:6,.0f} MB  {figure}", flush=True)
+
+
+def bench(folder: Path, scale: float, payload: int) -> None:
+    data = folder / "set"
+    seconds, memory, _ = measured(write_set, data, scale, payload)
+    size = (data / "train.rec").stat().st_size
+    report("write the set", seconds, memory, f"{size / 1e6:,.0f} MB in {len(os.listdir(data))} files")
+
+    seconds, memory, count = measured(read_labels, data)
+    report("labels of all records, warm", seconds, memory, f"{count:,} images; limit 20 s, 1,000 MB")
+
+    own, memory, count = measured(scan_file, data)
+    report("full scan", own, memory, f"{count:,} records, {size / own / 1e6:,.0f} MB/s")
+    theirs, memory, found = measured(mxnet_loop, data, False)
+    assert found == count
+    report("mxnet: read() of every record", theirs, memory, f"{theirs / own:.1f} x our time; limit 10 x")
+    theirs, memory, _ = measured(mxnet_loop, data, True)
+    report("mxnet: read() and unpack()", theirs, memory, f"{theirs / own:.1f} x our time")
+
+    seconds, memory, faults = measured(run_verify, data)
+    report(
+        "verify without decoding", seconds, memory, f"{size / seconds / 1e6:,.0f} MB/s, {faults} faults; limit 500 MB/s"
+    )
+
+    for reading in READINGS:
+        out = folder / reading
+        seconds, memory, (images, identities) = measured(run_curate, data, out, int(KEPT * scale), reading)
+        remain = f"{identities:,} of {int(IDENTITIES * scale):,} identities remain"
+        report(f"curate, {reading}", seconds, memory, f"{images:,} images, {remain}; limit 60 s, 2,000 MB")
+        _, memory, plain = measured(copy_records, data, images, folder / "copy")
+        report("  plain copy of as many records", plain, memory, f"curate takes {seconds / plain:.1f} x; limit 3 x")
+        (folder / "copy").unlink()
+        copied = copy_file(out / "train.rec", folder / "copy")
+        print(f"  cp of the kept bytes took {copied:.2f} s", flush=True)
+        shutil.rmtree(out)
+
+    copied = copy_file(data / "train.rec", folder / "copy")
+    for share, name in ((2, "one bucket"), (0.2, "5 buckets and more")):
+        seconds, memory, _ = measured(run_shuffle, data, folder / "shuffled", int(size * share))
+        report(f"shuffle, {name}", seconds, memory, f"{seconds / copied:.1f} x cp ({copied:.1f} s); limit 4 x")
+        shutil.rmtree(folder / "shuffled")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of MS1MV2's images and identities (default 1)")
+    parser.add_argument("--payload", type=int, default=1024, help="mean bytes of an image (default 1024)")
+    parser.add_argument("--folder", type=Path, help="where to make the temporary folder (default: the system's)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="recordio-bench-") as folder:
+        bench(Path(folder), args.scale, args.payload)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
