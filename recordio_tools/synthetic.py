@@ -99,10 +99,10 @@ def attribute_table(seed: int, identities: np.ndarray) -> str:
 
 
 def draw_jpegs(
-    seed: int, identities: np.ndarray, images: np.ndarray, size: int = 112, grey: float = GREY
+    seed: int, identities: np.ndarray, images: np.ndarray, size: int = 112, grey: float = GREY, zoom: float = 1.0
 ) -> list[bytes]:
     """The pictures images[b] of identities[b] (B,), as RGB JPEGs of size × size; a share `grey` has no colour."""
-    shots = draw_shots(seed, identities, images, grey)
+    shots = draw_shots(seed, identities, images, grey, zoom)
     pictures = render(draw_identities(seed, identities), shots, size)
     return [encode(picture, round(quality)) for picture, quality in zip(pictures, shots.quality.tolist(), strict=True)]
 
@@ -121,6 +121,7 @@ def jpegs(
     seed: int = 0,
     size: int = 112,
     grey: float = GREY,
+    zoom: float = 1.0,
     first_identity: int = 0,
     first_image: int = 0,
     workers: int = 1,
@@ -129,19 +130,20 @@ def jpegs(
     batches = _batches(counts, first_identity, first_image)
     if min(workers, np.sum(counts) / BATCH) <= 1:
         for identities, images in batches:
-            yield from zip(draw_jpegs(seed, identities, images, size, grey), identities - first_identity, strict=True)
+            drawn = draw_jpegs(seed, identities, images, size, grey, zoom)
+            yield from zip(drawn, identities - first_identity, strict=True)
         return
     # An interrupt is for this process to answer; the workers end with it.
     with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
         ahead: deque = deque()
         try:
             for identities, images in batches:
-                ahead.append((identities, pool.submit(draw_jpegs, seed, identities, images, size, grey)))
+                ahead.append((identities, pool.submit(draw_jpegs, seed, identities, images, size, grey, zoom)))
                 if len(ahead) > 3 * workers:  # enough to keep everyone busy, and memory bounded
-                    done, drawn = ahead.popleft()
-                    yield from zip(drawn.result(), done - first_identity, strict=True)
-            for done, drawn in ahead:
-                yield from zip(drawn.result(), done - first_identity, strict=True)
+                    done, task = ahead.popleft()
+                    yield from zip(task.result(), done - first_identity, strict=True)
+            for done, task in ahead:
+                yield from zip(task.result(), done - first_identity, strict=True)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -156,6 +158,7 @@ def write_synthetic(
     seed: int = 0,
     size: int = 112,
     grey: float = GREY,
+    zoom: float = 1.0,
     first_identity: int = 0,
     first_image: int = 0,
     workers: int | None = None,
@@ -163,7 +166,7 @@ def write_synthetic(
 ) -> int:
     """Writes a set of counts[k] images of identity first_identity + k, and its attributes; returns the image count.
 
-    Raises ValueError for a size outside 32…1024, a grey outside 0…1, negative numbers, or an existing output.
+    Raises ValueError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an existing output.
     """
     workers = _cores() if workers is None else workers
     if not 1 <= workers <= 1024:
@@ -175,8 +178,10 @@ def write_synthetic(
         raise ValueError(f"size {size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
     if not 0 <= grey <= 1:
         raise ValueError(f"share {grey:g} of grey images given, expected 0 to 1")
+    if not 0.5 <= zoom <= 3:
+        raise ValueError(f"zoom {zoom:g} given, expected 0.5 (far) to 3 (close)")
     identities = first_identity + np.arange(len(counts))
-    stream = jpegs(counts, seed, size, grey, first_identity, first_image, workers)
+    stream = jpegs(counts, seed, size, grey, zoom, first_identity, first_image, workers)
     with DatasetWriter(out, len(counts), (size, size), names=identity_names(identities), force=force) as writer:
         for jpeg, label in tqdm(stream, total=int(np.sum(counts)), desc="synth", unit="img", delay=1):
             writer.add(jpeg, int(label))
@@ -200,6 +205,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-images", type=int, default=1, metavar="A", help="least per identity (%(default)s)")
     parser.add_argument("--max-images", type=int, metavar="B", help="most per identity (no limit)")
     parser.add_argument("--grey", type=float, default=GREY, metavar="P", help="share without colour (%(default)s)")
+    parser.add_argument("--zoom", type=float, default=1.0, help="1 a portrait, 1.6 framed as aligned face crops (1)")
     parser.add_argument("--workers", type=int, metavar="W", help="processes (all cores)")
     parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
 
@@ -214,6 +220,7 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         size=args.size,
         grey=args.grey,
+        zoom=args.zoom,
         first_identity=args.first_identity,
         first_image=args.first_image,
         workers=args.workers,

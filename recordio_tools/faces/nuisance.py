@@ -61,10 +61,12 @@ NAMES = tuple(nuisance.name for nuisance in NUISANCES)
 DTYPE = np.dtype([(name, "f8") for name in NAMES])
 
 
-def draw_shots(seed: int, identities: np.ndarray, images: np.ndarray, grey: float = 0.3) -> np.recarray:
+def draw_shots(
+    seed: int, identities: np.ndarray, images: np.ndarray, grey: float = 0.3, zoom: float = 1.0
+) -> np.recarray:
     """The nuisances of image images[b] of identity identities[b], both (B,), as a record array (B,).
 
-    `grey` is the chance that a picture has no colour.
+    `grey` is the chance that a picture has no colour; `zoom` enlarges the face, 1 being a portrait.
     """
     u = uniforms(len(NUISANCES), seed, STREAM, identities, images)
     shot = np.empty(len(u), DTYPE)
@@ -72,4 +74,5 @@ def draw_shots(seed: int, identities: np.ndarray, images: np.ndarray, grey: floa
         share = column if name in ("grain", "grey") else bell(np.minimum(column / chance, 1))
         shot[name] = np.where(column < chance, low + (high - low) * share, 0)
     shot["grey"] = shot["grey"] < grey
+    shot["scale"] *= zoom
     return shot.view(np.recarray)

@@ -12,6 +12,7 @@ from PIL import Image
 from recordio_tools.__main__ import main
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.faces.identity import draw_identities
+from recordio_tools.faces.nuisance import draw_shots
 from recordio_tools.synthetic import (
     ATTRIBUTES,
     BATCH,
@@ -115,6 +116,14 @@ def test_every_record_is_an_rgb_jpeg_of_the_size_and_some_are_grey(written):
 def test_grey_share(grey):
     for jpeg in draw_jpegs(0, np.arange(12), np.zeros(12, int), 48, grey=grey):
         assert (np.ptp(pixels(jpeg).astype(int), axis=2).max() <= 2) == (grey == 1)
+
+
+def test_zoom_enlarges_the_face_and_changes_nothing_else():
+    near, far = (draw_shots(0, np.arange(9), np.arange(9), zoom=zoom) for zoom in (1.6, 1.0))
+    np.testing.assert_allclose(near.scale, 1.6 * far.scale)
+    assert all(np.array_equal(near[name], far[name]) for name in near.dtype.names if name != "scale")
+    one, two = (draw_jpegs(0, np.arange(3), np.arange(3), 48, zoom=zoom) for zoom in (1.0, 1.6))
+    assert all(a != b for a, b in zip(one, two, strict=True))
 
 
 def test_attributes_name_every_identity_and_its_sex(written):
