@@ -34,8 +34,16 @@ def collect(read: Callable[[], T], faults: list[Fault]) -> T | None:
         return None
 
 
-def match_index(path: Path, records: Records, gaps: list[Gap], size: int) -> tuple[np.ndarray, list[Fault]]:
-    """The key of every record (int64, NO_KEY where the index names none), and the faults of the index and the gaps."""
+class Named(NamedTuple):
+    """The records of a file and the keys that its index gives them."""
+
+    keys: np.ndarray  # int64: the key of every record, NO_KEY where the index names none
+    in_index: np.ndarray | None  # int64: all keys of the index, wherever they point; None when it cannot be read
+    faults: list[Fault]  # of the index, and the gaps
+
+
+def match_index(path: Path, records: Records, gaps: list[Gap], size: int) -> Named:
+    """Hold the index at `path` against the records and gaps of its file, in both directions."""
     faults: list[Fault] = []
     keys = np.full(len(records.offsets), NO_KEY, np.int64)
     index = collect(lambda: read_index(path), faults) if path.is_file() else None
@@ -49,7 +57,7 @@ def match_index(path: Path, records: Records, gaps: list[Gap], size: int) -> tup
     for gap in gaps:
         key = in_gaps[gap.offset]
         faults.append(Fault(gap.kind, None if key == NO_KEY else key, gap.offset, gap.problem))
-    return keys, faults
+    return Named(keys, None if index is None else index[0], faults)
 
 
 def _match(

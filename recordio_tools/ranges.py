@@ -13,46 +13,46 @@ from recordio_tools.heads import Heads
 EXACT = 2**24
 
 
-def range_faults(
-    image_keys: np.ndarray, labels: np.ndarray, range_keys: np.ndarray, offsets: np.ndarray, heads: Heads
+def header_faults(
+    header: tuple[float, float, int], images: int, identities: int, in_index: np.ndarray | None
 ) -> list[Fault]:
-    """Faults of the header and identity records.
+    """Faults of the header record, given as its two labels and its offset.
 
-    `image_keys` and `labels` are int64[N] in ascending order of the keys; `range_keys`, `offsets` and `heads` belong to
-    the records without an image. A header whose labels are zero or not numbers claims nothing, and is no fault.
+    `images` and `identities`: how many such records the file holds; `in_index`: the keys that its index names (None:
+    not known). A header whose labels are zero or not numbers claims nothing, and is no fault.
     """
-    order = np.argsort(range_keys, kind="stable")
-    keys, offsets = range_keys[order], offsets[order]
-    with np.errstate(invalid="ignore"):  # signalling NaN
-        start, end = heads.label[order].astype(float), heads.second[order].astype(float)
-    is_header = keys == 0
+    start, end, offset = header
+    if not (start > 0 and end > 0):
+        return []
     faults = []
-    for row in np.flatnonzero(is_header & (start > 0) & (end > 0)).tolist():
-        faults += _header_faults(image_keys, keys[~is_header], start[row], end[row], int(offsets[row]))
-    rows = np.flatnonzero(~is_header)
-    if len(labels) and len(rows):
-        wrong = rows[_wrong_ranges(image_keys, labels, keys[rows], start[rows], end[rows])]
-        for row in wrong.tolist():
-            problem = f"its key range [{start[row]:g}, {end[row]:g}) is not that of the images of one identity"
-            faults.append(fault_at("range", keys[row], offsets[row], problem))
-    return faults
-
-
-def _header_faults(
-    image_keys: np.ndarray, identity_keys: np.ndarray, start: float, end: float, offset: int
-) -> list[Fault]:
-    faults = []
-    images, identities = len(image_keys), len(identity_keys)
     expected = np.float32(images + 1), np.float32(images + 1 + identities)
     if (np.float32(start), np.float32(end)) != expected:
         given = f"({start:.0f}, {end:.0f})" if max(start, end) < 1e18 else f"({start:g}, {end:g})"
         problem = f"the header's labels are {given}, expected ({images + 1}, {images + 1 + identities})"
         faults.append(Fault("range", 0, offset, f"{problem} for {images} images and {identities} identity records"))
-    if end <= EXACT and end - 1 - images - identities < EXACT:
-        present = np.unique(np.concatenate([image_keys, identity_keys]))
-        for first, last in _missing(present[present > 0], int(end)):
+    if in_index is not None and end <= EXACT:
+        for first, last in _missing(np.unique(in_index[in_index > 0]), int(end)):
             keys = f"key {first} is" if first == last else f"keys {first} to {last} are"
             faults.append(Fault("index", first, None, f"{keys} missing, the header claims 1 to {end - 1:.0f}"))
+    return faults
+
+
+def identity_faults(
+    image_keys: np.ndarray, labels: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads
+) -> list[Fault]:
+    """Identity records whose key range is not that of one identity's images.
+
+    `image_keys` and `labels` are int64[N] in ascending order of the keys; the rest belongs to the identity records.
+    """
+    if len(labels) == 0 or len(keys) == 0:
+        return []
+    order = np.argsort(keys, kind="stable")
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        start, end = heads.label[order].astype(float), heads.second[order].astype(float)
+    faults = []
+    for row in np.flatnonzero(_wrong_ranges(image_keys, labels, keys[order], start, end)).tolist():
+        problem = f"its key range [{start[row]:g}, {end[row]:g}) is not that of the images of one identity"
+        faults.append(fault_at("range", keys[order[row]], offsets[order[row]], problem))
     return faults
 
 

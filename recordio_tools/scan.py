@@ -49,7 +49,6 @@ class Gap(NamedTuple):
 def scan(data: np.ndarray) -> tuple[Records, list[Gap]]:
     """Find all whole records of `data` (uint8, one-dimensional) and what lies between them. Never raises."""
     records = _scan_aligned(data)
-    release(data)
     if gaps := _gaps(records, len(data)):
         records = _add_shifted(data, records, gaps)
     return records, [Gap(start, end, *_diagnose(data, start, end)) for start, end in _gaps(records, len(data))]
@@ -59,9 +58,7 @@ def _scan_aligned(data: np.ndarray) -> Records:
     """Whole records whose offset is a multiple of 4 from the start of `data`."""
     size = len(data)
     words = data[: size - size % 4].view("<u4")
-    heads = _magic_words(words, data)
-    heads = heads[heads < len(words) - 1]
-    lrec = words[heads + 1]
+    heads, lrec = _part_heads(words, data)
     offsets = heads * 4
     flags = (lrec >> 29).astype(np.uint8)
     ends = offsets + PART_HEAD.size + (lrec & MAX_LENGTH).astype(np.int64)
@@ -76,19 +73,20 @@ def _scan_aligned(data: np.ndarray) -> Records:
     return Records(offsets[first][order], stops[order], is_foreign[order])
 
 
-def _magic_words(words: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """Indices of the magic word among `words`, a view of `data`."""
-    found = []
+def _part_heads(words: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (int64) of the magic words that another word follows, and that word. `words` is a view of `data`."""
+    heads, following = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
     small = len(words) <= CHUNK_WORDS
     with tqdm(
         total=words.nbytes, desc="scanning", unit="B", unit_scale=True, delay=2, leave=False, disable=small
     ) as bar:
-        for start in range(0, len(words), CHUNK_WORDS):
-            part = words[start : start + CHUNK_WORDS]
-            found.append(np.flatnonzero(part == MAGIC) + start)
+        for start in range(0, len(words) - 1, CHUNK_WORDS):
+            part = words[start : min(start + CHUNK_WORDS, len(words) - 1)]
+            heads.append(np.flatnonzero(part == MAGIC) + start)
+            following.append(words[heads[-1] + 1])
             bar.update(part.nbytes)
             release(data)
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    return np.concatenate(heads), np.concatenate(following)
 
 
 def _sequences(flags: np.ndarray, fits: np.ndarray, linked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

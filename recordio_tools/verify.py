@@ -1,5 +1,6 @@
 """Finds every fault of a set: bytes, index, labels, key ranges, images."""
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from recordio_tools.decoding import decode_all
 from recordio_tools.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.heads import Heads, heads_of
 from recordio_tools.mapping import map_file
-from recordio_tools.ranges import range_faults
+from recordio_tools.ranges import header_faults, identity_faults
 from recordio_tools.records import ImageRecords
 from recordio_tools.scan import scan
 from recordio_tools.writer import NAMES, PROPERTY
@@ -35,7 +36,7 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
     rec_path = find_rec(source)
     data = map_file(rec_path)
     records, gaps = scan(data)
-    keys, faults = match_index(rec_path.with_suffix(".idx"), records, gaps, len(data))
+    keys, in_index, faults = match_index(rec_path.with_suffix(".idx"), records, gaps, len(data))
     heads = heads_of(data, records.offsets)
     stated = collect(lambda: read_property(rec_path.with_name(PROPERTY)), faults)
     classes, size = stated or (None, None)
@@ -47,13 +48,7 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
     rows = _in_key_order(keys, np.flatnonzero(is_image))
     heads = heads._replace(multipart=heads.multipart | records.foreign)  # both are written anew when they are copied
     images = _images(rec_path, data, keys, records.offsets, heads, rows)
-    named = images.keys != NO_KEY
-    range_rows = np.flatnonzero(is_range & (keys != NO_KEY))
-    range_heads = Heads(*(column[range_rows] for column in heads))
-    labels = images.heads.label.astype(np.int64)
-    faults += range_faults(
-        images.keys[named], labels[named], keys[range_rows], records.offsets[range_rows], range_heads
-    )
+    faults += _range_faults(images, keys, records.offsets, heads, is_range, in_index)
     if decode:
         good = _decode_faults(images, size, faults)
         is_image[rows[~good]] = False
@@ -63,6 +58,25 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
         left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
     faults.sort(key=lambda fault: (-1 if fault.offset is None else fault.offset, fault.key or 0, fault.kind))
     return Survey(images, sorted(left_out), faults, classes, size, names)
+
+
+def _range_faults(
+    images: ImageRecords,
+    keys: np.ndarray,
+    offsets: np.ndarray,
+    heads: Heads,
+    is_range: np.ndarray,
+    in_index: np.ndarray | None,
+) -> list[Fault]:
+    faults = []
+    identities = int(np.count_nonzero(is_range & (keys != 0)))
+    for row in np.flatnonzero(is_range & (keys == 0)).tolist():
+        header = float(heads.label[row]), float(heads.second[row]), int(offsets[row])
+        faults += header_faults(header, int(np.count_nonzero(heads.image_bytes > 0)), identities, in_index)
+    named, rows = images.keys != NO_KEY, np.flatnonzero(is_range & (keys > 0))
+    labels = images.heads.label[named].astype(np.int64)
+    ranges = Heads(*(column[rows] for column in heads))
+    return faults + identity_faults(images.keys[named], labels, keys[rows], offsets[rows], ranges)
 
 
 def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -88,12 +102,18 @@ def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: l
     return good
 
 
-def describe(survey: Survey) -> str:
-    """One line per fault: byte offset, key, kind, what is wrong."""
-    lines = [f"{'byte':>14} {'key':>10}  kind       fault"] if survey.faults else []
+def describe(survey: Survey, most: int = 20) -> str:
+    """One line per fault: byte offset, key, kind, what is wrong; at most `most` that are alike, then their number."""
+    lines = [f"{'byte':>14} {'key':>10}  {'kind':<10} fault"] if survey.faults else []
+    alike = Counter()
     for kind, key, offset, problem in survey.faults:
-        place = ["-" if value is None else str(value) for value in (offset, key)]
-        lines.append(f"{place[0]:>14} {place[1]:>10}  {kind:<10} {problem}")
+        alike[kind, problem.split(",")[0][:40]] += 1
+        if alike[kind, problem.split(",")[0][:40]] <= most:
+            place = ["-" if value is None else str(value) for value in (offset, key)]
+            lines.append(f"{place[0]:>14} {place[1]:>10}  {kind:<10} {problem}")
+    for (kind, problem), count in alike.items():
+        if count > most:
+            lines.append(f"{'…':>14} {'…':>10}  {kind:<10} {count - most:,} more like: {problem} (--json lists all)")
     lost = sum(end - start for start, end, _ in survey.left_out)
     counted = f"{len(survey.faults):,} faults" if survey.faults else "no fault"
     lines.append(f"{counted}; {len(survey.images):,} whole images; {lost:,} bytes belong to none")

@@ -147,6 +147,15 @@ def test_key_ranges(folder):
     }
 
 
+def test_many_faults_that_are_alike_are_counted(tmp_path):
+    records = [(key, sets.payload(9, b"jpeg")) for key in range(30)]
+    lines = describe(verify(sets.write(tmp_path, records, "1,8,8")), most=3).splitlines()
+    assert [line.split()[:3] for line in lines[1:4]] == [[str(36 * key), str(key), "label"] for key in range(3)]
+    assert "label      27 more like: label 9" in lines[4]
+    assert len(lines) == 6
+    assert lines[-1] == "30 faults; 0 whole images; 1,080 bytes belong to none"
+
+
 def test_identity_whose_images_are_scattered(tmp_path):
     records = sets.insightface([0, 0, 1, 1])
     records[2] = (2, sets.payload(1, sets.jpeg(14), 2))
