@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recordio_tools.atomic import output_file
@@ -33,12 +34,12 @@ def draw_tails(tails: Sequence[dict]) -> Figure:
     with mpl.rc_context({"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
         axes = figure.add_subplot()
-        _draw_bands(axes, tails[0])
         for number, figures in enumerate(tails):
             counts = np.array(figures["images_per_identity"])
             label = f"{Path(figures['path']).parent.name}: {figures['images']:,} images, {len(counts):,} identities"
-            axes.step(np.arange(len(counts) + 1), np.append(counts, counts[-1]), where="post", lw=2, label=label,
-                      color=LINES[number % len(LINES)])  # fmt: skip
+            ranks, colour = np.arange(len(counts) + 1), LINES[number % len(LINES)]
+            axes.step(ranks, np.append(counts, counts[-1]), where="post", lw=2, label=label, color=colour)
+        _draw_bands(axes, tails[0])
         axes.set_yscale("log")
         axes.set_xlim(0, max(figures["identities"] for figures in tails))
         axes.set_ylim(bottom=0.8)
@@ -46,22 +47,21 @@ def draw_tails(tails: Sequence[dict]) -> Figure:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel("identities, sorted by number of images")
         axes.set_ylabel("images per identity")
-        axes.legend(loc="upper right", frameon=False)
+        axes.legend(loc="upper right", facecolor="white", edgecolor="none", framealpha=1)
     return figure
 
 
-def _draw_bands(axes, figures: dict) -> None:
-    names = {"many_shot": f"many\n≥ {MANY}", "medium_shot": "medium", "few_shot": f"few\n≤ {FEW}"}
+def _draw_bands(axes: Axes, figures: dict) -> None:
+    """The shots of one set as coloured bands, named with their counts in the legend."""
+    names = {
+        "many_shot": f"many-shot, ≥ {MANY} images",
+        "medium_shot": "medium-shot",
+        "few_shot": f"few-shot, ≤ {FEW} images",
+    }
     start = 0
     for band, colour in BANDS:
         stop = start + figures[band]
-        if stop > start:
-            axes.axvspan(start, stop, color=colour, lw=0, zorder=0)
-        if stop - start > 0.08 * figures["identities"]:
-            text = f"{names[band]}\n{figures[band]:,}"
-            axes.annotate(
-                text, ((start + stop) / 2, 0.03), xycoords=("data", "axes fraction"), ha="center", color="#345"
-            )
+        axes.axvspan(start, stop, color=colour, lw=0, zorder=0, label=f"{names[band]}: {figures[band]:,} identities")
         start = stop
 
 

@@ -33,7 +33,12 @@ def contact_sheet(source: RecordDataset, rows: int = 8, columns: int = 10, cell:
     for row, identity in enumerate(identities.tolist()):
         images = np.flatnonzero(source.labels == identity)
         name = f"identity {identity}" if source.names is None else source.names[identity]
-        draw.text((MARGIN, row * pitch + 1), f"{name}  ({len(images)} images)", fill="black", font=font)
+        draw.text(
+            (MARGIN, row * pitch + 1),
+            f"{name}  ({len(images)} image{'' if len(images) == 1 else 's'})",
+            fill="black",
+            font=font,
+        )
         for column, image in enumerate(images[:columns].tolist()):
             sheet.paste(_thumbnail(source, image, cell), (MARGIN + column * step, row * pitch + CAPTION))
     return sheet

@@ -1,6 +1,6 @@
 """Finds every fault of a set: bytes, index, labels, key ranges, images."""
 
-from collections import Counter
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,19 +102,21 @@ def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: l
     return good
 
 
-def describe(survey: Survey, most: int = 20) -> str:
-    """One line per fault: byte offset, key, kind, what is wrong; at most `most` that are alike, then their number."""
+def describe(survey: Survey, most: int = 5) -> str:
+    """One line per fault: byte offset, key, kind, what is wrong; after `most` that are alike, only their number."""
     lines = [f"{'byte':>14} {'key':>10}  {'kind':<10} fault"] if survey.faults else []
-    alike = Counter()
+    alike: dict[tuple[str, str], list[str]] = {}
     for kind, key, offset, problem in survey.faults:
-        alike[kind, problem.split(",")[0][:40]] += 1
-        if alike[kind, problem.split(",")[0][:40]] <= most:
+        seen = alike.setdefault((kind, re.sub(r"[\d.e+-]+", "0", problem)), [])
+        seen.append(problem)
+        if len(seen) <= most:
             place = ["-" if value is None else str(value) for value in (offset, key)]
             lines.append(f"{place[0]:>14} {place[1]:>10}  {kind:<10} {problem}")
-    for (kind, problem), count in alike.items():
-        if count > most:
-            lines.append(f"{'…':>14} {'…':>10}  {kind:<10} {count - most:,} more like: {problem} (--json lists all)")
+    for (kind, _), seen in alike.items():
+        if len(seen) > most:
+            lines.append(f"{'…':>14} {'…':>10}  {kind:<10} {len(seen) - most:,} more like: {seen[0]}")
     lost = sum(end - start for start, end, _ in survey.left_out)
     counted = f"{len(survey.faults):,} faults" if survey.faults else "no fault"
-    lines.append(f"{counted}; {len(survey.images):,} whole images; {lost:,} bytes belong to none")
+    shown = " (--json lists all)" if any(len(seen) > most for seen in alike.values()) else ""
+    lines.append(f"{counted}{shown}; {len(survey.images):,} whole images; {lost:,} bytes belong to none")
     return "\n".join(lines)

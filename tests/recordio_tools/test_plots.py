@@ -30,8 +30,11 @@ def test_the_line_is_the_sorted_counts(source):
     assert axes.lines[0].get_xdata().tolist() == [0, 1, 2, 3]
     assert axes.get_yscale() == "log"
     assert "set: 185 images, 3 identities" in axes.get_legend().get_texts()[0].get_text()
-    texts = [text.get_text() for text in axes.texts]
-    assert [text.split("\n")[0] for text in texts] == ["many", "medium", "few"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()[2:]] == [
+        "many-shot, ≥ 100 images: 1 identities",
+        "medium-shot: 1 identities",
+        "few-shot, ≤ 20 images: 1 identities",
+    ]
 
 
 def test_written_file(tmp_path, source):

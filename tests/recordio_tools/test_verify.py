@@ -153,7 +153,7 @@ def test_many_faults_that_are_alike_are_counted(tmp_path):
     assert [line.split()[:3] for line in lines[1:4]] == [[str(36 * key), str(key), "label"] for key in range(3)]
     assert "label      27 more like: label 9" in lines[4]
     assert len(lines) == 6
-    assert lines[-1] == "30 faults; 0 whole images; 1,080 bytes belong to none"
+    assert lines[-1] == "30 faults (--json lists all); 0 whole images; 1,080 bytes belong to none"
 
 
 def test_identity_whose_images_are_scattered(tmp_path):
