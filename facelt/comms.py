@@ -57,7 +57,7 @@ def start(timeout_minutes: float = 30.0) -> torch.device:
                 "and a free MASTER_PORT, as jobs/train.sbatch does"
             )
     alone = "RANK" not in os.environ
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(local_rank)

@@ -72,7 +72,7 @@ class Engine:
         return self.engine.gradient_accumulation_steps()
 
     def embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Direct features and e of this rank's images, in the head's dtype, ready for an objective summed over ranks."""
+        """Direct features and e of this rank's images, in the head's dtype, for an objective summed over ranks."""
         direct_BD, concept_BD = self.engine(images_B3HW.to(self.dtype))
         direct_BD = comms.leave_averaging(direct_BD.to(self.head_dtype))
         return direct_BD, None if concept_BD is None else comms.leave_averaging(concept_BD.to(self.head_dtype))

@@ -4,6 +4,7 @@
     python -m facelt.extract --onnx recogniser.onnx --data DATA --output FEATURES
     deepspeed --module facelt.extract --checkpoint RUN --data DATA --output FEATURES      (the same, on all GPUs)
 
+Several embeddings or data folders are written in one go, to FEATURES/<embedding>/<data folder's name>.
 A feature set is a folder: features.npy (N x D, float32), labels.npy (N, int64), names.txt (where the data has names of
 identities), meta.json (what made it).
 """
@@ -30,62 +31,73 @@ from facelt.model import Embedder, MetaHead
 from facelt.partition import Partition
 from recordio_tools.dataset import RecordDataset
 
-# Images B x 3 x H x W in [-1, 1] -> features B x D.
-Recogniser = Callable[[Tensor], Tensor]
+# Images B x 3 x H x W in [-1, 1] -> features B x D, one for each embedding asked for.
+Recogniser = Callable[[Tensor], list[Tensor]]
 
 
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.extract"):
         device = comms.start()
-        output = Path(args.output)
-        if output.exists() and not args.force:
-            raise ValueError(f"--output {output} exists; give another folder, or --force to replace it")
-        dataset = RecordDataset(args.data)
+        outputs = [output_folders(args, source) for source in args.data]
+        taken = [folder for folders in outputs for folder in folders if folder.exists()]
+        if taken and not args.force:
+            raise ValueError(f"--output {taken[0]} exists; give another folder, or --force to replace it")
         recogniser, image_size, facts = make_recogniser(args, device)
-        facts |= {"data": str(args.data), "images": len(dataset), "flip": args.flip}
+        facts["flip"] = args.flip
         if args.flip:
             recogniser = with_flip(recogniser)
-        with one_line("facelt.extract", every_rank=True):
-            write_features(output, recogniser, image_size, dataset, facts, args, device)
-        comms.stop()
+        for source, folders in zip(args.data, outputs, strict=True):
+            dataset = RecordDataset(source)
+            with one_line("facelt.extract", every_rank=True):
+                write_features(folders, recogniser, image_size, dataset, {**facts, "data": source}, args, device)
     return 0
+
+
+def output_folders(args: argparse.Namespace, source: str) -> list[Path]:
+    """Where the features of a data folder go, for each embedding: OUTPUT[/embedding][/data folder's name]."""
+    names = args.embedding if len(args.embedding) > 1 else [""]
+    return [Path(args.output) / name / (Path(source).name if len(args.data) > 1 else "") for name in names]
 
 
 def make_recogniser(args: argparse.Namespace, device: torch.device) -> tuple[Recogniser, int, dict[str, Any]]:
     """The function that the arguments ask for, the image size it takes, and facts for meta.json."""
+    if args.checkpoint:
+        return from_checkpoint(args.checkpoint, args.embedding, device)
+    if args.embedding != ["direct"]:
+        raise ValueError(f"--embedding {' '.join(args.embedding)} needs --checkpoint; leave it out")
     if args.onnx:
         return from_onnx(args.onnx, args.mean, args.std, args.channels)
-    if args.pixels:
-        return from_pixels, args.pixels, {"recogniser": "pixels", "size": args.pixels}
-    return from_checkpoint(args.checkpoint, args.embedding, device)
+    return from_pixels, args.pixels, {"recogniser": "pixels", "size": args.pixels}
 
 
-def from_checkpoint(path: str, embedding: str, device: torch.device) -> tuple[Recogniser, int, dict[str, Any]]:
-    """An embedding of a trained network; the class memory stays sharded over the ranks.
+def from_checkpoint(path: str, embeddings: list[str], device: torch.device) -> tuple[Recogniser, int, dict[str, Any]]:
+    """Embeddings of a trained network; the class memory stays sharded over the ranks.
 
-    Raises ValueError when the checkpoint is of stage plain and the embedding is not the direct feature.
+    Raises ValueError when the checkpoint is of stage plain and more than the direct feature is asked for.
     """
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
     config = FaceltConfig.model_validate(state["config"])
     meta = state["stage"] == "meta"
-    if embedding != "direct" and not meta:
-        raise ValueError(f"--embedding {embedding}: {folder} is of stage plain, which has only direct; give a meta run")
+    if embeddings != ["direct"] and not meta:
+        asked = " ".join(embeddings)
+        raise ValueError(f"--embedding {asked}: {folder} is of stage plain, which has only direct; give a meta run")
     embedder = Embedder(config, meta)
     embedder.load_state_dict(checkpoint.read_weights(folder))
     embedder.to(device).eval()
-    facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "embedding": embedding, "step": state["step"]}
-    if embedding == "direct":
-        return lambda images_B3HW: embedder(images_B3HW)[0], config.image_size, facts
+    facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state["step"]}
+    if embeddings == ["direct"]:
+        return lambda images_B3HW: [embedder(images_B3HW)[0]], config.image_size, facts
     partition = Partition(state["num_classes"], comms.rank(), comms.world_size())
     head = MetaHead(config, partition)
     head.load_state_dict(checkpoint.read_rows(folder, partition, with_moments=False))
     head.to(device).eval()
 
-    def embed(images_B3HW: Tensor) -> Tensor:
+    def embed(images_B3HW: Tensor) -> list[Tensor]:
         direct_BD, concept_BD = embedder(images_B3HW)
-        return head.embeddings(direct_BD, concept_BD, comms.gather(direct_BD))[embedding]
+        every = head.embeddings(direct_BD, concept_BD, comms.gather(direct_BD))
+        return [every[name] for name in embeddings]
 
     return embed, config.image_size, facts
 
@@ -113,32 +125,35 @@ def from_onnx(path: str, mean: float, std: float, channels: str) -> tuple[Recogn
         raise ValueError(f"--onnx {path}: its input is {shape}; expected N x 3 x H x W images")
     size = shape[2] if isinstance(shape[2], int) else 112
 
-    def recognise(images_B3HW: Tensor) -> Tensor:
+    def recognise(images_B3HW: Tensor) -> list[Tensor]:
         pixels = (images_B3HW.cpu() * 127.5 + 127.5 - mean) / std
         pixels = pixels.flip(1) if channels == "bgr" else pixels
         if shape[0] == 1:
             rows = [session.run(None, {entry.name: pixels[i : i + 1].numpy()})[0] for i in range(len(pixels))]
-            return torch.from_numpy(np.concatenate(rows)).flatten(1)
-        return torch.from_numpy(session.run(None, {entry.name: pixels.numpy()})[0]).flatten(1)
+            return [torch.from_numpy(np.concatenate(rows)).flatten(1)]
+        return [torch.from_numpy(session.run(None, {entry.name: pixels.numpy()})[0]).flatten(1)]
 
     facts = {"recogniser": "onnx", "model": str(path), "mean": mean, "std": std, "channels": channels}
     return recognise, size, facts
 
 
-def from_pixels(images_B3HW: Tensor) -> Tensor:
+def from_pixels(images_B3HW: Tensor) -> list[Tensor]:
     """The grey image itself, its mean removed: what a recogniser must beat. B x H·W."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=images_B3HW.device)
     grey_BN = torch.einsum("bchw,c->bhw", images_B3HW, weights).flatten(1)
-    return grey_BN - grey_BN.mean(1, keepdim=True)
+    return [grey_BN - grey_BN.mean(1, keepdim=True)]
 
 
 def with_flip(recogniser: Recogniser) -> Recogniser:
     """The sum of the normalised features of an image and of its mirror image."""
-    return lambda images: F.normalize(recogniser(images)) + F.normalize(recogniser(images.flip(3)))
+    return lambda images: [
+        F.normalize(one) + F.normalize(other)
+        for one, other in zip(recogniser(images), recogniser(images.flip(3)), strict=True)
+    ]
 
 
 def write_features(
-    output: Path,
+    folders: list[Path],
     recogniser: Recogniser,
     image_size: int,
     dataset: RecordDataset,
@@ -146,40 +161,46 @@ def write_features(
     args: argparse.Namespace,
     device: torch.device,
 ) -> None:
-    """Run the recogniser over the set, all ranks together, into a draft beside the output, then rename it there."""
-    draft = output.with_name(f".{output.name}.draft")
-    chief, ranks, rank = comms.rank() == 0, comms.world_size(), comms.rank()
-    if chief:
+    """Run the recogniser over the set, all ranks together, into drafts beside the outputs, then rename them there."""
+    drafts = [folder.with_name(f".{folder.name}.draft") for folder in folders]
+    chief, rank = comms.rank() == 0, comms.rank()
+    for draft in drafts if chief else ():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
     try:
-        features = None
-        title = f"features of {Path(args.data).name}"
+        features: list[np.memmap] = []
+        title = f"features of {Path(facts['data']).name}"
         for batch in each_batch(recogniser, dataset, image_size, args.batch, device, args.threads, title):
-            rows = batch.output.float().cpu().numpy()
-            if features is None:
-                features = open_features(draft / "features.npy", (len(dataset), rows.shape[1]))
-            mine = slice(rank * len(rows), (rank + 1) * len(rows))
+            outputs = [rows.float().cpu().numpy() for rows in batch.output]
+            if not features:
+                shapes = [(len(dataset), rows.shape[1]) for rows in outputs]
+                features = [open_features(d / "features.npy", s) for d, s in zip(drafts, shapes, strict=True)]
+            mine = slice(rank * args.batch, (rank + 1) * args.batch)
             valid = batch.valid_G[mine]
-            features[batch.images_G[mine][valid]] = rows[valid]
-        assert features is not None
-        assert len(features) == len(dataset)
-        features.flush()
+            for matrix, rows in zip(features, outputs, strict=True):
+                matrix[batch.images_G[mine][valid]] = rows[valid]
+        for matrix in features:
+            matrix.flush()
         comms.barrier()
-        if chief:
-            np.save(draft / "labels.npy", dataset.labels)
-            if dataset.names is not None:
-                (draft / "names.txt").write_text("".join(f"{name}\n" for name in dataset.names))
-            facts |= {"dimension": features.shape[1], "ranks": ranks}
-            (draft / "meta.json").write_text(json.dumps(facts, indent=1) + "\n")
-            if output.exists():
-                shutil.rmtree(output)
-            draft.rename(output)
+        for draft, folder, embedding in zip(drafts, folders, args.embedding, strict=True) if chief else ():
+            complete(draft, dataset, facts | {"embedding": embedding})
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.rename(folder)
     except BaseException:
-        if chief:
+        for draft in drafts if chief else ():
             shutil.rmtree(draft, ignore_errors=True)
         raise
     comms.barrier()
+
+
+def complete(draft: Path, dataset: RecordDataset, facts: dict[str, Any]) -> None:
+    """Write what stands beside features.npy."""
+    np.save(draft / "labels.npy", dataset.labels)
+    if dataset.names is not None:
+        (draft / "names.txt").write_text("".join(f"{name}\n" for name in dataset.names))
+    facts |= {"images": len(dataset), "dimension": np.load(draft / "features.npy", mmap_mode="r").shape[1]}
+    (draft / "meta.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def open_features(path: Path, shape: tuple[int, int]) -> np.memmap:
@@ -198,9 +219,9 @@ def arguments() -> argparse.ArgumentParser:
     source.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
     source.add_argument("--onnx", help="any recogniser in ONNX")
     source.add_argument("--pixels", type=int, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
-    parser.add_argument("--data", required=True, help="folder with train.rec, train.idx and property")
+    parser.add_argument("--data", required=True, nargs="+", help="folders with train.rec, train.idx and property")
     parser.add_argument("--output", required=True, help="folder of the feature set to write")
-    parser.add_argument("--embedding", choices=EMBEDDINGS, default="direct", help="default: direct")
+    parser.add_argument("--embedding", nargs="+", choices=EMBEDDINGS, default=["direct"], help="default: direct")
     parser.add_argument("--flip", action="store_true", help="add the normalised features of the mirrored image")
     parser.add_argument("--batch", type=int, default=64, help="images a step of each rank (default: 64)")
     parser.add_argument("--threads", type=int, default=2, help="decoding threads of each rank (default: 2)")
@@ -213,4 +234,6 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    comms.stop()
+    sys.exit(status)

@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
             finished = train_stage(name, run, args.start_from, dataset, partition, ds, config, device)
             if not finished:
                 break
-        comms.stop()
     return 0
 
 
@@ -130,4 +129,6 @@ def arguments() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    comms.stop()
+    sys.exit(status)

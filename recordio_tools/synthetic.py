@@ -166,7 +166,8 @@ def write_synthetic(
 ) -> int:
     """Writes a set of counts[k] images of identity first_identity + k, and its attributes; returns the image count.
 
-    Raises ValueError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an existing output.
+    Raises ValueError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an
+    existing output.
     """
     workers = _cores() if workers is None else workers
     if not 1 <= workers <= 1024:

@@ -1,0 +1,40 @@
+"""A small data folder whose classes a network can learn: each has a pattern of its own."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from recordio_tools.writer import DatasetWriter
+
+
+def write_faces(folder: Path, classes: int = 5, images: int = 6, size: int = 32) -> Path:
+    """classes x images JPEGs of size x size; the names are person-0 …"""
+    rng = np.random.default_rng(7)
+    patterns = rng.integers(0, 255, (classes, 4, 4, 3), dtype=np.uint8)
+    names = [f"person-{i}" for i in range(classes)]
+    with DatasetWriter(folder, classes, (size, size), names) as writer:
+        for label in range(classes):
+            for _ in range(images):
+                noisy = np.clip(patterns[label].astype(int) + rng.integers(-30, 30, (4, 4, 3)), 0, 255).astype(np.uint8)
+                stream = BytesIO()
+                Image.fromarray(noisy).resize((size, size)).save(stream, "JPEG", quality=90)
+                writer.add(stream.getvalue(), label)
+    return folder
+
+
+TINY = {
+    "train_batch_size": 8,
+    "optimizer": {"type": "SGD", "params": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
+    "steps_per_print": 10**9,
+    "facelt": {
+        "image_size": 32,
+        "embedding_size": 16,
+        "backbone": {"name": "resnet10", "width": 8},
+        "plain": {"epochs": 4, "decay_every": 3},
+        "meta": {"epochs": 2, "decay_every": 1, "images_per_class": 2},
+        "log_every": 1,
+        "loader_threads": 1,
+    },
+}

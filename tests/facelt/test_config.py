@@ -1,0 +1,112 @@
+"""The "facelt" block: presets, overrides, and mistakes answered in one line that names the way out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from facelt.config import PRESETS, FaceltConfig, HeadConfig, load
+from facelt.schedule import learning_rate, total_steps
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+def write(tmp_path: Path, block: object) -> Path:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"train_batch_size": 8, "facelt": block}))
+    return path
+
+
+def test_the_jobs_are_valid_and_ds_json_is_the_recipe_for_ms1m_lt():
+    for path in sorted(JOBS.glob("*.json")):
+        load(path)
+    ds, config = load(JOBS / "ds.json")
+    assert ds["optimizer"] == {"type": "SGD", "params": {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}}
+    assert ds["torch_autocast"]["enabled"]
+    assert (config.backbone.name, config.embedding_size, config.image_size) == ("resnet50", 512, 112)
+    for stage in (config.plain, config.meta):
+        rates = [learning_rate(stage, 0.01, epoch, 1, 1) for epoch in (0, 9, 10, 19, 20, 29)]
+        assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
+        assert stage.epochs == 30
+    assert config.meta.sampler == "class_aware"
+
+
+def test_each_row_of_the_disagreement_between_paper_and_code_is_in_both_presets():
+    released = FaceltConfig().head
+    paper = FaceltConfig(preset="paper").head
+    values = {
+        "hallucinator": ("softmax", "linear"),
+        "reach_scale": (10, 1),
+        "squash": ("released", "paper"),
+        "scale": (16, 1),
+        "reduction": ("mean", "sum"),
+        "centroid_loss": ("released", "paper"),
+        "centroid_weight": (0.01, 0.1),
+        "margin": (10, 5),
+        "centroid_gradient": (False, True),
+    }
+    for knob, (code, print_) in values.items():
+        assert (getattr(released, knob), getattr(paper, knob)) == (code, print_)
+    assert set(PRESETS["paper"]) <= set(HeadConfig.model_fields)
+
+
+def test_a_knob_overrides_its_preset_and_a_configuration_survives_json(tmp_path):
+    _, config = load(write(tmp_path, {"preset": "paper", "head": {"scale": 30}}))
+    assert config.head.scale == 30
+    assert config.head.squash == "paper"
+    assert FaceltConfig.model_validate(json.loads(json.dumps(config.model_dump()))) == config
+
+
+def test_set_reaches_the_block_and_deepspeed(tmp_path):
+    path = write(tmp_path, {})
+    overrides = ["plain.epochs=0.5", "ds.train_batch_size=16", "backbone.name=resnet10", "ds.optimizer.params.lr=1e-3"]
+    ds, config = load(path, overrides)
+    assert config.plain.epochs == 0.5
+    assert config.backbone.name == "resnet10"
+    assert (ds["train_batch_size"], ds["optimizer"]["params"]["lr"]) == (16, 1e-3)
+
+
+@pytest.mark.parametrize(
+    "block, words",
+    [
+        ({"epocs": 3}, ["facelt.epocs is not a known key", "plain", "seed"]),
+        ({"plain": {"epocs": 3}}, ["facelt.plain.epocs is not a known key", "epochs", "sampler"]),
+        ({"head": {"hallucinater": "softmax"}}, ["facelt.head.hallucinater", "hallucinator"]),
+        ({"plain": {"epochs": -1}}, ["facelt.plain.epochs is -1", "greater than 0"]),
+        ({"backbone": {"name": "resnet51"}}, ["facelt.backbone.name is 'resnet51'", "resnet50"]),
+        ({"preset": "papper"}, ["facelt.preset is 'papper'", "released"]),
+        ({"augment": {"flip": 2}}, ["facelt.augment.flip is 2"]),
+        (["plain"], ["facelt"]),
+    ],
+)
+def test_a_mistake_in_the_block_is_one_line(tmp_path, block, words):
+    with pytest.raises(ValueError, match="facelt") as caught:
+        load(write(tmp_path, block))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_file_that_is_not_there_or_not_json(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        load(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        load(tmp_path / "bad.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ValueError, match="holds a list"):
+        load(tmp_path / "list.json")
+    for override in ("plain.epochs", "=3", "seed.x=1"):
+        with pytest.raises(ValueError, match="--set"):
+            load(write(tmp_path, {"seed": 1}), [override])
+
+
+def test_steps_and_rates_by_hand():
+    stage = FaceltConfig.model_validate({"plain": {"epochs": 2.5, "decay_every": 1, "warmup": 0.5}}).plain
+    assert total_steps(stage, images=100, global_batch=8) == 32  # 250 images in batches of 8: 31.25
+    rate = lambda step: learning_rate(stage, 1.0, step, 100, 8)  # noqa: E731
+    assert rate(0) == pytest.approx(0.08 / 0.5)
+    assert rate(6) == 1.0  # 48 images seen, 56 with this step: past half an epoch
+    assert rate(12) == 1.0  # 96 images seen
+    assert rate(13) == pytest.approx(0.1)  # 104

@@ -1,0 +1,203 @@
+"""The command: the whole recipe under the launcher, stopping and going on, and every mistake in one line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from faces import TINY, write_faces
+from safetensors.torch import load_file
+
+from facelt import checkpoint, train
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = Path(sys.executable).with_name("deepspeed")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("train") / "data")
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(TINY))
+    return path
+
+
+def command(config: Path, data: Path, run: Path, *more: str) -> list[str]:
+    return ["facelt/train.py", "--deepspeed_config", str(config), "--data", str(data), "--output", str(run), *more]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(LAUNCHER.parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def launch(*arguments: str, ranks: int = 2) -> subprocess.CompletedProcess:
+    full = [str(LAUNCHER), "--num_gpus", str(ranks), "--master_port", "29611", *arguments]
+    return subprocess.run(full, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_whole_recipe_on_two_ranks_and_once_more(config, data, tmp_path):
+    run = tmp_path / "run"
+    done = launch(*command(config, data, run))
+    assert done.returncode == 0, done.stderr
+    lines = metrics(run)
+    assert [line["stage"] for line in lines] == ["plain"] * 15 + ["meta"] * 8  # 4 · 30 / 8 and 2 · 30 / 8 steps
+    assert lines[14]["cross_entropy"] < 0.7 * lines[0]["cross_entropy"]
+    assert {"cross_entropy", "centroid", "accuracy", "lr", "rate"} <= set(lines[-1])
+    assert [line["lr"] for line in lines[:15]] == pytest.approx([0.05] * 12 + [0.005] * 3)
+    for stage, steps in (("plain", 15), ("meta", 8)):
+        folder = checkpoint.latest(run, stage)
+        state = checkpoint.read_state(folder)
+        assert (folder.name, state["finished"], state["starts"]) == (f"step-{steps:08d}", True, [0, 3])
+    weights = load_file(checkpoint.latest(run, "meta") / "model.safetensors")
+    assert "backbone.layer4.0.conv1.weight" in weights
+    assert list((run / "tensorboard" / "meta").glob("events*"))
+    again = launch(*command(config, data, run))
+    assert again.returncode == 0, again.stderr
+    assert "stage meta: finished" in again.stderr
+    assert metrics(run) == lines
+
+
+def test_memory_starts_at_the_class_means_and_the_hallucinator_at_the_plain_classifier(config, data, tmp_path):
+    run = tmp_path / "run"
+    assert train.main([*command(config, data, run, "--stage", "plain")[1:]]) == 0
+    still = ["--set", "meta.lr_scale=1e-30", "--set", "ds.optimizer.params.weight_decay=0"]
+    assert train.main([*command(config, data, run, "--stage", "meta", *still)[1:]]) == 0
+    plain = load_file(checkpoint.latest(run, "plain") / "classes-00000-of-00001.safetensors")
+    memory = load_file(checkpoint.latest(run, "meta") / "classes-00000-of-00001.safetensors")
+    torch.testing.assert_close(memory["memory.hallucinator_weight"], plain["classifier.weight"])
+    torch.testing.assert_close(memory["memory.hallucinator_bias"], plain["classifier.bias"])
+
+    from facelt import extract
+
+    arguments = ["--checkpoint", str(run / "plain"), "--data", str(data), "--output", str(tmp_path / "features")]
+    assert extract.main(arguments) == 0
+    features = np.load(tmp_path / "features" / "features.npy")
+    labels = np.load(tmp_path / "features" / "labels.npy")
+    means = np.stack([features[labels == k].mean(0) for k in range(5)])
+    np.testing.assert_allclose(memory["memory.centroids"], means, rtol=1e-4, atol=1e-5)
+
+
+def test_stopped_in_the_middle_it_goes_on_as_if_it_had_not(config, data, tmp_path):
+    straight, halves = tmp_path / "straight", tmp_path / "halves"
+    assert train.main(command(config, data, straight)[1:]) == 0
+    longer = [sys.executable, *command(config, data, halves)]
+    process = subprocess.Popen(longer, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (halves / "metrics.jsonl").exists():
+        time.sleep(0.005)
+    while process.poll() is None and not (halves / "metrics.jsonl").read_text():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGUSR1)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert "run the same command to go on" in said
+    state = checkpoint.read_state(checkpoint.find(halves))
+    assert not state["finished"]
+    assert train.main(command(config, data, halves)[1:]) == 0
+    for file in ("model.safetensors", "moments.safetensors", "classes-00000-of-00001.safetensors"):
+        want = load_file(checkpoint.latest(straight, "meta") / file)
+        got = load_file(checkpoint.latest(halves, "meta") / file)
+        for name in want:
+            torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that the command answers with, having left with status 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        train.main(list(arguments)[1:])
+    assert left.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_missing_and_empty_data(config, tmp_path, capsys):
+    assert "no-such" in refused(capsys, *command(config, tmp_path / "no-such", tmp_path / "run"))
+    (tmp_path / "empty").mkdir()
+    assert "train.rec" in refused(capsys, *command(config, tmp_path / "empty", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_index_of_another_file(config, data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    lines = (broken / "train.idx").read_text().splitlines()
+    key, offset = lines[3].split("\t")
+    lines[3] = f"{key}\t{int(offset) + 4}"
+    (broken / "train.idx").write_text("\n".join(lines) + "\n")
+    answer = refused(capsys, *command(config, broken, tmp_path / "run"))
+    assert "train.idx" in answer or "train.rec" in answer
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_outside_the_classes(config, data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    (broken / "property").write_text("3,32,32\n")
+    (broken / "names.txt").unlink()
+    assert "label 3" in refused(capsys, *command(config, broken, tmp_path / "run"))
+
+
+def test_a_truncated_record(config, data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    rec = broken / "train.rec"
+    rec.write_bytes(rec.read_bytes()[:-600])
+    assert "train.rec" in refused(capsys, *command(config, broken, tmp_path / "run"))
+
+
+def test_an_image_that_does_not_decode(config, data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    rec = broken / "train.rec"
+    content = rec.read_bytes()
+    at = content.index(b"\xff\xd8\xff", len(content) // 2)
+    rec.write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    answer = refused(capsys, *command(config, broken, tmp_path / "run"))
+    assert "does not decode" in answer
+    assert "recordio_tools verify" in answer
+    assert not list((tmp_path / "run").glob("plain/*"))
+
+
+def test_a_misspelt_knob_and_another_seed(config, data, tmp_path, capsys):
+    answer = refused(capsys, *command(config, data, tmp_path / "run", "--set", "plain.epocs=1"))
+    assert "facelt.plain.epocs is not a known key" in answer
+    assert "no plain stage" in refused(capsys, *command(config, data, tmp_path / "run", "--stage", "meta"))
+    assert "no checkpoint" in refused(capsys, *command(config, data, tmp_path / "run", "--start-from", str(tmp_path)))
+    assert "no such file" in refused(capsys, *command(config, data, tmp_path / "run", "--init", "imagenet.pth"))
+
+
+def test_a_run_is_not_taken_up_in_another_order(config, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert train.main(command(config, data, run, "--stage", "plain", "--set", "plain.epochs=1")[1:]) == 0
+    state = checkpoint.latest(run, "plain") / "state.json"
+    state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
+    assert "seed 0, given 1" in refused(capsys, *command(config, data, run, "--set", "seed=1"))
+    answer = refused(capsys, *command(config, data, run, "--set", "ds.train_batch_size=16"))
+    assert "global_batch 8, given 16" in answer
+    more = write_faces(tmp_path / "more", classes=6)
+    assert "trained on 5 classes, the data has 6" in refused(capsys, *command(config, more, run))
+
+
+def test_more_ranks_than_classes_leaves_the_launcher_with_status_2(config, tmp_path):
+    lonely = write_faces(tmp_path / "lonely", classes=1)
+    done = launch(*command(config, lonely, tmp_path / "run"))
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert lines == [
+        "facelt.train: error: 1 classes cannot be shared by 2 ranks: every rank needs at least one; "
+        "start at most 1 ranks"
+    ]
+    assert not (tmp_path / "run").exists()
