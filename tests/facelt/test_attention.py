@@ -12,9 +12,7 @@ def formula(block: ModulatedAttention, f: torch.Tensor) -> torch.Tensor:
     out = f.clone()
     for b in range(B):
         x = f[b].reshape(C, H * W)
-        theta, phi, g = (
-            conv.weight[:, :, 0, 0] @ x + conv.bias[:, None] for conv in (block.theta, block.phi, block.g)
-        )
+        theta, phi, g = (conv.weight[:, :, 0, 0] @ x + conv.bias[:, None] for conv in (block.theta, block.phi, block.g))
         context = torch.zeros_like(g)
         for i in range(H * W):
             affinity = torch.exp(torch.stack([theta[:, i] @ phi[:, j] for j in range(H * W)]))

@@ -52,7 +52,7 @@ def test_init_files_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="not a state dict"):
         backbone.load_pretrained(net, tmp_path / "text.pth")
     torch.save({k: v for k, v in state.items() if k != "conv1.weight"}, tmp_path / "lacks.pth")
-    with pytest.raises(ValueError, match="lacks conv1.weight"):
+    with pytest.raises(ValueError, match="lacks conv1"):
         backbone.load_pretrained(net, tmp_path / "lacks.pth")
     torch.save(backbone.build("resnet10", 16, "imagenet", "local").state_dict(), tmp_path / "wide.pth")
     with pytest.raises(ValueError, match=r"conv1.weight is \(16, 3, 7, 7\), this network has \(8, 3, 7, 7\)"):

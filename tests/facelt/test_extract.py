@@ -1,0 +1,168 @@
+"""Features: of every embedding, of ONNX recognisers and pixels, at any number of ranks; mistakes in one line."""
+
+import json
+import shutil
+from io import BytesIO
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from faces import TINY, write_faces
+from onnx import TensorProto, helper
+from PIL import Image
+from test_train import launch
+
+from facelt import checkpoint, extract
+from facelt.config import FaceltConfig
+from facelt.model import Embedder, MetaHead
+from facelt.partition import Partition
+from recordio_tools.dataset import RecordDataset
+
+K, D = 5, 16
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("extract") / "data", classes=K, images=5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run whose meta stage has random weights everywhere, and a plain stage."""
+    folder = tmp_path_factory.mktemp("extract") / "run"
+    config = FaceltConfig.model_validate(TINY["facelt"])
+    torch.manual_seed(1)
+    for stage in ("plain", "meta"):
+        embedder = Embedder(config, stage == "meta").eval()
+        partition = Partition(K)
+        head = MetaHead(config, partition)
+        for parameter in [*head.memory.parameters(), *embedder.attention.parameters()]:
+            torch.nn.init.normal_(parameter)
+        state = {"stage": stage, "step": 3, "finished": True, "config": config.model_dump()}
+        rows = {name: p.detach() for name, p in head.named_parameters()}
+        checkpoint.save(folder, state, embedder.state_dict(), {"none": torch.zeros(1)}, rows, partition)
+    return folder
+
+
+def images(data) -> torch.Tensor:
+    dataset = RecordDataset(data)
+    decoded = [np.asarray(Image.open(BytesIO(dataset.jpeg(i).tobytes()))) for i in range(len(dataset))]
+    return (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
+
+
+def by_hand(run, data) -> dict[str, torch.Tensor]:
+    """Every embedding by the equations, from the checkpoint's tensors."""
+    folder = checkpoint.find(run)
+    embedder = Embedder(FaceltConfig.model_validate(TINY["facelt"]), True).eval()
+    embedder.load_state_dict(checkpoint.read_weights(folder))
+    rows = checkpoint.read_rows(folder, Partition(K))
+    with torch.no_grad():
+        v, e = embedder(images(data))
+    o = torch.softmax(v @ rows["memory.hallucinator_weight"].T + rows["memory.hallucinator_bias"], 1)
+    infused = v + e * (o @ rows["memory.centroids"])
+    gamma = torch.cdist(v, rows["memory.centroids"], compute_mode="donot_use_mm_for_euclid_dist").min(1).values
+    meta = infused * (10 / gamma)[:, None]
+    return {"direct": v, "infused": infused, "meta": meta, "squashed": meta / (1 + meta.norm(dim=1, keepdim=True))}
+
+
+def test_every_embedding_and_what_stands_beside_it(run, data, tmp_path):
+    names = ["direct", "infused", "meta", "squashed"]
+    arguments = ["--checkpoint", str(run), "--embedding", *names, "--data", str(data), "--output", str(tmp_path / "f")]
+    assert extract.main([*arguments, "--batch", "7"]) == 0
+    want = by_hand(run, data)
+    for name in names:
+        folder = tmp_path / "f" / name
+        np.testing.assert_allclose(np.load(folder / "features.npy"), want[name], rtol=2e-3, atol=2e-3)
+        np.testing.assert_array_equal(np.load(folder / "labels.npy"), np.repeat(np.arange(K), 5))
+        assert (folder / "names.txt").read_text().split() == [f"person-{k}" for k in range(K)]
+        facts = json.loads((folder / "meta.json").read_text())
+        assert (facts["embedding"], facts["dimension"], facts["images"], facts["step"]) == (name, D, 25, 3)
+    assert sorted(p.name for p in (tmp_path / "f").iterdir()) == sorted(names)
+
+
+def test_two_ranks_are_one(run, data, tmp_path):
+    arguments = ["--checkpoint", str(run), "--embedding", "meta", "--data", str(data), "--batch", "4"]
+    assert extract.main([*arguments, "--output", str(tmp_path / "one")]) == 0
+    done = launch("--module", "facelt.extract", *arguments, "--output", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    one, two = (np.load(tmp_path / name / "features.npy") for name in ("one", "two"))
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
+
+
+def test_pixels_and_flip_by_hand(data, tmp_path):
+    arguments = ["--pixels", "32", "--data", str(data)]
+    assert extract.main([*arguments, "--output", str(tmp_path / "plain")]) == 0
+    assert extract.main([*arguments, "--output", str(tmp_path / "flip"), "--flip"]) == 0
+    grey = torch.einsum("bchw,c->bhw", images(data), torch.tensor([0.299, 0.587, 0.114]))
+    unit = lambda x: torch.nn.functional.normalize(x.flatten(1) - x.flatten(1).mean(1, keepdim=True))  # noqa: E731
+    got = torch.from_numpy(np.load(tmp_path / "plain" / "features.npy"))
+    torch.testing.assert_close(torch.nn.functional.normalize(got), unit(grey), rtol=1e-3, atol=1e-3)
+    flipped = torch.from_numpy(np.load(tmp_path / "flip" / "features.npy"))
+    torch.testing.assert_close(flipped, unit(grey) + unit(grey.flip(2)), rtol=1e-3, atol=1e-3)
+
+
+def write_onnx(path, channels: int = 3, batch: int | str = "n") -> None:
+    """A recogniser whose three features are the mean of each input channel at 112 x 112."""
+    entry = helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, channels, 112, 112])
+    out = helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, channels, 1, 1])
+    node = helper.make_node("GlobalAveragePool", ["data"], ["features"])
+    model = helper.make_model(helper.make_graph([node], "mean", [entry], [out]), ir_version=9)
+    model.opset_import[0].version = 17
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("batch", ["n", 1])
+def test_an_onnx_recogniser_gets_the_pixels_it_expects(data, tmp_path, batch):
+    write_onnx(tmp_path / "mean.onnx", batch=batch)
+    arguments = ["--onnx", str(tmp_path / "mean.onnx"), "--data", str(data)]
+    assert extract.main([*arguments, "--output", str(tmp_path / "usual")]) == 0
+    told = ["--mean", "0", "--std", "255", "--channels", "bgr"]
+    assert extract.main([*arguments, *told, "--output", str(tmp_path / "told")]) == 0
+    means = images(data).mean((2, 3)).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "usual" / "features.npy"), means, atol=0.01)
+    want = ((means * 127.5 + 127.5) / 255)[:, ::-1]
+    np.testing.assert_allclose(np.load(tmp_path / "told" / "features.npy"), want, atol=0.01)
+
+
+def refused(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        extract.main(list(arguments))
+    assert left.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_mistakes(run, data, tmp_path, capsys):
+    out = ["--data", str(data), "--output", str(tmp_path / "out")]
+    answer = refused(capsys, "--checkpoint", str(run / "plain"), "--embedding", "meta", *out)
+    assert "of stage plain, which has only direct" in answer
+    assert "no checkpoint there" in refused(capsys, "--checkpoint", str(tmp_path), *out)
+    assert "no such file" in refused(capsys, "--onnx", str(tmp_path / "none.onnx"), *out)
+    (tmp_path / "bad.onnx").write_text("text")
+    assert "cannot load it" in refused(capsys, "--onnx", str(tmp_path / "bad.onnx"), *out)
+    write_onnx(tmp_path / "grey.onnx", channels=1)
+    assert "expected N x 3 x H x W" in refused(capsys, "--onnx", str(tmp_path / "grey.onnx"), *out)
+    assert "needs --checkpoint" in refused(capsys, "--pixels", "8", "--embedding", "meta", *out)
+    (tmp_path / "out").mkdir()
+    assert "exists" in refused(capsys, "--pixels", "8", *out)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_image_that_does_not_decode_leaves_nothing_behind(data, tmp_path, capsys):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    content = (broken / "train.rec").read_bytes()
+    at = content.rindex(b"\xff\xd8\xff")
+    (broken / "train.rec").write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    answer = refused(capsys, "--pixels", "32", "--data", str(broken), "--output", str(tmp_path / "out"))
+    assert "does not decode" in answer
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as left:
+        extract.main(["--help"])
+    assert left.value.code == 0
+    assert "python -m facelt.extract --checkpoint RUN" in capsys.readouterr().out
