@@ -72,8 +72,9 @@ def _shots(options: Namespace, similarity: float | None) -> str:
     rule = "the given threshold"
     if options.similarity_quantile is not None:
         rule = f"the {options.similarity_quantile:g} quantile of a seeded sample of probe-to-training cosines"
+    whose = "the recogniser" if options.probes_recogniser or options.simulate else "the method's own features"
     bounds = ", ".join(map(str, options.shots))
     return (
-        f"Pseudo-shots: training images with cosine strictly above {similarity:.4g} ({rule}) under the recogniser; "
+        f"Pseudo-shots: training images with cosine strictly above {similarity:.4g} ({rule}) under {whose}; "
         f"many, few and one begin at {bounds}."
     )

@@ -11,7 +11,7 @@ from .features import FeatureSet
 from .gallery import Gallery
 from .metrics import Column, Tallies
 from .ranks import Ranks
-from .scan import FaissScan
+from .scan import FaissScan, Scan
 
 RATE = "MegaFace identification rate"
 
@@ -36,7 +36,7 @@ class Task:
     impostors: str = "distractors"
     order: str = "file"
     seed: int = 0
-    scan: type = FaissScan
+    scan: Scan = FaissScan
     dropped: np.ndarray | None = None
     cohort_k: int = 20
     cohort_weight: float = 0.5

@@ -19,7 +19,7 @@ from .errors import InputError
 from .features import ArrayRows, FeatureSet
 from .gallery import Gallery
 from .ranks import Ranks
-from .scan import FaissScan
+from .scan import FaissScan, Scan
 from .scores import score_pairs
 from .search import Thresholds, count_above
 
@@ -70,7 +70,7 @@ def identify(
     protocol: str = "devkit",
     ties: str = "devkit",
     impostors: str = "distractors",
-    scan: type = FaissScan,
+    scan: Scan = FaissScan,
     scale: float = 1.0,
     ranks: Ranks | None = None,
     progress: str | None = None,

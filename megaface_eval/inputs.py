@@ -46,9 +46,11 @@ def open_inputs(options: Namespace) -> Inputs:
 
 
 def _simulated(options: Namespace) -> Inputs:
-    scene = make_scene(options.gallery, options.mate_cosine, options.seed)
-    method = Method("simulated", scene.probes, scene.distractors)
-    return Inputs([method], scene.train, scene.recogniser_probes, scene.groups)
+    scenes = [make_scene(options.gallery, cosine, options.seed) for cosine in options.mate_cosine]
+    names = [f"simulated {cosine:g}" for cosine in options.mate_cosine]
+    # one seed gives all scenes the same people and distractors; only how alike their images are differs
+    methods = [Method(name, s.probes, s.distractors) for name, s in zip(names, scenes, strict=True)]
+    return Inputs(methods, scenes[0].train, scenes[0].recogniser_probes, scenes[0].groups)
 
 
 def _from_disk(options: Namespace) -> Inputs:

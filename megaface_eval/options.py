@@ -83,9 +83,10 @@ def _what(group) -> None:
     group.add_argument(
         "--mate-cosine",
         type=float,
-        default=0.25,
+        nargs="+",
+        default=[0.25],
         metavar="C",
-        help="difficulty of --simulate: mean cosine of two images of one person (0.25)",
+        help="difficulty of --simulate: mean cosine of two images of one person (0.25); a method for each",
     )
 
 

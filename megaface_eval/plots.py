@@ -35,14 +35,14 @@ def size_name(size: int) -> str:
 def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element, without the XML prologue."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG, 160 dots an inch."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=160, bbox_inches="tight")
+    figure.savefig(data, format="png", dpi=160)
     return data.getvalue()
 
 

@@ -10,7 +10,7 @@ from .errors import InputError
 from .features import FeatureSet
 from .gallery import Gallery
 from .ranks import Ranks
-from .scan import FaissScan
+from .scan import FaissScan, Scan
 from .search import Thresholds, count_above
 
 SIMILARITY = 0.7  # the paper's; it belongs to its recogniser
@@ -24,7 +24,7 @@ def count_similar(
     train: FeatureSet,
     threshold: float,
     *,
-    scan: type = FaissScan,
+    scan: Scan = FaissScan,
     ranks: Ranks | None = None,
     progress: str | None = None,
 ) -> np.ndarray:

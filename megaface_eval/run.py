@@ -32,9 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "megaface_eval.run", *(a for a in arguments if "local_rank" not in a)])
     ranks = Ranks()
     try:
+        ranks = join()
         check(options)
         report.check_output(options.output, options.force)
-        ranks = join()
         if options.compare:
             contents, tallies = compare.merge(options.compare, command)
             extras = {"tallies.npz": npz(compare.save_tallies(tallies))}

@@ -5,7 +5,7 @@ or names the query as unfinished. It never loses a pair. The floor is the lowest
 lowest threshold, or its best distractor so far, which the block itself may raise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import faiss
@@ -104,6 +104,9 @@ class FaissScan:
         score = scores[query, place].astype(np.float64)
         found = Candidates(chosen[query], rows[query, place].astype(np.int64), score, np.full(len(query), self.error))
         return found, chosen[unfinished]
+
+
+Scan = Callable[[np.ndarray, float], FaissScan]  # queries and scale to a scan of FaissScan's interface
 
 
 class DenseScan:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .errors import InputError
 from .gallery import BLOCK_ROWS, Block, Gallery
 from .ranks import Ranks
-from .scan import DEEPEST, Candidates, DenseScan, FaissScan
+from .scan import DEEPEST, Candidates, DenseScan, FaissScan, Scan
 from .scores import score_pairs
 
 PILOT_ROWS = 1024  # scanned densely, to learn which queries' thresholds lie deep
@@ -130,7 +130,7 @@ def count_above(
     gallery: Gallery,
     *,
     inclusive: bool = False,
-    scan: type = FaissScan,
+    scan: Scan = FaissScan,
     labels: tuple[np.ndarray, np.ndarray] | None = None,
     ranks: Ranks | None = None,
     scale: float = 1.0,

@@ -4,12 +4,12 @@ from functools import partial
 
 from .certified import CertifiedScan, choose_precision
 from .ranks import Ranks
-from .scan import FaissScan
+from .scan import FaissScan, Scan
 
 SEARCHES = ("faiss", "certified", "certified-bfloat16", "certified-int8")
 
 
-def choose_scan(search: str, dimension: int, ranks: Ranks) -> tuple[type, str]:
+def choose_scan(search: str, dimension: int, ranks: Ranks) -> tuple[Scan, str]:
     """The scan for one of SEARCHES and what to say of it. `certified` takes the faster precision on the first rank."""
     if search == "faiss":
         return FaissScan, "faiss"

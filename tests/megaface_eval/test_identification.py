@@ -40,12 +40,14 @@ def plain_ranks(unit, labels, distractors, size, protocol, ties, impostors):
     st.sampled_from(["devkit", "paper"]),
     st.sampled_from(["devkit", "pessimistic"]),
     st.sampled_from(["distractors", "all"]),
-    st.booleans(),
+    st.sampled_from(["random", "clustered", "tied"]),
 )
-def test_ranks_equal_the_definition(seed, protocol, ties, impostors, tied):
+def test_ranks_equal_the_definition(seed, protocol, ties, impostors, kind):
     rng = np.random.default_rng(seed)
     probes, rows = rng.standard_normal((14, 5)).astype(np.float32), rng.standard_normal((60, 5)).astype(np.float32)
-    if tied:  # mates and strangers are copies of a few vectors: equal scores everywhere
+    if kind == "clustered":  # all within a hundredth of one direction
+        probes, rows = probes[:1] + 0.01 * probes, probes[:1] + 0.01 * rows
+    if kind == "tied":  # mates and strangers are copies of a few vectors: equal scores everywhere
         probes, rows = probes[rng.integers(4, size=14)], probes[rng.integers(4, size=60)]
     labels = np.append(rng.integers(4, size=12), [9, 9])
     unit = normalise(probes.copy())

@@ -152,6 +152,69 @@ def test_simulate_needs_no_data(tmp_path, capsys, monkeypatch):
     assert all(cells[key]["probes"] > 0 for key in ("many", "few", "one", "zero", "full", "group:Male", "group:Female"))
 
 
+def test_simulated_difficulties_stand_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inputs, "make_scene", partial(make_scene, dimension=64, images=640))
+    assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.4", "0.5", "--output", f"{tmp_path}/out"]) == 0
+    easy = [m["cells"]["full"]["rate"] for m in json.loads((tmp_path / "out/report.json").read_text())["methods"]]
+    assert easy[0] < easy[1]
+
+
+def test_noise_is_dropped_and_told(sets, capsys):
+    for name, rows in (("p", 40), ("d", 300)):
+        (sets / name / "paths.txt").write_text("".join(f"a/b/{name}{i}.jpg\n" for i in range(rows)))
+    (sets / "scrub.txt").write_text("# noise\np0.png\np7.png\nelsewhere.png\n")
+    (sets / "flickr.txt").write_text("3\ta/b/d5\n4\ta/b/d250.jpg\n")
+    lists = ["--facescrub-noise", f"{sets}/scrub.txt", "--megaface-noise", f"{sets}/flickr.txt"]
+    assert main(command(sets, "--noise", "drop", *lists)) == 0
+    report = json.loads((sets / "out/report.json").read_text())
+    assert report["probes"]["images"] == 38
+    assert any("2 of 40 probes removed (noise list of 3)" in line for line in report["conventions"])
+    assert any("2 of 300 distractors removed (noise list of 2)" in line for line in report["conventions"])
+    assert report["methods"][0]["cells"]["full"]["trials"] == 6 * 20 + 2 * 12
+    assert main(command(sets, "--noise", "insightface", *lists, output="replaced")) == 0
+    replaced = json.loads((sets / "replaced/report.json").read_text())
+    assert replaced["probes"]["images"] == 40
+    assert replaced["methods"][0]["cells"]["full"]["rate"] >= report["methods"][0]["cells"]["full"]["rate"]
+
+
+def test_a_cohort_and_rejection_scores_are_reported(sets, capsys):
+    known = np.load(sets / "p/labels.npy") % 2  # knows half of the people, as no real score does
+    np.save(sets / "p/distance.npy", 1.0 - known)
+    more = ["--cohort", f"{sets}/train", "--rejection", "norm", "--rejection=-distance.npy", "--open-set", "gallery"]
+    assert main(command(sets, *more)) == 0
+    report = json.loads((sets / "out/report.json").read_text())
+    method = report["methods"][0]
+    assert list(method["open_set"]) == ["cosine", "norm", "-distance.npy"]
+    assert method["cohort"].endswith("train")
+    assert any(line.startswith("Cohort: scores less 0.5 ×") for line in report["conventions"])
+    assert "by -distance.npy" in (sets / "out/table.md").read_text()
+
+
+def test_saved_counts_need_no_second_search_for_other_bounds(sets, capsys):
+    assert main(command(sets, "--train", f"{sets}/train")) == 0
+    assert main(command(sets, "--train", f"{sets}/train", "--shots", "3,2,1", output="other")) == 0
+    with np.load(sets / "out/pseudo_shots.npz") as saved:
+        similar = saved["similar"]
+    cells = json.loads((sets / "other/report.json").read_text())["methods"][0]["cells"]
+    assert [cells[key]["probes"] for key in ("many", "few", "one", "zero")] == [
+        (similar >= 3).sum(), (similar == 2).sum(), (similar == 1).sum(), (similar == 0).sum(),
+    ]  # fmt: skip
+    histogram = json.loads((sets / "out/report.json").read_text())["pseudo_shots"]
+    assert dict(zip(histogram["similar"], histogram["probes"], strict=True)) == {
+        value: (similar == value).sum() for value in np.unique(similar)
+    }
+
+
+@pytest.mark.parametrize("search", ["certified", "certified-bfloat16", "certified-int8"])
+def test_every_search_gives_one_report(sets, capsys, search):
+    pytest.importorskip("torch")
+    for name in ("faiss", search):
+        assert main(command(sets, "--search", name, "--train", f"{sets}/train", output=name)) == 0
+    one, other = (json.loads((sets / name / "report.json").read_text()) for name in ("faiss", search))
+    assert one["methods"] == other["methods"]
+    assert one["pseudo_shots"] == other["pseudo_shots"]
+
+
 @pytest.mark.parametrize(
     "more, words",
     [
@@ -161,6 +224,11 @@ def test_simulate_needs_no_data(tmp_path, capsys, monkeypatch):
         (["--similarity-quantile", "2"], ["between 0 and 1"]),
         (["--probes-recogniser", "x"], ["without --train"]),
         (["--simulate"], ["give one of"]),
+        (["--noise", "drop"], ["belong together"]),
+        (["--enrol", "0"], ["at least one image"]),
+        (["--rejection", "none.npy"], ["none.npy", "one number a row"]),
+        (["--rejection", "labels.npy", "--cohort", "nowhere"], ["nowhere", "no such feature set"]),
+        (["--compare", "x"], ["give one of"]),
         (["--train", "nowhere"], ["nowhere", "no such feature set"]),
         (["--subgroups", "nowhere.tsv"], ["nowhere.tsv"]),
         (["--protocol", "mine"], ["invalid choice"]),
