@@ -53,7 +53,7 @@ class RecordError(ValueError):
 
 def padded(length):
     """Bytes that a payload of `length` takes up in the file: the next multiple of 4. Works on arrays."""
-    return (length + 3) & ~3
+    return (length + 3) // 4 * 4
 
 
 def encode(payload: bytes) -> bytes:

@@ -4,7 +4,7 @@
 
 Writes a set of 5,822,653 images of 85,742 identities (times --scale) with small random payloads into a temporary
 folder, measures, prints one line per figure, and removes everything. Needs about four times the set's size on disk
-(6.2 GB at full scale with the default payload). Each measurement runs in a process of its own, whose peak memory it
+(3.2 GB at full scale with the default payload). Each measurement runs in a process of its own, whose peak memory it
 reports.
 """
 
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -65,19 +66,29 @@ def write_set(folder: Path, scale: float, payload: int) -> None:
             writer.add_framed(writer.records.write_framed(content.view(np.uint8)) + at * 4, part)
 
 
-def measured(function: Callable, *arguments) -> tuple[float, float, object]:
-    """Seconds, peak memory in MB and result of a call in a fresh process."""
+class Cost(NamedTuple):
+    """What a call took: seconds on the clock and of the processor, peak memory in MB; and its result."""
+
+    seconds: float
+    processor: float
+    memory: float
+    result: object
+
+
+def measured(function: Callable, *arguments) -> Cost:
+    """The cost of a call in a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        result = pool.apply(_measure, (function, arguments))
+        cost = pool.apply(_measure, (function, arguments))
         pool.close()
         pool.join()
-    return result
+    return cost
 
 
-def _measure(function: Callable, arguments: tuple) -> tuple[float, float, object]:
-    start = time.perf_counter()
+def _measure(function: Callable, arguments: tuple) -> Cost:
+    clock, processor = time.perf_counter(), time.process_time()
     result = function(*arguments)
-    return time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000, result
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return Cost(time.perf_counter() - clock, time.process_time() - processor, memory, result)
 
 
 def read_labels(folder: Path) -> int:
@@ -105,14 +116,12 @@ def run_curate(folder: Path, out: Path, images: int, reading: str) -> tuple[int,
 
 def copy_records(folder: Path, kept: int, out: Path) -> float:
     """Seconds to copy the bytes of so many records the plain way: seek, read, write, one at a time."""
-    source, chosen = RecordDataset(folder), RecordDataset(kept)
-    ids = chosen.heads.image_bytes
-    rows = np.sort(np.random.default_rng(0).permutation(len(source))[: len(ids)])
+    source = RecordDataset(folder)
+    rows = np.sort(np.random.default_rng(0).permutation(len(source))[:kept])
+    places = list(zip(source.offsets[rows].tolist(), (source.ends - source.offsets)[rows].tolist(), strict=True))
     start = time.perf_counter()
     with open(source.rec_path, "rb", buffering=0) as file, open(out, "wb") as copy:
-        for offset, size in zip(
-            source.offsets[rows].tolist(), (source.ends - source.offsets)[rows].tolist(), strict=True
-        ):
+        for offset, size in places:
             file.seek(offset)
             copy.write(file.read(size))
     return time.perf_counter() - start
@@ -131,56 +140,64 @@ def copy_file(source: Path, target: Path) -> float:
     start = time.perf_counter()
     assert os.system(f"cp '{source}' '{target}'") == 0
     seconds = time.perf_counter() - start
-    target.unlink()
+    if target.is_file():
+        target.unlink()
     return seconds
 
 
-def report(name: str, seconds: float, memory: float, figure: str) -> None:
-    print(f"{name:<34} {seconds:7.1f} s  peak {memory:6,.0f} MB  {figure}", flush=True)
+def report(name: str, cost: Cost, figure: str) -> None:
+    times = f"{cost.seconds:7.1f} s ({cost.processor:5.1f} s of processor)"
+    print(f"{name:<32} {times}  peak {cost.memory:6,.0f} MB  {figure}", flush=True)
 
 
 def bench(folder: Path, scale: float, payload: int) -> None:
     data = folder / "set"
-    seconds, memory, _ = measured(write_set, data, scale, payload)
+    cost = measured(write_set, data, scale, payload)
     size = (data / "train.rec").stat().st_size
-    report("write the set", seconds, memory, f"{size / 1e6:,.0f} MB in {len(os.listdir(data))} files")
+    report("write the set", cost, f"{size / 1e6:,.0f} MB")
 
-    seconds, memory, count = measured(read_labels, data)
-    report("labels of all records, warm", seconds, memory, f"{count:,} images; limit 20 s, 1,000 MB")
+    copy_file(data / "train.rec", Path(os.devnull))  # warms the cache, where it is large enough
+    cost = measured(read_labels, data)
+    report("labels of all records, warm", cost, f"{cost.result:,} images; limit 20 s, 1,000 MB")
 
-    own, memory, count = measured(scan_file, data)
-    report("full scan", own, memory, f"{count:,} records, {size / own / 1e6:,.0f} MB/s")
-    theirs, memory, found = measured(mxnet_loop, data)
-    assert found == count
-    report("mxnet: read() of every record", theirs, memory, f"{theirs / own:.1f} x our time; limit 10 x")
-    seconds, memory, faults = measured(run_verify, data)
+    own = measured(scan_file, data)
+    report("full scan", own, f"{own.result:,} records, {size / own.seconds / 1e6:,.0f} MB/s")
+    theirs = measured(mxnet_loop, data)
+    assert theirs.result == own.result
+    report("mxnet: read() of every record", theirs, f"{theirs.seconds / own.seconds:.1f} x our time; limit 10 x")
+
+    cost = measured(run_verify, data)
     report(
-        "verify without decoding", seconds, memory, f"{size / seconds / 1e6:,.0f} MB/s, {faults} faults; limit 500 MB/s"
+        "verify without decoding", cost, f"{size / cost.seconds / 1e6:,.0f} MB/s, {cost.result} faults; limit 500 MB/s"
     )
 
     for reading in READINGS:
-        out = folder / reading
-        seconds, memory, (images, identities) = measured(run_curate, data, out, int(KEPT * scale), reading)
-        remain = f"{identities:,} of {int(IDENTITIES * scale):,} identities remain"
-        report(f"curate, {reading}", seconds, memory, f"{images:,} images, {remain}; limit 60 s, 2,000 MB")
-        _, memory, plain = measured(copy_records, data, images, folder / "copy")
-        report("  plain copy of as many records", plain, memory, f"curate takes {seconds / plain:.1f} x; limit 3 x")
-        (folder / "copy").unlink()
-        copied = copy_file(out / "train.rec", folder / "copy")
-        print(f"  cp of the kept bytes took {copied:.2f} s", flush=True)
-        shutil.rmtree(out)
+        bench_curate(folder, data, reading, scale)
 
     copied = copy_file(data / "train.rec", folder / "copy")
-    for share, name in ((2, "one bucket"), (0.2, "5 buckets and more")):
-        seconds, memory, _ = measured(run_shuffle, data, folder / "shuffled", int(size * share))
-        report(f"shuffle, {name}", seconds, memory, f"{seconds / copied:.1f} x cp ({copied:.1f} s); limit 4 x")
+    for share, name in ((2, "one bucket"), (0.2, "in buckets")):
+        cost = measured(run_shuffle, data, folder / "shuffled", int(size * share))
+        report(f"shuffle, {name}", cost, f"{cost.seconds / copied:.1f} x cp ({copied:.1f} s); limit 4 x")
         shutil.rmtree(folder / "shuffled")
+
+
+def bench_curate(folder: Path, data: Path, reading: str, scale: float) -> None:
+    out = folder / reading
+    cost = measured(run_curate, data, out, int(KEPT * scale), reading)
+    images, identities = cost.result
+    remain = f"{images:,} images, {identities:,} of {int(IDENTITIES * scale):,} identities remain"
+    report(f"curate, {reading}", cost, f"{remain}; limit 60 s, 2,000 MB")
+    plain = measured(copy_records, data, images, folder / "copy").result
+    copied = copy_file(out / "train.rec", folder / "copy")
+    against = f"{cost.seconds / plain:.1f} x a plain copy of as many records ({plain:.1f} s; limit 3 x)"
+    print(f"{'':<32} {against}, {cost.seconds / copied:.1f} x cp of the kept bytes ({copied:.1f} s)", flush=True)
+    shutil.rmtree(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="share of MS1MV2's images and identities (default 1)")
-    parser.add_argument("--payload", type=int, default=1024, help="mean bytes of an image (default 1024)")
+    parser.add_argument("--payload", type=int, default=512, help="mean bytes of an image (default 512)")
     parser.add_argument("--folder", type=Path, help="where to make the temporary folder (default: the system's)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="recordio-bench-") as folder:
