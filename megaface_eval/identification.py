@@ -25,6 +25,7 @@ from .search import Thresholds, count_above
 
 PROTOCOLS = ("devkit", "paper")
 TIES = ("devkit", "pessimistic")
+MOST_PAIRS = 50_000_000
 IMPOSTORS = ("distractors", "all")
 
 
@@ -46,7 +47,17 @@ class Identified:
 
 
 def mated_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All ordered pairs (query, mate) of different rows with one label, in order of the query's row."""
+    """All ordered pairs (query, mate) of different rows with one label, in order of the query's row.
+
+    Raises InputError for more than MOST_PAIRS.
+    """
+    images = np.bincount(np.unique(labels, return_inverse=True)[1])
+    pairs = int((images * (images - 1)).sum())
+    if pairs > MOST_PAIRS:
+        raise InputError(
+            f"{len(labels)} probes make {pairs} ordered pairs (one identity has {images.max()} images), more than "
+            f"{MOST_PAIRS}; check that labels.npy numbers the identities, or take fewer probes"
+        )
     order = np.argsort(labels, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     query = np.concatenate([np.repeat(group, len(group) - 1) for group in groups])

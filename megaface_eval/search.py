@@ -19,7 +19,7 @@ from .scores import score_pairs
 PILOT_ROWS = 1024  # scanned densely, to learn which queries' thresholds lie deep
 SELDOM = 0.02  # rows above its lowest threshold in a piece, below which a query is expected to have none
 KEY_STEP = 16.0  # between the thresholds of neighbouring queries in one sorted array; no score is as large as half
-KEY_SLACK = 1e-8  # rounding of those keys, for any number of queries that fits in memory
+KEY_SLACK = 1e-8  # rounding of those keys, up to five million queries
 
 
 @dataclass(frozen=True)

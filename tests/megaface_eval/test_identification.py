@@ -83,6 +83,11 @@ def test_pairs_are_all_ordered_pairs():
     assert list(zip(query.tolist(), mate.tolist(), strict=True)) == pairs
 
 
+def test_labels_that_make_one_crowd_of_all_are_refused():
+    with pytest.raises(InputError, match="one identity has 20000 images"):
+        mated_pairs(np.zeros(20_000, int))
+
+
 def test_probes_without_mates_are_refused():
     unit = normalise(np.eye(3, 4, dtype=np.float32))
     gallery = Gallery(FeatureSet(ArrayRows(np.ones((1, 4), np.float32)), np.zeros(1, np.int64)), [1])
