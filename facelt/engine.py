@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
+import deepspeed.ops
 import torch
 from deepspeed.utils import (
+    logger,
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
@@ -19,6 +21,11 @@ from torch import Tensor, nn
 
 from facelt import comms
 from facelt.model import Step
+
+# DeepSpeed compiles a shared-memory operator of its CPU backend at every first start, a minute of g++ behind a lock file
+# that a killed process leaves locked. Only its inference uses it: nothing here does.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+logger.setLevel("ERROR")  # its notices are for its own developers
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
 # What each optimizer remembers of a parameter.

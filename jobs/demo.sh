@@ -19,7 +19,7 @@ train() { run deepspeed --num_gpus 2 --log_level warning facelt/train.py --deeps
 data="$out/data" features="$out/features"
 
 step "People: drawn ones that belong to no one, and 28 of the 40 of the ORL set, all with a long tail"
-recordio synth "$data/synth" --identities 150 --images 1500 --tail zipf --min-images 4 --max-images 60
+recordio synth "$data/synth" --identities 150 --images 1500 --tail zipf --min-images 4 --max-images 60 --zoom 1.6
 recordio orl "$data/orl" --split train
 recordio curate "$data/orl" "$data/orl-lt" --images 200 --reading uniform
 recordio merge "$data/synth" "$data/orl-lt" "$data/train"
@@ -27,15 +27,15 @@ recordio sheet "$data/train" "$out/train.png"
 
 step "Strangers: the other 12 of ORL, drawn people never trained on, and 10,000 drawn distractors"
 recordio orl "$data/real" --split test
-recordio synth "$data/drawn" --identities 60 --images 480 --first-identity 100000
-recordio synth "$data/distractors" --identities 5000 --images 10000 --first-identity 200000
+recordio synth "$data/drawn" --identities 60 --images 480 --first-identity 100000 --zoom 1.6
+recordio synth "$data/distractors" --identities 5000 --images 10000 --first-identity 200000 --zoom 1.6
+tail -n +2 "$data/drawn/attributes.tsv" | cut -f1,2 > "$out/sex.tsv"
 
 step "Train: stage plain, then stage meta, in one command on two ranks"
 train --data "$data/train" --output "$out/meta"
 
 step "Train: stage plain again instead of meta, from the same start, for the same number of images"
-train --data "$data/train" --output "$out/plain" --stage plain --start-from "$out/meta/plain" \
-    --set plain="$(python -c 'import json; print(json.dumps(json.load(open("jobs/demo.json"))["facelt"]["meta"] | {"sampler": "uniform"}))')"
+train --data "$data/train" --output "$out/plain" --stage plain --start-from "$out/meta/plain"
 
 step "Features"
 sets=("$data/real" "$data/drawn" "$data/distractors")
@@ -45,14 +45,15 @@ run python -m facelt.extract --checkpoint "$out/meta" --embedding direct meta --
 
 for strangers in drawn real; do
     step "Identify $strangers strangers among 10,000 distractors"
-    d=distractors s=$strangers
+    d=distractors s=$strangers groups=()
+    [ "$s" = drawn ] && groups=(--subgroups "$out/sex.tsv")
     run python -m megaface_eval.run --gallery 10K --impostors all \
         --method "raw pixels=$features/pixels/$s,$features/pixels/$d" \
         --method "plain=$features/plain/$s,$features/plain/$d" \
         --method "meta (direct)=$features/meta/direct/$s,$features/meta/direct/$d" \
         --method "meta (meta-embedding)=$features/meta/meta/$s,$features/meta/meta/$d" \
         --train "$features/plain/train" --probes-recogniser "$features/plain/$s" --similarity-quantile 0.999 \
-        --probe-images "$data/$s" --output "$out/report-$s"
+        ${groups[@]+"${groups[@]}"} --output "$out/report-$s"
 done
 
 step "Done. Look at $out/report-real/report.html, $out/report-drawn/report.html and $out/train.png"

@@ -57,7 +57,8 @@ def test_the_whole_recipe_on_two_ranks_and_once_more(config, data, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = metrics(run)
     assert [line["stage"] for line in lines] == ["plain"] * 15 + ["meta"] * 8  # 4 · 30 / 8 and 2 · 30 / 8 steps
-    assert lines[14]["cross_entropy"] < 0.7 * lines[0]["cross_entropy"]
+    losses = [line["cross_entropy"] for line in lines[:15]]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     assert {"cross_entropy", "centroid", "accuracy", "lr", "rate"} <= set(lines[-1])
     assert [line["lr"] for line in lines[:15]] == pytest.approx([0.05] * 12 + [0.005] * 3)
     for stage, steps in (("plain", 15), ("meta", 8)):
