@@ -37,9 +37,10 @@ def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        names = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise RecordError(f"is not UTF-8 text at byte {error.start}", path=path, kind="names") from None
+    names = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     if num_classes is not None and len(names) != num_classes:
         problem = f"{len(names)} names for {num_classes} identities; expected one line for each"
         raise RecordError(problem, path=path, kind="names")

@@ -69,6 +69,9 @@ class DatasetWriter(AbstractContextManager):
         self.num_classes = num_classes
         self.image_size = tuple(int(side) for side in image_size)
         self.names = None if names is None else [str(name) for name in names]
+        for name in self.names or []:
+            if "\n" in name or "\r" in name:
+                raise RecordError(f"name {name!r} has more than one line", path=self.folder, kind="names")
         self._offsets, self._labels = array("q"), array("q")
         self._output = output_folder(folder, force=force)
         self.partial = self._output.__enter__()
@@ -135,4 +138,4 @@ class DatasetWriter(AbstractContextManager):
         (self.partial / IDX).write_bytes(format_index(keys, np.concatenate([[0], offsets[order], ranges_at])))
         (self.partial / PROPERTY).write_text("{},{},{}\n".format(classes, *self.image_size))
         if self.names is not None:
-            (self.partial / NAMES).write_text("".join(f"{name}\n" for name in self.names), encoding="utf-8")
+            (self.partial / NAMES).write_bytes("".join(f"{name}\n" for name in self.names).encode())

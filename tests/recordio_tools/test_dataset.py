@@ -64,6 +64,8 @@ def test_without_property_classes_and_size_come_from_the_images(tmp_path):
 def test_names(tmp_path):
     ds = RecordDataset(sets.write(tmp_path, sets.insightface(LABELS), "5,8,8", ["Ä", "b c", "c", "d", "e"]))
     assert ds.names == ["Ä", "b c", "c", "d", "e"]
+    (tmp_path / "names.txt").write_bytes("Ä\r\nb\u2028c\r\n \r\nd\r\n\r\n".encode())
+    assert RecordDataset(tmp_path).names == ["Ä", "b\u2028c", " ", "d", ""]
 
 
 def test_a_rec_file_opens_like_its_folder(tmp_path):

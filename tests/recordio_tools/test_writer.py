@@ -10,7 +10,7 @@ import pytest
 import sets
 
 from recordio_tools.dataset import DatasetWriter, RecordDataset
-from recordio_tools.recordio import RecordError
+from recordio_tools.recordio import RecordError, RecordWriter
 from recordio_tools.verify import verify
 from recordio_tools.writer import range_records
 
@@ -71,11 +71,25 @@ def test_range_records_by_hand():
         ([0.5], {}, "label 0.5 is not an integer"),
         ([], {}, "no image was given"),
         ([0], {"names": ["a"]}, "1 names for 4 identities"),
+        ([0], {"names": ["a", "b", "c\nd", "e"]}, "has more than one line"),
     ],
 )
 def test_mistakes_are_refused_and_leave_nothing(tmp_path, labels, options, words):
     with pytest.raises(RecordError, match=words):
         write(tmp_path / "set", labels, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def fail(self, records):
+        if self.offset > 400:
+            raise OSError(28, "No space left on device")
+        return whole(self, records)
+
+    whole = RecordWriter.write_framed
+    monkeypatch.setattr(RecordWriter, "write_framed", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "set", [0] * 50)
     assert list(tmp_path.iterdir()) == []
 
 
