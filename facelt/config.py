@@ -21,10 +21,11 @@ class Block(BaseModel):
 
 
 class BackboneConfig(Block):
-    """The replicated network. width: channels of the first layer. neck: what follows the linear embedding.
+    """The replicated network.
 
-    frozen: train only the neck, the attention and the selector, as the authors' Places recipe does; the batch
-    normalisation of what is frozen does not move.
+    width: channels of the first layer. stem: 7x7 stride 2 and pooling, or 3x3 stride 1 as face recognisers have it.
+    neck: what follows the linear embedding. batch_norm: whose images make the statistics (all ranks', this rank's), or
+    "frozen" at what `init` holds. init: a torchvision state dict.
     """
 
     name: Literal["resnet10", "resnet18", "resnet50"] = "resnet50"
@@ -52,7 +53,8 @@ class StageConfig(Block):
     """One stage. An epoch is as many images as the training set holds, however they are sampled.
 
     lr_scale: times optimizer.params.lr. The rate is multiplied by `decay` after every `decay_every` epochs.
-    warmup: epochs over which it rises from zero. freeze_backbone: train only neck, attention, selector and head.
+    warmup: epochs over which it rises from zero. freeze_backbone: train only neck, attention, selector and head, as the
+    authors' Places recipe does; the batch normalisation of what is frozen does not move.
     """
 
     epochs: Positive = 30
@@ -111,8 +113,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class FaceltConfig(Block):
-    """The whole block. preset: where the head's defaults come from; `head` overrides single knobs."""
+    """The whole block. preset: where the head's defaults come from; `head` overrides single knobs.
 
+    data, output: used where the command line names none. log_every, checkpoint_every: in steps.
+    """
+
+    data: str | None = None
+    output: str | None = None
     seed: int = 0
     image_size: Annotated[int, Field(ge=16)] = 112
     embedding_size: Count = 512
@@ -136,14 +143,14 @@ class FaceltConfig(Block):
         return block
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> tuple[dict[str, Any], FaceltConfig]:
+def load(path: str | Path | None, overrides: list[str] | None = None) -> tuple[dict[str, Any], FaceltConfig]:
     """Read a DeepSpeed JSON: its DeepSpeed part (without the block) and the validated block.
 
     overrides: "key=value" strings; a dotted key that names a knob of the block ("plain.epochs=2"), or of DeepSpeed
     with a leading "ds." ("ds.train_batch_size=64"); values are JSON, or plain text.
     Raises ValueError, in one line, for what cannot be read or is not a knob.
     """
-    path = Path(path)
+    path = Path(path or "none given")
     if not path.is_file():
         raise ValueError(f"--deepspeed_config {path}: no such file; expected a DeepSpeed JSON such as jobs/ds.json")
     try:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from facelt import comms
 from facelt.model import Step
 
-# DeepSpeed compiles a shared-memory operator of its CPU backend at every first start, a minute of g++ behind a lock file
-# that a killed process leaves locked. Only its inference uses it: nothing here does.
+# DeepSpeed compiles a shared-memory operator of its CPU backend at its first start: a minute of g++, behind a lock file
+# that a killed process leaves locked. Only its inference uses it; nothing here does.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 logger.setLevel("ERROR")  # its notices are for its own developers
 

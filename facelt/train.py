@@ -26,10 +26,14 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.train"):
         ds, config = load(args.deepspeed_config, [*args.set, *([f"backbone.init={args.init}"] if args.init else [])])
+        data, output = args.data or config.data, args.output or config.output
+        for name, value in (("data", data), ("output", output)):
+            if value is None:
+                raise ValueError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
         device = comms.start()
-        dataset = RecordDataset(args.data)
+        dataset = RecordDataset(data)
         partition = Partition(dataset.num_classes, comms.rank(), comms.world_size())
-        run = Path(args.output)
+        run = Path(output)
         for name in checkpoint.STAGES if args.stage is None else [args.stage]:
             finished = train_stage(name, run, args.start_from, dataset, partition, ds, config, device)
             if not finished:
@@ -115,8 +119,8 @@ def arguments() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, help="folder with train.rec, train.idx and property")
-    parser.add_argument("--output", required=True, help="folder of the run: checkpoints, TensorBoard, metrics.jsonl")
+    parser.add_argument("--data", help="folder with train.rec, train.idx and property (default: facelt.data)")
+    parser.add_argument("--output", help="folder of the run: checkpoints, TensorBoard, metrics.jsonl")
     parser.add_argument("--stage", choices=checkpoint.STAGES, help="one stage alone (default: plain, then meta)")
     parser.add_argument("--init", help="torchvision state dict of the backbone, such as an ImageNet ResNet-50")
     parser.add_argument("--start-from", metavar="RUN", help="start from the plain stage of another run")

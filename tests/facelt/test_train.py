@@ -135,6 +135,15 @@ def test_missing_and_empty_data(config, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_data_and_output_may_stand_in_the_configuration(data, tmp_path, capsys):
+    config = tmp_path / "ds.json"
+    block = {**TINY["facelt"], "data": str(tmp_path / "nowhere")}
+    config.write_text(json.dumps({**TINY, "facelt": block}))
+    assert "no --output given" in refused(capsys, "", "--deepspeed_config", str(config))
+    arguments = ["", "--deepspeed_config", str(config), "--set", f"output={tmp_path / 'run'}"]
+    assert "nowhere" in refused(capsys, *arguments)
+
+
 def test_an_index_of_another_file(config, data, tmp_path, capsys):
     broken = shutil.copytree(data, tmp_path / "broken")
     lines = (broken / "train.idx").read_text().splitlines()
