@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from recordio_tools.mapping import release
+from recordio_tools.mapping import release, sliceable
 from recordio_tools.recordio import MAX_LENGTH, PART_HEAD, encode, pack, padded
 from recordio_tools.records import ImageRecords
 from recordio_tools.writer import DatasetWriter
@@ -85,8 +85,8 @@ def gather(data: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.
         first = run_offsets // 4 - (np.cumsum(counts) - counts)
         places = np.repeat(first, counts) + np.arange(total // 4)
         return np.take(data[:complete].view("<u4"), places).view(np.uint8), starts
-    view = memoryview(data)
-    pieces = [view[start:end] for start, end in zip(run_offsets.tolist(), run_ends.tolist(), strict=True)]
+    whole = sliceable(data)
+    pieces = [whole[start:end] for start, end in zip(run_offsets.tolist(), run_ends.tolist(), strict=True)]
     for cut in np.flatnonzero(run_ends > len(data)).tolist():
         pieces[cut] = bytes(pieces[cut]).ljust(int(run_sizes[cut]), b"\0")
     return np.frombuffer(bytearray().join(pieces), np.uint8), starts

@@ -7,9 +7,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from recordio_tools.dataset import describe_label, wrong_labels
-from recordio_tools.heads import Heads
+from recordio_tools.heads import CHUNK, Heads
 from recordio_tools.index import read_index
-from recordio_tools.recordio import MAX_LENGTH, RecordError
+from recordio_tools.mapping import release
+from recordio_tools.recordio import WHOLE, RecordError
 from recordio_tools.scan import Gap, Records
 
 NO_KEY = -1
@@ -69,8 +70,9 @@ def _match(
     in_gaps: dict[int, int],
 ) -> list[Fault]:
     """Hold the index against the records: fills in `keys` by record, and `in_gaps` where it points at a gap's start."""
-    order = np.lexsort((index_offsets, index_keys))
-    index_keys, index_offsets = index_keys[order], index_offsets[order]
+    if (np.diff(index_keys) <= 0).any():
+        order = np.lexsort((index_offsets, index_keys))
+        index_keys, index_offsets = index_keys[order], index_offsets[order]
     place = np.searchsorted(offsets, index_offsets)
     nearest = np.minimum(place, len(offsets) - 1)
     hit = offsets[nearest] == index_offsets if len(offsets) else np.zeros(len(place), bool)
@@ -89,6 +91,9 @@ def _match(
         else:
             faults.append(Fault("index", key, offset, "the index points where no whole record begins"))
     good = np.flatnonzero(hit & ~repeated & (index_keys >= 0))
+    if (np.diff(place[good]) > 0).all():
+        keys[place[good]] = index_keys[good]
+        return faults
     named, first = np.unique(place[good], return_index=True)
     keys[named] = index_keys[good[first]]
     for row in np.setdiff1d(good, good[first]).tolist():
@@ -117,14 +122,18 @@ def record_faults(data: np.ndarray, keys: np.ndarray, records: Records, heads: H
 
 def _wrong_padding(data: np.ndarray, records: Records) -> np.ndarray:
     """Aligned single-part records whose bytes up to the multiple of 4 are not zeros, or are missing."""
-    aligned = (records.offsets % 4 == 0) & (data[records.offsets + 7] >> 5 == 0)
+    wrong = np.zeros(len(records.offsets), bool)
     words = data[: len(data) - len(data) % 4].view("<u4")
-    wrong = aligned & (records.ends % 4 != 0)  # the file stops short of the padding
-    rows = np.flatnonzero(aligned & ~wrong)
-    length = words[records.offsets[rows] // 4 + 1] & MAX_LENGTH
-    used = (length % 4).astype(np.uint32)
-    last = words[records.ends[rows] // 4 - 1]
-    wrong[rows] = (used > 0) & (last >> (8 * used) != 0)
+    for start in range(0, len(wrong), CHUNK):
+        offsets, ends = records.offsets[start : start + CHUNK], records.ends[start : start + CHUNK]
+        at = offsets // 4
+        lrec = words[at + 1]
+        single = (offsets % 4 == 0) & (lrec >> 29 == WHOLE)
+        used = lrec % 4  # bytes of the last word, 0 for all; the flags are multiples of 4
+        padding = words[np.minimum(ends // 4, len(words)) - 1] >> (8 * used)
+        short = ends % 4 != 0  # the file stops before the padding
+        wrong[start : start + CHUNK] = single & (short | ((used > 0) & (padding != 0)))
+        release(data)
     return wrong
 
 

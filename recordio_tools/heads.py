@@ -11,6 +11,7 @@ from recordio_tools.mapping import release
 from recordio_tools.recordio import IMAGE_HEAD, MAGIC, MAX_LENGTH, PART_HEAD, WHOLE, RecordError, decode, padded
 
 CHUNK = 1 << 16
+HEAD_WORDS = 10  # magic, lrec, image header (6), two labels
 REPAIR = "; run: python -m recordio_tools verify FOLDER --repair OUT"
 REBUILD = "; rebuild the index with: python -m recordio_tools index FOLDER"
 
@@ -84,16 +85,11 @@ def _read(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -
 
 def _heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
     size = len(data)
-    words = data[: size - size % 4].view("<u4")
-    at, last = offsets // 4, len(words) - 1
-
-    def word(place: int) -> np.ndarray:
-        return words[np.minimum(at + place, last)]
-
-    lrec, flag = word(1), word(2)
+    block = _first_words(data[: size - size % 4].view("<u4"), offsets // 4)
+    lrec, flag = block[:, 1], block[:, 2].copy()
     length = (lrec & MAX_LENGTH).astype(np.int64)
-    label = np.where(flag > 0, word(8), word(3)).view("<f4")
-    second = np.where(flag > 1, word(9).view("<f4"), np.float32(np.nan))
+    label = np.where(flag > 0, block[:, 8], block[:, 3]).view("<f4")
+    second = np.where(flag > 1, block[:, 9].copy().view("<f4"), np.float32(np.nan))
     ends = np.minimum(offsets + PART_HEAD.size + padded(length), size)
     multipart = lrec >> 29 != WHOLE
     image_bytes = length - IMAGE_HEAD.size - 4 * np.where(length < IMAGE_HEAD.size, 0, flag).astype(np.int64)
@@ -101,6 +97,14 @@ def _heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
     for row in np.flatnonzero(multipart | (offsets % 4 != 0)).tolist():
         _set_slowly(heads, row, data, int(offsets[row]))
     return heads
+
+
+def _first_words(words: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """uint32[n, 10]: the first words of the records at the word indices `at`, zeros behind the end of the file."""
+    if len(words) and int(at.max(initial=0)) <= len(words) - HEAD_WORDS:
+        return np.lib.stride_tricks.sliding_window_view(words, HEAD_WORDS)[at]
+    places = at[:, None] + np.arange(HEAD_WORDS)
+    return np.where(places < len(words), words[np.minimum(places, len(words) - 1)], np.uint32(0))
 
 
 def _set_slowly(heads: Heads, row: int, data: np.ndarray, offset: int) -> None:

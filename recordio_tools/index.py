@@ -7,7 +7,7 @@ import numpy as np
 from recordio_tools.recordio import RecordError
 
 WIDEST_NUMBER = 18  # digits that always fit int64
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 2 << 20
 _TAB, _NEWLINE, _RETURN, _MINUS = 9, 10, 13, 45
 _KINDS = np.zeros(256, np.uint8)  # 1: part of a number, 2: tab, 3: newline, 0: must not occur
 _KINDS[[*range(48, 58), _MINUS]] = 1

@@ -26,8 +26,19 @@ def release(data: np.ndarray) -> None:
 
     They stay in the system's cache. Does nothing for arrays that are no map.
     """
+    owner = _owner(data)
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def sliceable(data: np.ndarray) -> mmap.mmap | bytes | memoryview:
+    """The same bytes as what is quick to cut pieces from: the map or bytes behind `data`, else a view of it."""
+    owner = _owner(data)
+    return owner if isinstance(owner, mmap.mmap | bytes) and len(owner) == len(data) else memoryview(data)
+
+
+def _owner(data: np.ndarray) -> object:
     owner = data
     while isinstance(owner, np.ndarray):
         owner = owner.base
-    if isinstance(owner, memoryview) and isinstance(owner.obj, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        owner.obj.madvise(mmap.MADV_DONTNEED)
+    return owner.obj if isinstance(owner, memoryview) else owner

@@ -31,7 +31,7 @@ def header_faults(
         problem = f"the header's labels are {given}, expected ({images + 1}, {images + 1 + identities})"
         faults.append(Fault("range", 0, offset, f"{problem} for {images} images and {identities} identity records"))
     if in_index is not None and end <= EXACT:
-        for first, last in _missing(np.unique(in_index[in_index > 0]), int(end)):
+        for first, last in _missing(_ascending(in_index), int(end)):
             keys = f"key {first} is" if first == last else f"keys {first} to {last} are"
             faults.append(Fault("index", first, None, f"{keys} missing, the header claims 1 to {end - 1:.0f}"))
     return faults
@@ -56,6 +56,12 @@ def identity_faults(
     return faults
 
 
+def _ascending(keys: np.ndarray) -> np.ndarray:
+    """The positive keys, each once, ascending."""
+    keys = keys[keys > 0]
+    return keys if (np.diff(keys) > 0).all() else np.unique(keys)
+
+
 def _missing(present: np.ndarray, end: int) -> list[tuple[int, int]]:
     """Runs (first, last) of the keys in [1, end) that are not among the ascending `present`."""
     edges = np.concatenate([[0], present[present < end], [end]])
@@ -69,7 +75,8 @@ def _wrong_ranges(
     """Which identity records (bool) hold neither the range of the identity at their place nor that of any other."""
     classes = int(labels.max()) + 1
     count = np.bincount(labels, minlength=classes)
-    order = np.lexsort((image_keys, labels))
+    grouped = bool((np.diff(labels) >= 0).all())
+    order = np.arange(len(labels)) if grouped else np.lexsort((image_keys, labels))
     edges = np.cumsum(count)
     present = count > 0
     first, last = np.zeros(classes, np.int64), np.zeros(classes, np.int64)

@@ -65,6 +65,8 @@ def _scan_aligned(data: np.ndarray) -> Records:
     following = np.append(offsets[1:], size)
     fits = ends <= following
     first, last = _sequences(flags, fits, fits & (ends == following) & (ends % 4 == 0))
+    if len(first) == len(offsets):
+        return Records(offsets, np.minimum(padded(ends), size), np.zeros(len(offsets), bool))
     foreign = _unescaped(flags, offsets, ends, size, first)
     first = np.concatenate([first, foreign])
     stops = np.minimum(padded(ends[np.concatenate([last, foreign])]), size)
@@ -96,6 +98,8 @@ def _sequences(flags: np.ndarray, fits: np.ndarray, linked: np.ndarray) -> tuple
     """
     whole = np.flatnonzero((flags == WHOLE) & fits)
     opening = np.flatnonzero(flags == FIRST)
+    if len(opening) == 0:
+        return whole, whole
     not_middle = np.flatnonzero(flags != MIDDLE)
     following = np.searchsorted(not_middle, opening, side="right")
     opening, following = opening[following < len(not_middle)], following[following < len(not_middle)]

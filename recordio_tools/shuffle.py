@@ -94,8 +94,7 @@ def _write_images(source: RecordDataset, plan: Plan, file: BinaryIO, folder: Pat
         total=passes * int(plan.sizes.sum()), desc="shuffling", unit="B", unit_scale=True, delay=2, leave=False
     ) as bar:
         if plan.buckets == 1:
-            data = np.fromfile(source.rec_path, np.uint8)
-            _write_gathered(file, data, source.offsets[plan.order], plan.sizes[plan.order], bar)
+            _write_gathered(file, source.data, source.offsets[plan.order], plan.sizes[plan.order], bar)
             return
         in_file = np.argsort(source.offsets, kind="stable")
         with TemporaryDirectory(dir=folder) as temporary:
@@ -103,7 +102,7 @@ def _write_images(source: RecordDataset, plan: Plan, file: BinaryIO, folder: Pat
             _deal(source, plan, in_file, paths, bar)
             for number, path in enumerate(paths):
                 rows = in_file[plan.bucket[in_file] == number]
-                data = np.fromfile(path, np.uint8)
+                data = np.frombuffer(path.read_bytes(), np.uint8)
                 path.unlink()
                 at = np.cumsum(plan.sizes[rows]) - plan.sizes[rows]
                 order = np.argsort(plan.starts[rows], kind="stable")

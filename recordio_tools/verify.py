@@ -81,10 +81,15 @@ def _range_faults(
 
 def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows by key; those without one last, as they lie in the file."""
-    return rows[np.argsort(np.where(keys[rows] == NO_KEY, np.iinfo(np.int64).max, keys[rows]), kind="stable")]
+    place = np.where(keys[rows] == NO_KEY, np.iinfo(np.int64).max, keys[rows])
+    return rows if (np.diff(place) >= 0).all() else rows[np.argsort(place, kind="stable")]
 
 
-def _images(path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads, rows: np.ndarray):
+def _images(
+    path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads, rows: np.ndarray
+) -> ImageRecords:
+    if len(rows) and (np.diff(rows) == 1).all():
+        rows = slice(rows[0], rows[-1] + 1)  # views instead of copies
     return ImageRecords(path, data, keys[rows], offsets[rows], Heads(*(column[rows] for column in heads)))
 
 

@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # timing never decides
+settings.load_profile("untimed")
 
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
