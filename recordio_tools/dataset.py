@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.heads import Heads, read_heads
+from recordio_tools.heads import read_heads
 from recordio_tools.index import read_index
 from recordio_tools.mapping import map_file
 from recordio_tools.recordio import RecordError
@@ -80,28 +80,15 @@ class RecordDataset(ImageRecords):
         data = map_file(rec_path)
         keys, offsets = _in_key_order(*read_index(index_path), index_path)
         heads = read_heads(data, keys, offsets, rec_path)
-        is_image = heads.image_bytes > 0
-        if not is_image.any():
-            raise RecordError(f"none of its {len(keys)} records holds an image", path=rec_path, kind="empty")
-        super().__init__(rec_path, data, keys, offsets, heads)
-        self._refuse_imageless()
+        is_image = _tell_images(ImageRecords(rec_path, data, keys, offsets, heads))
+        super().__init__(rec_path, data, keys[is_image], offsets[is_image], heads.pick(is_image))
         self.range_keys, self.range_offsets = keys[~is_image], offsets[~is_image]
-        images = Heads(*(column[is_image] for column in heads))
-        super().__init__(rec_path, data, keys[is_image], offsets[is_image], images)
         self.property_path = self.folder / PROPERTY
         stated = read_property(self.property_path)
         self.labels = self._identities(None if stated is None else stated[0])
         self.num_classes = int(self.labels.max()) + 1 if stated is None else stated[0]
         self.image_size = self.measure(0) if stated is None else stated[1]
         self.names = read_names(self.folder / NAMES, self.num_classes)
-
-    def _refuse_imageless(self) -> None:
-        wrong = (self.heads.image_bytes == 0) & (self.heads.flag != 2)
-        if wrong.any():
-            first = int(np.argmax(wrong))
-            flag = self.heads.flag[first]
-            problem = f"holds no image, and flag {flag} says that it is no header or identity record"
-            raise self.error(first, problem, "empty")
 
     def _identities(self, classes: int | None) -> np.ndarray:
         wrong = wrong_labels(self.heads.label, classes)
@@ -115,6 +102,21 @@ class RecordDataset(ImageRecords):
     def num_images(self) -> int:
         """N, the number of image records."""
         return len(self.keys)
+
+
+def _tell_images(records: ImageRecords) -> np.ndarray:
+    """Which records are images (bool): they carry one, and header and identity records, of flag 2, carry none."""
+    is_image = records.heads.image_bytes > 0
+    if not is_image.any():
+        raise RecordError(f"none of its {len(records)} records holds an image", path=records.rec_path, kind="empty")
+    wrong = ~is_image & (records.heads.flag != 2)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        flag = records.heads.flag[first]
+        raise records.error(
+            first, f"holds no image, and its flag {flag} is not that of a header or identity record", "empty"
+        )
+    return is_image
 
 
 MOST_CLASSES = 2**24  # above it a float32 label no longer tells neighbours apart

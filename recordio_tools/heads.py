@@ -26,6 +26,10 @@ class Heads(NamedTuple):
     ends: np.ndarray  # int64: byte where the record ends in the file, padding included
     multipart: np.ndarray  # bool
 
+    def pick(self, rows: np.ndarray | slice) -> "Heads":
+        """Those of some of the records."""
+        return Heads(*(column[rows] for column in self))
+
 
 def read_heads(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -> Heads:
     """Heads of the records that an index places at `offsets` (int64[N], in any order) of `data` (uint8: the file).

@@ -75,7 +75,7 @@ def _range_faults(
         faults += header_faults(header, int(np.count_nonzero(heads.image_bytes > 0)), identities, in_index)
     named, rows = images.keys != NO_KEY, np.flatnonzero(is_range & (keys > 0))
     labels = images.heads.label[named].astype(np.int64)
-    ranges = Heads(*(column[rows] for column in heads))
+    ranges = heads.pick(rows)
     return faults + identity_faults(images.keys[named], labels, keys[rows], offsets[rows], ranges)
 
 
@@ -90,7 +90,7 @@ def _images(
 ) -> ImageRecords:
     if len(rows) and (np.diff(rows) == 1).all():
         rows = slice(rows[0], rows[-1] + 1)  # views instead of copies
-    return ImageRecords(path, data, keys[rows], offsets[rows], Heads(*(column[rows] for column in heads)))
+    return ImageRecords(path, data, keys[rows], offsets[rows], heads.pick(rows))
 
 
 def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: list[Fault]) -> np.ndarray:
