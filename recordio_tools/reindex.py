@@ -9,6 +9,7 @@ from recordio_tools.dataset import RecordDataset, find_rec
 from recordio_tools.heads import heads_of
 from recordio_tools.index import format_index
 from recordio_tools.mapping import map_file
+from recordio_tools.ranges import EXACT
 from recordio_tools.recordio import IMAGE_HEAD, RecordError, decode
 from recordio_tools.scan import scan
 
@@ -16,9 +17,10 @@ from recordio_tools.scan import scan
 def rebuild_index(source: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Keys and offsets (int64) of all whole records of a `.rec`, in the order of the file, and the bytes that are none.
 
-    With a header record: it has key 0, images get the ids in their headers where these are exactly 1..N, else 1..N in
-    the order of the file, and identity records N+1..N+K in that order. Without one: the ids where no two are alike,
-    else 0..N-1. Raises RecordError when no record is whole.
+    With a header record: it has key 0 and says how many images there were, N. Images get the ids in their headers where
+    these are distinct and within 1..N, else 1.. in the order of the file; identity records get N+1.. in that order.
+    Without one: the ids where no two are alike, else 0.. in the order of the file. Raises RecordError when no record is
+    whole.
     """
     rec_path = find_rec(source)
     data = map_file(rec_path)
@@ -31,18 +33,17 @@ def rebuild_index(source: Path) -> tuple[np.ndarray, np.ndarray, int]:
     images, ranges = np.flatnonzero(~is_range), np.flatnonzero(is_range)
     ids = _ids(data, offsets, heads.image_bytes >= 0)
     keys = np.empty(len(offsets), np.int64)
-    count = len(images)
     if len(ranges) == 0:
-        distinct = len(np.unique(ids)) == count and (ids >= 0).all()
-        keys[images] = ids if distinct else np.arange(count)
+        keys[images] = _distinct(ids, 0, np.iinfo(np.int64).max)
     else:
-        header = _header_row(heads.label, heads.second, ranges, count)
-        ordered = np.array_equal(np.sort(ids[images]), np.arange(1, count + 1))
-        keys[images] = ids[images] if ordered else np.arange(1, count + 1)
+        header = _header_row(heads.label, heads.second, ranges, len(images))
+        claimed = len(images) if header is None else max(len(images), int(heads.label[header]) - 1)
+        if header is not None and heads.label[header] == np.float32(len(images) + 1):
+            claimed = len(images)  # also where float32 has rounded it
+        keys[images] = _distinct(ids[images], 1, claimed)
         identities = ranges[ranges != header]
-        keys[identities] = count + 1 + np.arange(len(identities))
-        if header is not None:
-            keys[header] = 0
+        keys[identities] = claimed + 1 + np.arange(len(identities))
+        keys[ranges[ranges == header]] = 0
     return keys, offsets, sum(gap.end - gap.offset for gap in gaps)
 
 
@@ -60,14 +61,23 @@ def _ids(data: np.ndarray, offsets: np.ndarray, fits: np.ndarray) -> np.ndarray:
     return ids
 
 
+def _distinct(ids: np.ndarray, first: int, last: int) -> np.ndarray:
+    """The ids, when they can serve as keys: distinct and within first..last; else first, first + 1, …"""
+    fit = len(np.unique(ids)) == len(ids) and ids.min(initial=first) >= first and ids.max(initial=first) <= last
+    return ids if fit else np.arange(first, first + len(ids))
+
+
 def _header_row(label: np.ndarray, second: np.ndarray, ranges: np.ndarray, images: int) -> int | None:
-    """The header among the range records: the one whose labels are (N+1, N+1+K), as float32 holds them."""
-    expected = np.float32(images + 1), np.float32(images + len(ranges))
-    found = ranges[(label[ranges] == expected[0]) & (second[ranges] == expected[1])]
-    if len(found):
-        return int(found[0])
-    unclaimed = ranges[(label[ranges] == 0) & (second[ranges] == 0)]
-    return int(unclaimed[0]) if len(unclaimed) else None
+    """The header among the range records: its labels are (N+1, N+1+K), for K others, and N is no less than `images`."""
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        start, end = label[ranges].astype(float), second[ranges].astype(float)
+    exact = (start == np.float32(images + 1)) & (end == np.float32(images + len(ranges)))
+    after_loss = (end - start == len(ranges) - 1) & (start > images) & (end < EXACT)
+    unclaimed = (start == 0) & (end == 0)
+    for fits in (exact, after_loss, unclaimed):
+        if fits.any():
+            return int(ranges[np.argmax(fits)])
+    return None
 
 
 def write_index(source: Path, out: Path | None = None, *, images_only: bool = False, force: bool = False) -> dict:

@@ -61,6 +61,18 @@ def test_damage_is_counted_and_the_rest_indexed(tmp_path):
     assert lost == offsets[3] - offsets[2]
 
 
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_keys_survive_the_loss_of_images(tmp_path, place):
+    folder = sets.write(tmp_path, sets.insightface(LABELS, place=place), "3,8,8")
+    before = indexed(*read_index(folder / "train.idx"))
+    rec = bytearray((folder / "train.rec").read_bytes())
+    for key in (2, 6):
+        rec[before.pop(key)] ^= 1
+    (folder / "train.rec").write_bytes(rec)
+    keys, offsets, _ = rebuild_index(folder)
+    assert indexed(keys, offsets) == before
+
+
 def test_images_only(tmp_path):
     folder = sets.write(tmp_path, sets.insightface(LABELS, place="middle"), "3,8,8")
     assert write_index(folder, images_only=True)["path"] == str(folder / "train.images.idx")
