@@ -58,7 +58,8 @@ def sample_images(labels: np.ndarray, images: int, reading: str, seed: int) -> n
     ratios = uniforms(seed, len(labels))
     if reading == "proportional":
         ratios /= np.bincount(labels)[labels]
-    return np.sort(np.argsort(ratios, kind="stable")[:images])
+    kept = np.flatnonzero(ratios <= np.partition(ratios, images - 1)[images - 1])
+    return kept if len(kept) == images else np.sort(np.argsort(ratios, kind="stable")[:images])
 
 
 def pareto_counts(counts: np.ndarray, alpha: float, most: int, least: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """The real mxnet in both directions, byte for byte; DALI's own reader on what is written here."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sets
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 from recordio_tools.index import format_index
 from recordio_tools.recordio import IRHeader, RecordWriter, pack, unpack
+from recordio_tools.reindex import write_index
 
 SALT = [b"", b"a", b"bc", b"def", b"ghij", sets.MAGIC, sets.MAGIC[:3], sets.MAGIC[1:]]
 images = st.lists(st.sampled_from(SALT), max_size=10).map(b"".join)
@@ -74,27 +77,60 @@ def test_a_whole_set_is_what_mxnet_would_have_written(tmp_path, mxnet, vector):
     assert [ds.jpeg(i).tobytes() for i in range(30)] == pictures
 
 
-def test_dali_reads_it_through_an_index_of_images_only(tmp_path):
-    fn = pytest.importorskip("nvidia.dali.fn")
+def dali(fn, rec: Path, idx: Path, count: int) -> list[tuple[list[float], bytes, np.ndarray]]:
+    """(labels, encoded image, decoded image) of every record that DALI's own reader finds, in the order of the file."""
     from nvidia.dali import pipeline_def
 
-    identities = sets.random_labels(1, 20, 4)
-    pictures = [sets.jpeg(number * 9, (16, 16)) + sets.MAGIC * (number % 2) for number in range(20)]
-    with DatasetWriter(tmp_path / "set", 4, (16, 16)) as writer:
-        for label, picture in zip(identities, pictures, strict=True):
-            writer.add(picture, label)
-    ds = RecordDataset(tmp_path / "set")
-    (tmp_path / "images.idx").write_bytes(format_index(ds.keys, ds.offsets))
-
-    @pipeline_def(batch_size=20, num_threads=1, device_id=None)
+    @pipeline_def(batch_size=count, num_threads=1, device_id=None)
     def read():
-        encoded, label = fn.readers.mxnet(path=[str(ds.rec_path)], index_path=[str(tmp_path / "images.idx")])
+        encoded, label = fn.readers.mxnet(path=[str(rec)], index_path=[str(idx)])
         return encoded, label, fn.decoders.image(encoded)
 
     pipeline = read()
     pipeline.build()
     encoded, label, decoded = pipeline.run()
-    assert [encoded.at(i).tobytes() for i in range(20)] == pictures
-    assert [label.at(i).item() for i in range(20)] == identities
-    assert decoded.at(3).shape == (16, 16, 3)
-    assert abs(int(decoded.at(3).mean()) - 27) <= 1
+    return [(label.at(i).tolist(), encoded.at(i).tobytes(), decoded.at(i)) for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def fn():
+    """DALI's operators."""
+    return pytest.importorskip("nvidia.dali.fn")
+
+
+def test_dali_reads_what_is_written_here(tmp_path, fn):
+    identities = sets.random_labels(1, 20, 4)
+    pictures = [sets.jpeg(number * 9, (16, 16)) + sets.MAGIC * (number % 2) for number in range(20)]
+    with DatasetWriter(tmp_path / "set", 4, (16, 16)) as writer:
+        for label, picture in zip(identities, pictures, strict=True):
+            writer.add(picture, label)
+    write_index(tmp_path / "set", images_only=True)
+    found = dali(fn, tmp_path / "set" / "train.rec", tmp_path / "set" / "train.images.idx", 20)
+    assert [encoded for _, encoded, _ in found] == pictures
+    assert [label for label, _, _ in found] == [[label] for label in identities]
+    assert found[3][2].shape == (16, 16, 3)
+    assert abs(int(found[3][2].mean()) - 27) <= 1
+
+
+@pytest.mark.parametrize("vector", [False, True])
+@pytest.mark.parametrize(
+    "place, first_key, step",
+    [("first", 1, 1), ("middle", 1, 1), ("last", 1, 1), ("none", 0, 1), ("none", 1, 1), ("none", 5, 7)],
+)
+def test_sets_of_mxnet_in_every_layout(tmp_path, mxnet, fn, place, vector, first_key, step):
+    """Written by mxnet; read here; then by DALI through the index of images."""
+    labels = sets.random_labels(3, 12, 3)
+    records = sets.insightface(labels, place=place, vector=vector)
+    if place == "none":
+        records = [(first_key + step * (key - 1), content) for key, content in records]
+    theirs = mxnet.recordio.MXIndexedRecordIO(str(tmp_path / "train.idx"), str(tmp_path / "train.rec"), "w")
+    for key, content in records:
+        theirs.write_idx(key, content)
+    theirs.close()
+    ds = RecordDataset(tmp_path)
+    assert ds.labels.tolist() == labels
+    assert [ds.jpeg(i).tobytes() for i in range(12)] == [sets.jpeg(key * 7) for key in range(1, 13)]
+    write_index(tmp_path, images_only=True)
+    found = dali(fn, tmp_path / "train.rec", tmp_path / "train.images.idx", 12)
+    assert [label for label, _, _ in found] == [[label, 1] if vector else [label] for label in labels]
+    assert [encoded for _, encoded, _ in found] == [sets.jpeg(key * 7) for key in range(1, 13)]

@@ -40,6 +40,11 @@ def test_the_sample_is_the_images_whose_draw_lies_below_their_probability(case, 
     assert len(rows) == images
 
 
+def test_equal_draws_go_to_the_first_images(monkeypatch):
+    monkeypatch.setattr(curate, "uniforms", lambda seed, count: np.full(count, 0.5))
+    assert curate.sample_images(np.zeros(9, np.int64), 4, "uniform", 0).tolist() == [0, 1, 2, 3]
+
+
 def test_shares_follow_the_reading():
     """10 identities of 1,000 images and 1,000 of 10: half of the images each."""
     counts = np.array([1000] * 10 + [10] * 1000)
