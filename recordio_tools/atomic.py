@@ -39,8 +39,7 @@ def output_file(target: Path | str, *, force: bool = False) -> Iterator[Path]:
 @contextmanager
 def _beside(target: Path | str, force: bool) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
-    if os.path.lexists(target) and not force:
-        raise RecordError("exists already; choose another name or give --force", path=target, kind="exists")
+    _refuse_existing(target, force)
     if target in (cwd := Path.cwd(), *cwd.parents):
         raise RecordError(
             "holds the working folder, which --force will not replace; choose another", path=target, kind="exists"
@@ -50,9 +49,15 @@ def _beside(target: Path | str, force: bool) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
+        _refuse_existing(target, force)  # it may have come meanwhile
         _put_in_place(partial, target)
     finally:
         _remove(partial)
+
+
+def _refuse_existing(target: Path, force: bool) -> None:
+    if os.path.lexists(target) and not force:
+        raise RecordError("exists already; choose another name or give --force", path=target, kind="exists")
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
@@ -61,8 +66,10 @@ def _put_in_place(partial: Path, target: Path) -> None:
     elif partial.is_file() and target.is_file():
         os.replace(partial, target)
     elif not _exchange(partial, target):
-        _remove(target)
+        aside = partial.with_name(partial.name.removesuffix(".partial") + "-old.partial")
+        os.rename(target, aside)
         os.rename(partial, target)
+        _remove(aside)
 
 
 def _exchange(one: Path, other: Path) -> bool:

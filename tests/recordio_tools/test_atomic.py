@@ -30,6 +30,19 @@ def test_force_replaces_a_folder_whole(tmp_path, monkeypatch, exchange):
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
+def test_what_came_meanwhile_is_not_replaced(tmp_path):
+    def slow():
+        with output_folder(tmp_path / "set") as partial:
+            (partial / "late").touch()
+            (tmp_path / "set").mkdir()
+            (tmp_path / "set" / "first").touch()
+
+    with pytest.raises(RecordError, match="exists already"):
+        slow()
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["first"]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_a_file_replaces_a_file(tmp_path):
     (tmp_path / "x").write_text("old")
     with pytest.raises(RecordError, match="exists already"), output_file(tmp_path / "x"):
