@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole way on a laptop: data, training, features, tables. Run by `make demo`, or: bash jobs/demo.sh FOLDER
 set -euo pipefail
+{ # read whole before it runs, so that an edit does not reach a run under way
 cd "$(dirname "$0")/.."
 out=${1:-demo}
 if [ -e "$out" ] && [ ! -e "$out/.demo" ]; then
@@ -10,7 +11,8 @@ fi
 rm -rf "$out"
 mkdir -p "$out/data"
 touch "$out/.demo"
-export PYTHONWARNINGS=ignore DS_ACCELERATOR="${DS_ACCELERATOR:-$(python -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')}"
+export PYTHONWARNINGS=ignore
+command -v nvidia-smi > /dev/null || export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}" # or DeepSpeed warns that it found no GPU
 
 step() { printf '\n== %3d s  %s\n' "$SECONDS" "$*"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
@@ -43,6 +45,15 @@ run python -m facelt.extract --pixels 32 --data "${sets[@]}" --output "$features
 run python -m facelt.extract --checkpoint "$out/plain" --data "${sets[@]}" "$data/train" --output "$features/plain"
 run python -m facelt.extract --checkpoint "$out/meta" --embedding direct meta --data "${sets[@]}" --output "$features/meta"
 
+
+# The report shows the faces of the worst misses: unpacked images, and their names beside the features.
+for s in real drawn distractors; do
+    recordio unpack "$data/$s" "$out/images/$s"
+    for f in "$features"/{pixels,plain,meta/direct,meta/meta}; do
+        cut -f3 "$out/images/$s/images.lst" > "$f/$s/paths.txt"
+    done
+done
+
 for strangers in drawn real; do
     step "Identify $strangers strangers among 10,000 distractors"
     d=distractors s=$strangers groups=()
@@ -53,9 +64,12 @@ for strangers in drawn real; do
         --method "meta (direct)=$features/meta/direct/$s,$features/meta/direct/$d" \
         --method "meta (meta-embedding)=$features/meta/meta/$s,$features/meta/meta/$d" \
         --train "$features/plain/train" --probes-recogniser "$features/plain/$s" --similarity-quantile 0.999 \
+        --probe-images "$out/images/$s" --distractor-images "$out/images/$d" \
         ${groups[@]+"${groups[@]}"} --output "$out/report-$s"
 done
 
 step "Done. Look at $out/report-real/report.html, $out/report-drawn/report.html and $out/train.png"
 echo "These figures show that every part works, on 12 real people and on drawings; they say nothing of accuracy on"
 echo "photographs of the world, which needs a real training set (see README.md, \"Your own data\")."
+exit
+}
