@@ -44,7 +44,7 @@ def heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
 
     Where a payload is shorter than its image header says, `image_bytes` is negative and the other figures mean nothing.
     """
-    return _in_chunks(data, offsets, lambda rows: _heads_of(data, offsets[rows]))
+    return _in_chunks(data, offsets, lambda rows: _heads_of(data, offsets[rows], _first_words(data, offsets[rows])))
 
 
 def _in_chunks(data: np.ndarray, offsets: np.ndarray, read: Callable[[slice | np.ndarray], Heads]) -> Heads:
@@ -75,26 +75,25 @@ def _read(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -
     outside = (offsets < 0) | (offsets > size - PART_HEAD.size)
     refuse(outside, f"lies outside the file of {size} bytes{REBUILD}", "index")
     refuse(offsets % 4 != 0, f"is not a multiple of 4, so no record begins there{REBUILD}", "index")
-    words = data[: size - size % 4].view("<u4")
-    refuse(words[offsets // 4] != MAGIC, f"no magic word there, the index does not match the file{REBUILD}", "index")
-    lrec = words[offsets // 4 + 1]
+    block = _first_words(data, offsets)
+    lrec = block[:, 1]
+    refuse(block[:, 0] != MAGIC, f"no magic word there, the index does not match the file{REBUILD}", "index")
     ends = offsets + PART_HEAD.size + (lrec & MAX_LENGTH)
     refuse(ends > size, f"runs past the end of the file: truncated{REPAIR}", "truncated")
     for row in np.flatnonzero(lrec >> 29 != WHOLE).tolist():
         decode(data, int(offsets[row]), path=path, key=int(keys[row]))
-    heads = _heads_of(data, offsets)
+    heads = _heads_of(data, offsets, block)
     refuse(heads.image_bytes < 0, f"is shorter than its image header says{REPAIR}", "header")
     return heads
 
 
-def _heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
-    size = len(data)
-    block = _first_words(data[: size - size % 4].view("<u4"), offsets // 4)
+def _heads_of(data: np.ndarray, offsets: np.ndarray, block: np.ndarray) -> Heads:
+    """Heads of whole records from their first words."""
     lrec, flag = block[:, 1], block[:, 2].copy()
     length = (lrec & MAX_LENGTH).astype(np.int64)
     label = np.where(flag > 0, block[:, 8], block[:, 3]).view("<f4")
     second = np.where(flag > 1, block[:, 9].copy().view("<f4"), np.float32(np.nan))
-    ends = np.minimum(offsets + PART_HEAD.size + padded(length), size)
+    ends = np.minimum(offsets + PART_HEAD.size + padded(length), len(data))
     multipart = lrec >> 29 != WHOLE
     image_bytes = length - IMAGE_HEAD.size - 4 * np.where(length < IMAGE_HEAD.size, 0, flag).astype(np.int64)
     heads = Heads(flag, label, second, image_bytes, ends, multipart)
@@ -103,9 +102,11 @@ def _heads_of(data: np.ndarray, offsets: np.ndarray) -> Heads:
     return heads
 
 
-def _first_words(words: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """uint32[n, 10]: the first words of the records at the word indices `at`, zeros behind the end of the file."""
-    if len(words) and int(at.max(initial=0)) <= len(words) - HEAD_WORDS:
+def _first_words(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """uint32[n, 10]: the first words from each aligned offset on, zeros behind the end of the file."""
+    words = data[: len(data) - len(data) % 4].view("<u4")
+    at = offsets // 4
+    if int(at.max(initial=0)) <= len(words) - HEAD_WORDS:
         return np.lib.stride_tricks.sliding_window_view(words, HEAD_WORDS)[at]
     places = at[:, None] + np.arange(HEAD_WORDS)
     return np.where(places < len(words), words[np.minimum(places, len(words) - 1)], np.uint32(0))
