@@ -64,8 +64,9 @@ class FileRows:
         at = self.offset + start * dimension * self.dtype.itemsize
         # fromfile reads numbers only; a two-byte void is read as the integer it is
         stored = self.dtype if self.dtype.kind != "V" else np.dtype(np.uint16)
-        values = np.fromfile(self.path, stored, n * dimension, offset=at)
-        return to_float32(values.reshape(n, dimension), self.bfloat16)
+        values = np.fromfile(self.path, stored, n * dimension, offset=at).reshape(n, dimension)
+        # what was just read belongs to nobody else: float32 needs no copy
+        return values if values.dtype == np.float32 else to_float32(values, self.bfloat16)
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         return to_float32(np.load(self.path, mmap_mode="r")[indices], self.bfloat16)
