@@ -39,6 +39,12 @@ def open_inputs(options: Namespace) -> Inputs:
             f"{inputs.recogniser.where}: labels do not match those of the probes in {probes.where}; "
             "expected the same probes in the same order under the recogniser of --train"
         )
+    for root, sets in (
+        (options.probe_images, [method.probes for method in inputs.methods]),
+        (options.distractor_images, [method.distractors for method in inputs.methods]),
+    ):
+        if root is not None and _with_paths(sets).paths is None:
+            raise InputError(f"{sets[0].where}: thumbnails need paths.txt, a path below {root} for each row")
     inputs = _clean(inputs, options)
     if options.subgroups is not None:
         inputs = replace(inputs, groups=subgroup_masks(options.subgroups, inputs.methods[0].probes))

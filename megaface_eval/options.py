@@ -194,6 +194,11 @@ def check(options: argparse.Namespace) -> None:
         raise InputError(
             "give one of: --probes with --distractors, --method NAME=PROBES,DISTRACTORS …, --simulate, or --compare"
         )
+    names = ("--train", "--probes-recogniser", "--subgroups", "--cohort", "--probe-images")
+    given = [name for name in names if getattr(options, name[2:].replace("-", "_"))]
+    if given and (options.simulate or options.compare):
+        mode = "--simulate" if options.simulate else "--compare"
+        raise InputError(f"{given[0]} has no part in {mode}, which brings its own; leave one of them out")
     if single and (options.probes is None or options.distractors is None):
         raise InputError("--probes and --distractors belong together; one of them is missing")
     if options.probes_recogniser is not None and options.train is None:
@@ -210,6 +215,8 @@ def check(options: argparse.Namespace) -> None:
     quantile = options.similarity_quantile
     if quantile is not None and not 0 < quantile < 1:
         raise InputError(f"--similarity-quantile {quantile}: expected a value between 0 and 1")
+    if (options.similarity, quantile) != (None, None) and options.train is None and not options.simulate:
+        raise InputError("--similarity without --train; buckets need the training features")
 
 
 def parse_method(text: str) -> tuple[str, Path, Path]:

@@ -230,6 +230,8 @@ def test_every_search_gives_one_report(sets, capsys, search):
         (["--probes-recogniser", "x"], ["without --train"]),
         (["--simulate"], ["give one of"]),
         (["--noise", "drop"], ["belong together"]),
+        (["--similarity", "0.5"], ["without --train"]),
+        (["--probe-images", "."], ["paths.txt"]),
         (["--enrol", "0"], ["at least one image"]),
         (["--rejection", "none.npy"], ["none.npy", "one number a row"]),
         (["--rejection", "labels.npy", "--cohort", "nowhere"], ["nowhere", "no such feature set"]),
@@ -244,6 +246,13 @@ def test_every_search_gives_one_report(sets, capsys, search):
 def test_mistakes_in_the_command_are_answered_in_one_line(sets, capsys, more, words):
     refused(capsys, command(sets, *more), *words)
     assert not [path for path in sets.iterdir() if path.name.startswith((".out", "out"))]
+
+
+def test_options_that_would_do_nothing_are_refused(sets, capsys):
+    refused(capsys, ["--simulate", "--train", "x", "--output", sets / "out"], "--train has no part in --simulate")
+    refused(
+        capsys, ["--compare", "x", "--subgroups", "y", "--output", sets / "out"], "--subgroups has no part in --compare"
+    )
 
 
 def test_feature_sets_that_do_not_fit_are_answered_in_one_line(sets, capsys):
