@@ -74,15 +74,19 @@ class Telemetry:
 
 
 class StopRequest:
-    """SIGTERM or SIGUSR1 (as Slurm sends before the end): save at the next log step and stop."""
+    """SIGTERM or SIGUSR1 (as Slurm sends before the end): save at the next log step and stop.
+
+    A request stands for the whole process: one that comes while a stage begins or ends stops the next.
+    """
+
+    asked = False
 
     def __init__(self) -> None:
-        self.asked = False
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._ask)
 
     def _ask(self, *_: object) -> None:
-        self.asked = True
+        StopRequest.asked = True
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked. All ranks must call it."""

@@ -25,12 +25,12 @@ from recordio_tools.dataset import RecordDataset
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.train"):
+        device = comms.start()  # before all that can be refused: the launcher ends rank 0 when another rank is quicker
         ds, config = load(args.deepspeed_config, [*args.set, *([f"backbone.init={args.init}"] if args.init else [])])
         data, output = args.data or config.data, args.output or config.output
         for name, value in (("data", data), ("output", output)):
             if value is None:
                 raise ValueError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
-        device = comms.start()
         dataset = RecordDataset(data)
         partition = Partition(dataset.num_classes, comms.rank(), comms.world_size())
         run = Path(output)

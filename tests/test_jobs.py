@@ -1,0 +1,275 @@
+"""The Slurm jobs without a Slurm: their headers, and whole runs of one task under stand-ins for srun and scontrol."""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from facelt import extract
+from megaface_eval.options import build_parser, check, parse_method
+from recordio_tools.__main__ import main as recordio
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = [ROOT / "jobs" / name for name in ("train.sbatch", "eval.sbatch", "ranks.sh")]
+
+# Like srun with one task: drops its own options, notes them, forwards signals.
+SRUN = """#!/usr/bin/env bash
+options=()
+while [[ $1 == --* ]]; do options+=("$1"); shift; done
+echo "${options[*]} MASTER=$MASTER_ADDR:$MASTER_PORT OMP=$OMP_NUM_THREADS" >> "$LOG/srun"
+SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NTASKS=1 exec "$@"
+"""
+SCONTROL = """#!/usr/bin/env bash
+echo "$*" >> "$LOG/scontrol"
+[[ $1 == show ]] && printf 'first-host\\nsecond-host\\n'
+exit 0
+"""
+TINY = {
+    "train_batch_size": 8,
+    "optimizer": {"type": "SGD", "params": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
+    "steps_per_print": 10**9,
+    "facelt": {
+        "image_size": 32,
+        "embedding_size": 16,
+        "backbone": {"name": "resnet10", "width": 8},
+        "plain": {"epochs": 6, "decay_every": 4},
+        "meta": {"epochs": 1, "decay_every": 1, "images_per_class": 2},
+        "log_every": 1,
+        "loader_threads": 1,
+    },
+}
+PLAIN_STEPS, META_STEPS = 36, 6  # 6 · 48 / 8 and 1 · 48 / 8
+
+
+def synth(folder: Path, identities: int, images: int, first: int) -> Path:
+    sizes = ["--identities", str(identities), "--images", str(images), "--first-identity", str(first)]
+    assert recordio(["synth", str(folder), *sizes, "--size", "32", "--workers", "1"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return synth(tmp_path_factory.mktemp("jobs") / "data", 6, 48, 0)
+
+
+@pytest.fixture
+def job(tmp_path) -> dict[str, str]:
+    """The environment of a job on one node of four CPUs, with the stand-ins first on PATH."""
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    (tmp_path / "ds.json").write_text(json.dumps(TINY))
+    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+    kept = {k: v for k, v in os.environ.items() if not re.match("SLURM_|MASTER_|RECOGNISER|RANK|WORLD_SIZE|LOCAL_", k)}
+    slurm = {"JOB_ID": "1234567", "JOB_NODELIST": "host[1-2]", "JOB_NUM_NODES": "1", "CPUS_ON_NODE": "4"}
+    return kept | {
+        "PATH": path, "LOG": str(tmp_path), "CONFIG": str(tmp_path / "ds.json"), "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", **{f"SLURM_{k}": v for k, v in slurm.items()},
+    }  # fmt: skip
+
+
+def submit(name: str, *arguments: object, job: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    # As a copy elsewhere, which is what Slurm runs.
+    spooled = Path(job["LOG"]) / "slurm_script"
+    shutil.copy(ROOT / "jobs" / f"{name}.sbatch", spooled)
+    full = ["bash", str(spooled), *map(str, arguments)]
+    return subprocess.run(full, cwd=cwd, env=job, capture_output=True, text=True, timeout=120)
+
+
+def stand_in(python: str, folder: Path) -> None:
+    """A python of our own, and jobs/ without the .venv of the checkout, whose python would come first."""
+    path = folder / "bin" / "python"
+    path.write_text(python)
+    path.chmod(0o755)
+    (folder / "jobs").symlink_to(ROOT / "jobs")
+
+
+def header(name: str) -> dict[str, str]:
+    lines = (ROOT / "jobs" / f"{name}.sbatch").read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    found = dict(re.fullmatch(r"#SBATCH --([\w-]+)=?(\S*)", line).groups() for line in lines if "#SBATCH" in line)
+    assert all(line.startswith("#SBATCH") for line in lines[1 : 1 + len(found)])  # Slurm reads none after a command
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_bash_reads_it_and_shellcheck_finds_nothing(script):
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    if shutil.which("shellcheck"):
+        checked = subprocess.run(
+            ["shellcheck", "-s", "bash", "-x", str(script)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_headers():
+    both = {"nodes": "1", "exclusive": "", "mem": "0", "requeue": "", "open-mode": "append"}
+    assert header("train") == both | {"job-name": "facelt", "signal": "B:USR1@300"}
+    assert header("eval") == both | {"job-name": "facelt-eval"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_no_figure_of_the_training_lives_outside_the_json(script):
+    words = re.findall(r"[a-z_]+", script.read_text().lower())
+    assert not {"lr", "batch", "epochs", "train_batch_size", "decay", "seed", "gallery", "momentum"} & set(words)
+
+
+@pytest.mark.parametrize("name, given", [("train", 0), ("train", 1), ("eval", 0), ("eval", 4)])
+def test_too_few_arguments_are_answered_in_one_line(name, given, job):
+    done = submit(name, *["x"] * given, job=job)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: {given} arguments; expected .*jobs/{name}\.sbatch .*\n", done.stderr)
+    assert not (Path(job["LOG"]) / "srun").exists()
+
+
+@pytest.mark.parametrize("name, arguments", [("train", 2), ("eval", 5)])
+def test_what_is_no_job_or_starts_elsewhere_is_answered_in_one_line(name, arguments, job, tmp_path):
+    done = submit(name, *["x"] * arguments, job={k: v for k, v in job.items() if k != "SLURM_JOB_ID"})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "not in a Slurm job" in done.stderr
+    done = submit(name, *["x"] * arguments, job=job, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "submit from the root of the checkout" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "more, want",
+    [
+        (
+            {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_ON_NODE": "33"},
+            "--nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=8 --kill-on-bad-exit=1 --gpus-per-node=4"
+            " MASTER=first-host:24567 OMP=8",
+        ),
+        (
+            {"SLURM_NTASKS_PER_NODE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29999", "OMP_NUM_THREADS": "1"},
+            "--nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=2 --kill-on-bad-exit=1"
+            " MASTER=10.0.0.1:29999 OMP=1",
+        ),
+    ],
+)
+def test_one_task_a_gpu_and_where_they_meet(more, want, job):
+    job = {k: v for k, v in job.items() if k != "OMP_NUM_THREADS"} | more
+    (Path(job["LOG"]) / "bin" / "python").symlink_to("/bin/true")
+    path = ["bash", "-c", '. jobs/ranks.sh; PATH=$LOG/bin:$PATH; srun "${ranks[@]}" python']
+    assert subprocess.run(path, cwd=ROOT, env=job, check=False).returncode == 0
+    assert (Path(job["LOG"]) / "srun").read_text() == want + "\n"
+
+
+def test_fewer_cpus_than_gpus_is_answered_in_one_line(job):
+    done = submit("train", "data", "run", job=job | {"SLURM_GPUS_ON_NODE": "8"})
+    assert done.returncode == 2
+    assert done.stderr == "error: 4 CPUs for 8 tasks on a node; expected one for each: sbatch --cpus-per-gpu=N …\n"
+
+
+def test_asked_to_stop_it_is_queued_again_and_then_trains_to_the_end(data, job, tmp_path):
+    run = tmp_path / "run"
+    arguments = ["bash", "jobs/train.sbatch", str(data), str(run)]
+    lines = run / "metrics.jsonl"
+    with subprocess.Popen(arguments, cwd=ROOT, env=job, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (lines.exists() and lines.read_text()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGUSR1)  # to the batch shell alone, as --signal=B: does
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert "job 1234567: stopped unfinished; it is queued again" in said
+    assert (tmp_path / "scontrol").read_text() == "show hostnames host[1-2]\nrequeue 1234567\n"
+    stopped = len(lines.read_text().splitlines())
+    assert 0 < stopped < PLAIN_STEPS
+    done = submit("train", *arguments[2:], job=job)
+    assert done.returncode == 0, done.stderr
+    steps = [(one["stage"], one["step"]) for one in map(json.loads, lines.read_text().splitlines())]
+    assert steps == [("plain", i) for i in range(PLAIN_STEPS)] + [("meta", i) for i in range(META_STEPS)]
+    assert (tmp_path / "scontrol").read_text().count("requeue") == 1
+
+
+STANDIN = """#!/usr/bin/env bash
+# Makes what a rank would leave, once it is asked to stop.
+trap 'eval "$LEAVE"' USR1
+echo started > "$LOG/started"
+for ((i = 0; i < 500; i++)); do sleep 0.02; done
+"""
+
+
+@pytest.mark.parametrize(
+    "leave, more, status, queued",
+    [
+        ("save plain 5 false; exit 0", [], 0, True),
+        ("save plain 9 true; exit 138", [], 0, True),  # the signal met it while the stage meta was starting
+        ("save plain 9 true; exit 0", ["--stage", "plain"], 0, False),
+        ("save plain 9 true; exit 0", ["--stage=plain"], 0, False),
+        ("save plain 9 true; save meta 9 true; exit 0", [], 0, False),
+        ("save plain 5 false; exit 2", [], 2, False),
+        ("exit 138", [], 1, False),  # it would stop there for ever
+    ],
+)
+def test_what_is_queued_again(leave, more, status, queued, job, tmp_path):
+    save = 'save() { mkdir -p "$RUN/$1/step-$2"; echo "{\\"finished\\": $3}" > "$RUN/$1/step-$2/state.json"; }; '
+    stand_in(STANDIN, tmp_path)
+    job |= {"LEAVE": save + leave, "RUN": str(tmp_path / "run")}
+    arguments = ["bash", "jobs/train.sbatch", "data", job["RUN"], *more]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=job, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGUSR1)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == status, said
+    assert ("requeue 1234567\n" in (tmp_path / "scontrol").read_text()) == queued
+    assert ("no checkpoint" in said) == (status == 1)
+
+
+RECORD = """#!/usr/bin/env bash
+printf '%s\\0' "$@" >> "$LOG/python"
+printf '\\n' >> "$LOG/python"
+"""
+
+
+@pytest.mark.parametrize("recogniser", [False, True])
+def test_eval_reads_what_it_extracted(recogniser, job, tmp_path):
+    stand_in(RECORD, tmp_path)
+    job |= {"RECOGNISER": "arc.onnx"} if recogniser else {}
+    done = submit("eval", "run", "a/faces", "b/faces", "c/faces", "report", "--gallery", "10K", job=job, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    calls = [line.split("\0")[:-1] for line in (tmp_path / "python").read_text().splitlines()]
+    *extracts, evaluation = calls
+    made = {}
+    for module, *arguments in ((call[1], *call[2:]) for call in extracts):
+        assert module == "facelt.extract"
+        args = extract.arguments().parse_args(arguments)
+        assert args.onnx is not None or args.checkpoint == "run"
+        kinds = ["onnx"] if args.onnx else args.embedding
+        made |= {f: (kind, args.data[0]) for kind, f in zip(kinds, output_folders(args), strict=True)}
+    assert evaluation[:2] == ["-m", "megaface_eval.run"]
+    options = build_parser().parse_args(evaluation[2:])
+    check(options)
+    assert (options.gallery, options.output) == (10_000, Path("report"))
+    for name, probes, distractors in map(parse_method, options.method):
+        assert (made[probes], made[distractors]) == ((name, "a/faces"), (name, "b/faces"))
+    judge = "onnx" if recogniser else "direct"
+    assert (made[options.train], made[options.probes_recogniser]) == ((judge, "c/faces"), (judge, "a/faces"))
+
+
+def output_folders(args: argparse.Namespace) -> list[Path]:
+    assert len(args.data) == 1
+    return extract.output_folders(args, args.data[0])
+
+
+@pytest.mark.parametrize("there", ["report", "report.features"])
+def test_eval_replaces_only_what_its_own_interrupted_job_left(there, job, tmp_path):
+    stand_in(RECORD, tmp_path)
+    (tmp_path / there).mkdir()
+    arguments = ["run", "probes", "distractors", "train", "report/"]
+    done = submit("eval", *arguments, job=job, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: {there} exists; remove it, or give another REPORT\n")
+    done = submit("eval", *arguments, job=job | {"SLURM_RESTART_COUNT": "1"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all("--force" in call.split("\0") for call in (tmp_path / "python").read_text().splitlines())
