@@ -12,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
-from recordio_tools.copying import gather, portions
+from recordio_tools.copying import portions, write_slices
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.index import format_index
-from recordio_tools.mapping import release
+from recordio_tools.mapping import map_file, release
 from recordio_tools.recordio import RecordError, decode, padded
 from recordio_tools.writer import IDX, NAMES, PROPERTY, REC
 
@@ -94,19 +94,21 @@ def _write_images(source: RecordDataset, plan: Plan, file: BinaryIO, folder: Pat
         total=passes * int(plan.sizes.sum()), desc="shuffling", unit="B", unit_scale=True, delay=2, leave=False
     ) as bar:
         if plan.buckets == 1:
-            _write_gathered(file, source.data, source.offsets[plan.order], plan.sizes[plan.order], bar)
+            _write_in_order(file, source.data, source.offsets[plan.order], plan.sizes[plan.order], bar)
             return
         in_file = np.argsort(source.offsets, kind="stable")
         with TemporaryDirectory(dir=folder) as temporary:
             paths = [Path(temporary) / str(number) for number in range(plan.buckets)]
             _deal(source, plan, in_file, paths, bar)
             for number, path in enumerate(paths):
+                if path.stat().st_size == 0:
+                    continue  # a record longer than a bucket leaves the next one empty
                 rows = in_file[plan.bucket[in_file] == number]
-                data = np.frombuffer(path.read_bytes(), np.uint8)
-                path.unlink()
+                data = map_file(path)
+                path.unlink()  # the map keeps it until it is written
                 at = np.cumsum(plan.sizes[rows]) - plan.sizes[rows]
                 order = np.argsort(plan.starts[rows], kind="stable")
-                _write_gathered(file, data, at[order], plan.sizes[rows][order], bar)
+                _write_in_order(file, data, at[order], plan.sizes[rows][order], bar)
 
 
 def _deal(source: RecordDataset, plan: Plan, in_file: np.ndarray, paths: list[Path], bar: tqdm) -> None:
@@ -116,19 +118,18 @@ def _deal(source: RecordDataset, plan: Plan, in_file: np.ndarray, paths: list[Pa
         for part in portions(plan.sizes[in_file]):
             rows = in_file[part]
             rows = rows[np.argsort(plan.bucket[rows], kind="stable")]
-            buffer, starts = gather(source.data, source.offsets[rows], source.offsets[rows] + plan.sizes[rows])
-            edges = np.append(starts, len(buffer))[np.searchsorted(plan.bucket[rows], np.arange(plan.buckets + 1))]
+            edges = np.searchsorted(plan.bucket[rows], np.arange(plan.buckets + 1))
             for file, start, stop in zip(files, edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-                file.write(buffer[start:stop])
-            bar.update(len(buffer))
+                own = rows[start:stop]
+                write_slices(file, source.data, source.offsets[own], plan.sizes[own])
+            bar.update(int(plan.sizes[rows].sum()))
             release(source.data)
     finally:
         for file in files:
             file.close()
 
 
-def _write_gathered(file: BinaryIO, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, bar: tqdm) -> None:
+def _write_in_order(file: BinaryIO, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, bar: tqdm) -> None:
     for part in portions(sizes):
-        buffer, _ = gather(data, offsets[part], offsets[part] + sizes[part])
-        file.write(buffer)
-        bar.update(len(buffer))
+        write_slices(file, data, offsets[part], sizes[part])
+        bar.update(int(sizes[part].sum()))

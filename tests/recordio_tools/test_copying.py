@@ -29,6 +29,28 @@ def test_gather_is_slices_behind_each_other(data, short_run):
     assert starts.tolist() == np.cumsum([0, *map(len, slices[:-1])]).tolist()
 
 
+@pytest.mark.parametrize("system", ["writes all", "writes some", "has no writev"])
+def test_slices_are_written_behind_each_other(tmp_path, monkeypatch, system):
+    monkeypatch.setattr(copying, "MOST_SLICES", 7)
+    writev = copying.os.writev
+    if system == "writes some":
+        monkeypatch.setattr(copying.os, "writev", lambda fd, pieces: writev(fd, pieces[: len(pieces) // 2]))
+    elif system == "has no writev":
+        monkeypatch.delattr(copying.os, "writev")
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 30) * 4
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    content = rng.integers(0, 256, edges[-1] - 3).astype(np.uint8)
+    rows = rng.permutation(30)
+    with open(tmp_path / "out", "wb") as file:
+        file.write(b"before")
+        copying.write_slices(file, content, edges[rows], sizes[rows])
+        file.write(b"after")
+    padded = content.tobytes() + bytes(3)
+    expected = b"".join(padded[edges[row] : edges[row + 1]] for row in rows)
+    assert (tmp_path / "out").read_bytes() == b"before" + expected + b"after"
+
+
 @pytest.mark.parametrize("chunk", [1, 100, 1 << 20])
 @pytest.mark.parametrize("vector", [False, True])
 def test_a_copy_is_what_adding_each_image_writes(tmp_path, monkeypatch, chunk, vector):
