@@ -208,6 +208,8 @@ for ((i = 0; i < 500; i++)); do sleep 0.02; done
         ("save plain 9 true; exit 0", ["--stage", "plain"], 0, False),
         ("save plain 9 true; exit 0", ["--stage=plain"], 0, False),
         ("save plain 9 true; save meta 9 true; exit 0", [], 0, False),
+        ("save plain 9 true; sleep 0.1; save plain 12 false; exit 0", ["--stage", "plain"], 0, True),  # more epochs
+        ("save meta 9 true; sleep 0.1; save plain 12 false; exit 0", [], 0, True),
         ("save plain 5 false; exit 2", [], 2, False),
         ("exit 138", [], 1, False),  # it would stop there for ever
     ],
