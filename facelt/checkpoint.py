@@ -24,6 +24,7 @@ from facelt import comms
 from facelt.partition import Partition
 
 FORMAT = 1
+KEYS = {"stage", "step", "finished", "num_classes", "starts"}
 STAGES = ("plain", "meta")
 KEPT = 2
 
@@ -45,7 +46,8 @@ def save(
     draft = final.with_name(f".{final.name}.draft")
     ranks = partition.world_size
     if partition.rank == 0:
-        shutil.rmtree(draft, ignore_errors=True)
+        for crashed in final.parent.glob(".step-*.draft"):
+            shutil.rmtree(crashed)
         draft.mkdir(parents=True)
     comms.barrier()
     save_file(_on_cpu(rows), draft / _shard(partition.rank, ranks))
@@ -93,9 +95,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         state = json.loads((folder / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: unreadable checkpoint ({error}); use an earlier step folder") from None
-    if state.get("format") != FORMAT:
-        raise ValueError(f"{folder}: checkpoint format {state.get('format')!r}; expected {FORMAT}; save it anew")
+        raise ValueError(f"{folder}: unreadable checkpoint ({error}); delete it to go back to the one before") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= KEYS:
+        found = state.get("format") if isinstance(state, dict) else state
+        raise ValueError(f"{folder}: checkpoint format {found!r}; expected {FORMAT} with {', '.join(sorted(KEYS))}")
     return state
 
 
@@ -127,7 +130,7 @@ def read_rows(folder: Path, partition: Partition, with_moments: bool = True) -> 
         if first < stop and start < end:
             with _open(folder / _shard(i, len(state["starts"]))) as file:
                 for name in file.keys():  # noqa: SIM118
-                    if with_moments or not name.endswith((".momentum_buffer", ".exp_avg", ".exp_avg_sq")):
+                    if with_moments or not name.endswith(".momentum_buffer"):
                         rows = file.get_slice(name)[max(start, first) - first : min(stop, end) - first]
                         pieces.setdefault(name, []).append(rows)
     return {name: torch.cat(parts) for name, parts in pieces.items()}
@@ -147,11 +150,11 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: unreadable ({error}); use an earlier step folder") from None
+        raise ValueError(f"{path}: unreadable ({error}); delete {path.parent} to go back to the one before") from None
 
 
 def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: unreadable ({error}); use an earlier step folder") from None
+        raise ValueError(f"{path}: unreadable ({error}); delete {path.parent} to go back to the one before") from None

@@ -12,7 +12,9 @@ B: rows of a rank, G: rows of all ranks (G = B x ranks; every rank has the same 
 
 import datetime
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -110,6 +112,18 @@ def first_error(error: str | None) -> str | None:
     errors: list[str | None] = [None] * world_size()
     dist.all_gather_object(errors, error)
     return next((e for e in errors if e is not None), None)
+
+
+def together(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args) on every rank; a ValueError of any becomes the first one's on all, so none waits for it."""
+    answer, error = None, None
+    try:
+        answer = function(*args)
+    except ValueError as mistake:
+        error = str(mistake)
+    if (first := first_error(error)) is not None:
+        raise ValueError(first)
+    return answer
 
 
 def _gather(rows: Tensor) -> Tensor:

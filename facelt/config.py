@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -96,6 +96,8 @@ class HeadConfig(Block):
     attention: bool = True
 
 
+_META = {"sampler": "class_aware"}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "released": {},
     "paper": {
@@ -120,14 +122,14 @@ class FaceltConfig(Block):
 
     data: str | None = None
     output: str | None = None
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     image_size: Annotated[int, Field(ge=16)] = 112
     embedding_size: Count = 512
     preset: Literal["released", "paper"] = "released"
     backbone: BackboneConfig = BackboneConfig()
     augment: AugmentConfig = AugmentConfig()
     plain: StageConfig = StageConfig()
-    meta: StageConfig = StageConfig(sampler="class_aware")
+    meta: StageConfig = StageConfig(**_META)
     head: HeadConfig = HeadConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
@@ -137,9 +139,10 @@ class FaceltConfig(Block):
     @classmethod
     def _presets(cls, block: Any) -> Any:
         if isinstance(block, dict):
-            knobs = PRESETS.get(block.get("preset", "released"), {})
-            block = {**block, "head": {**knobs, **block.get("head", {})}}
-            block["meta"] = {"sampler": "class_aware", **block.get("meta", {})}
+            defaults = {"head": PRESETS.get(str(block.get("preset", "released")), {}), "meta": _META}
+            own = {name: block.get(name, {}) for name in defaults}
+            merged = {n: {**defaults[n], **knobs} if isinstance(knobs, dict) else knobs for n, knobs in own.items()}
+            block = {**block, **merged}
         return block
 
 

@@ -5,18 +5,21 @@ what each returns: `comms.leave_averaging` stands between the two. Class-sharded
 which would broadcast, average and save them as if they were replicas.
 """
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
 import deepspeed.ops
 import torch
+from deepspeed.runtime.config import DeepSpeedConfigError
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
 )
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from facelt import comms
@@ -27,13 +30,9 @@ from facelt.model import Step
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 logger.setLevel("ERROR")  # its notices are for its own developers
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"SGD": torch.optim.SGD, "AdamW": torch.optim.AdamW}
-# What each optimizer remembers of a parameter.
-MOMENTS = {"SGD": ("momentum_buffer",), "AdamW": ("exp_avg", "exp_avg_sq")}
-
 
 class Engine:
-    """The embedder under DeepSpeed and the head's shards under an optimizer of the same kind.
+    """The embedder under DeepSpeed and the head's shards under an optimizer of the same kind (SGD).
 
     embedder: the replicated module; only parameters that require a gradient are trained. head: class-sharded.
     ds: DeepSpeed's configuration. memory_weight_decay: for parameters named *.centroids; None: as the rest.
@@ -43,20 +42,24 @@ class Engine:
     def __init__(
         self, embedder: nn.Module, head: nn.Module, ds: dict[str, Any], memory_weight_decay: float | None = None
     ) -> None:
-        ds, kind, knobs = _split_optimizer(ds)
+        ds, knobs = _split_optimizer(ds)
         self.head = head
         self.base_lr: float = knobs["lr"]
-        self.moments = MOMENTS[kind]
+        self.moments = ("momentum_buffer",) if knobs.get("momentum") else ()  # what SGD remembers of a parameter
         trained = [p for p in embedder.parameters() if p.requires_grad]
-        self.engine, *_ = deepspeed.initialize(
-            model=embedder, model_parameters=trained, optimizer=OPTIMIZERS[kind](trained, **knobs), config=ds
-        )
+        optimizer = torch.optim.SGD(trained, **knobs)
+        try:
+            self.engine, *_ = deepspeed.initialize(
+                model=embedder, model_parameters=trained, optimizer=optimizer, config=ds
+            )
+        except (AssertionError, DeepSpeedConfigError, ValidationError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"DeepSpeed refuses its configuration: {reason}; correct the JSON") from None
         centroids = [p for name, p in head.named_parameters() if name.endswith("centroids")]
         others = [p for name, p in head.named_parameters() if not name.endswith("centroids")]
         own_decay = {} if memory_weight_decay is None else {"weight_decay": memory_weight_decay}
         groups = [{"params": others}, {"params": centroids, **own_decay}]
-        self.head_optimizer = OPTIMIZERS[kind]([g for g in groups if g["params"]], **knobs)
-        self.dtype = next(self.engine.module.parameters()).dtype
+        self.head_optimizer = torch.optim.SGD([g for g in groups if g["params"]], **knobs)
         self.head_dtype = next(head.parameters()).dtype
 
     @property
@@ -80,7 +83,7 @@ class Engine:
 
     def embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Direct features and e of this rank's images, in the head's dtype, for an objective summed over ranks."""
-        direct_BD, concept_BD = self.engine(images_B3HW.to(self.dtype))
+        direct_BD, concept_BD = self.engine(images_B3HW)
         direct_BD = comms.leave_averaging(direct_BD.to(self.head_dtype))
         return direct_BD, None if concept_BD is None else comms.leave_averaging(concept_BD.to(self.head_dtype))
 
@@ -95,19 +98,15 @@ class Engine:
         for group in (*self.engine.optimizer.param_groups, *self.head_optimizer.param_groups):
             group["lr"] = lr
         boundary = self.engine.is_gradient_accumulation_boundary()
-        loss_scale = float(getattr(self.engine.optimizer, "loss_scale", 1.0))
         self.engine.step()
         if not boundary:
             return
         if self.engine.was_step_applied():
-            for parameter in self.head.parameters():
-                if loss_scale != 1.0 and parameter.grad is not None:
-                    parameter.grad.div_(loss_scale)
             self.head_optimizer.step()
         self.head_optimizer.zero_grad(set_to_none=True)
 
     def replicated_weights(self) -> dict[str, Tensor]:
-        """Every weight and buffer of the embedder in full, float32 where trained so. All ranks must call it."""
+        """Every weight and buffer of the embedder in full, in float32. All ranks must call it."""
         state = {name: tensor.detach() for name, tensor in self.embedder.state_dict().items()}
         for name, parameter in self.embedder.named_parameters():
             full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
@@ -172,19 +171,29 @@ def _start_moments(optimizer: torch.optim.Optimizer, moments: tuple[str, ...]) -
                 optimizer.state[parameter].setdefault(moment, torch.zeros_like(parameter))
 
 
-def _split_optimizer(ds: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """DeepSpeed's configuration without its optimizer, and that optimizer's type and parameters."""
+def _split_optimizer(ds: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """DeepSpeed's configuration without its optimizer, and the parameters of that optimizer.
+
+    Raises ValueError for what the replicated and the class-sharded half could not do alike.
+    """
     ds = dict(ds)
-    block = ds.pop("optimizer", None) or {}
-    kind, knobs = block.get("type"), dict(block.get("params", {}))
-    if kind not in OPTIMIZERS:
-        raise ValueError(f"optimizer.type is {kind!r}; expected one of {', '.join(OPTIMIZERS)}; set it in the JSON")
-    if not isinstance(knobs.get("lr"), int | float):
+    block = ds.pop("optimizer", None)
+    kind, knobs = (block.get("type"), block.get("params")) if isinstance(block, dict) else (block, None)
+    if kind != "SGD" or not isinstance(knobs, dict):
+        raise ValueError(f"optimizer.type is {kind!r}; expected SGD with its params; set it as in jobs/ds.json")
+    known = set(inspect.signature(torch.optim.SGD).parameters) - {"params"}
+    if unknown := sorted(set(knobs) - known):
+        raise ValueError(f"optimizer.params.{unknown[0]} is not known; expected some of: {', '.join(sorted(known))}")
+    if isinstance(knobs.get("lr"), bool) or not isinstance(knobs.get("lr"), int | float):
         raise ValueError(f"optimizer.params.lr is {knobs.get('lr')!r}; expected a number; set it in the JSON")
-    stage = ds.get("zero_optimization", {}).get("stage", 0)
-    if stage not in (0, 1, 2):
-        raise ValueError(f"zero_optimization.stage is {stage}; expected 0, 1 or 2: the class axis is sharded already")
-    if ds.get("fp16", {}).get("enabled") and stage == 0:
-        raise ValueError("fp16 with zero_optimization.stage 0 keeps no float32 weights to save; set stage 1 or 2")
+    zero = ds.get("zero_optimization", {})
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
+    if not isinstance(zero, dict) or stage not in (0, 1, 2):
+        raise ValueError(f"zero_optimization.stage is {stage!r}; expected 0, 1 or 2: the class axis is sharded already")
+    autocast = ds.get("torch_autocast", {})
+    if any(ds.get(kind, {}).get("enabled") for kind in ("fp16", "bf16")) or autocast.get("dtype") == "float16":
+        raise ValueError('fp16 and bf16 keep no float32 weights; expected "torch_autocast" with "dtype": "bfloat16"')
+    if ds.get("gradient_clipping"):
+        raise ValueError("gradient_clipping would clip the network and not its sharded head; leave it out")
     ds.setdefault("zero_allow_untested_optimizer", True)
-    return ds, kind, knobs
+    return ds, knobs

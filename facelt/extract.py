@@ -12,6 +12,7 @@ identities), meta.json (what made it).
 import argparse
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,8 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.extract"):
         device = comms.start()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
         outputs = [output_folders(args, source) for source in args.data]
-        taken = [folder for folders in outputs for folder in folders if folder.exists()]
+        every = [folder for folders in outputs for folder in folders]
+        if len(set(every)) < len(every):
+            raise ValueError("two data folders or embeddings have the same name; extract them one at a time")
+        taken = [folder for folder in every if folder.exists()]
         if taken and not args.force:
             raise ValueError(f"--output {taken[0]} exists; give another folder, or --force to replace it")
         recogniser, image_size, facts = make_recogniser(args, device)
@@ -48,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.flip:
             recogniser = with_flip(recogniser)
         for source, folders in zip(args.data, outputs, strict=True):
-            dataset = RecordDataset(source)
+            dataset = comms.together(RecordDataset, source)
             with one_line("facelt.extract", every_rank=True):
                 write_features(folders, recogniser, image_size, dataset, {**facts, "data": source}, args, device)
     return 0
@@ -57,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 def output_folders(args: argparse.Namespace, source: str) -> list[Path]:
     """Where the features of a data folder go, for each embedding: OUTPUT[/embedding][/data folder's name]."""
     names = args.embedding if len(args.embedding) > 1 else [""]
-    return [Path(args.output) / name / (Path(source).name if len(args.data) > 1 else "") for name in names]
+    return [Path(args.output) / name / (Path(source).resolve().name if len(args.data) > 1 else "") for name in names]
 
 
 def make_recogniser(args: argparse.Namespace, device: torch.device) -> tuple[Recogniser, int, dict[str, Any]]:
@@ -78,20 +83,22 @@ def from_checkpoint(path: str, embeddings: list[str], device: torch.device) -> t
     """
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
+    if "config" not in state:
+        raise ValueError(f"{folder}: its state.json has no config; expected a checkpoint of facelt/train.py")
     config = FaceltConfig.model_validate(state["config"])
     meta = state["stage"] == "meta"
     if embeddings != ["direct"] and not meta:
         asked = " ".join(embeddings)
         raise ValueError(f"--embedding {asked}: {folder} is of stage plain, which has only direct; give a meta run")
     embedder = Embedder(config, meta)
-    embedder.load_state_dict(checkpoint.read_weights(folder))
+    embedder.load_state_dict(comms.together(checkpoint.read_weights, folder))
     embedder.to(device).eval()
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state["step"]}
     if embeddings == ["direct"]:
         return lambda images_B3HW: [embedder(images_B3HW)[0]], config.image_size, facts
     partition = Partition(state["num_classes"], comms.rank(), comms.world_size())
     head = MetaHead(config, partition)
-    head.load_state_dict(checkpoint.read_rows(folder, partition, with_moments=False))
+    head.load_state_dict(comms.together(checkpoint.read_rows, folder, partition, False))
     head.to(device).eval()
 
     def embed(images_B3HW: Tensor) -> list[Tensor]:
@@ -121,8 +128,9 @@ def from_onnx(path: str, mean: float, std: float, channels: str) -> tuple[Recogn
         raise ValueError(f"--onnx {path}: onnxruntime cannot load it ({error}); give a valid ONNX file") from None
     entry = session.get_inputs()[0]
     shape = entry.shape
-    if len(shape) != 4 or shape[1] != 3:
-        raise ValueError(f"--onnx {path}: its input is {shape}; expected N x 3 x H x W images")
+    fixed = [n for n in shape if isinstance(n, int)]
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or (fixed and fixed[0] == shape[0] != 1):
+        raise ValueError(f"--onnx {path}: its input is {shape}; expected N x 3 x H x H images, with N free or 1")
     size = shape[2] if isinstance(shape[2], int) else 112
 
     def recognise(images_B3HW: Tensor) -> list[Tensor]:
@@ -163,7 +171,7 @@ def write_features(
 ) -> None:
     """Run the recogniser over the set, all ranks together, into drafts beside the outputs, then rename them there."""
     drafts = [folder.with_name(f".{folder.name}.draft") for folder in folders]
-    chief, rank = comms.rank() == 0, comms.rank()
+    chief = comms.rank() == 0
     for draft in drafts if chief else ():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -171,17 +179,17 @@ def write_features(
         features: list[np.memmap] = []
         title = f"features of {Path(facts['data']).name}"
         for batch in each_batch(recogniser, dataset, image_size, args.batch, device, args.threads, title):
-            outputs = [rows.float().cpu().numpy() for rows in batch.output]
+            # Rank 0 writes for all: pages that several machines map for writing would overwrite each other.
+            outputs = [comms.gather(rows.float().contiguous()) for rows in batch.output]
+            if not chief:
+                continue
             if not features:
                 shapes = [(len(dataset), rows.shape[1]) for rows in outputs]
                 features = [open_features(d / "features.npy", s) for d, s in zip(drafts, shapes, strict=True)]
-            mine = slice(rank * args.batch, (rank + 1) * args.batch)
-            valid = batch.valid_G[mine]
             for matrix, rows in zip(features, outputs, strict=True):
-                matrix[batch.images_G[mine][valid]] = rows[valid]
+                matrix[batch.images_G[batch.valid_G]] = rows.cpu().numpy()[batch.valid_G]
         for matrix in features:
             matrix.flush()
-        comms.barrier()
         for draft, folder, embedding in zip(drafts, folders, args.embedding, strict=True) if chief else ():
             complete(draft, dataset, facts | {"embedding": embedding})
             if folder.exists():
@@ -204,11 +212,15 @@ def complete(draft: Path, dataset: RecordDataset, facts: dict[str, Any]) -> None
 
 
 def open_features(path: Path, shape: tuple[int, int]) -> np.memmap:
-    """The same float32 .npy file on every rank, mapped for writing."""
-    if comms.rank() == 0:
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
-    comms.barrier()
-    return np.lib.format.open_memmap(path, mode="r+")
+    """A float32 .npy file, mapped for writing."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, for the argument parser."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number from 1 on")
+    return int(text)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -218,13 +230,13 @@ def arguments() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
     source.add_argument("--onnx", help="any recogniser in ONNX")
-    source.add_argument("--pixels", type=int, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
+    source.add_argument("--pixels", type=count, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
     parser.add_argument("--data", required=True, nargs="+", help="folders with train.rec, train.idx and property")
     parser.add_argument("--output", required=True, help="folder of the feature set to write")
     parser.add_argument("--embedding", nargs="+", choices=EMBEDDINGS, default=["direct"], help="default: direct")
     parser.add_argument("--flip", action="store_true", help="add the normalised features of the mirrored image")
-    parser.add_argument("--batch", type=int, default=64, help="images a step of each rank (default: 64)")
-    parser.add_argument("--threads", type=int, default=2, help="decoding threads of each rank (default: 2)")
+    parser.add_argument("--batch", type=count, default=64, help="images a step of each rank (default: 64)")
+    parser.add_argument("--threads", type=count, default=2, help="decoding threads of each rank (default: 2)")
     parser.add_argument("--mean", type=float, default=127.5, help="of the pixels an ONNX model expects")
     parser.add_argument("--std", type=float, default=127.5, help="of the pixels an ONNX model expects")
     parser.add_argument("--channels", choices=("rgb", "bgr"), default="rgb", help="order an ONNX model expects")

@@ -2,9 +2,11 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+PATIENCE = 5.0  # seconds
 # Packages whose ValueErrors are written for the user: what was given, what was expected, what to do.
 OURS = {"facelt", "recordio_tools", "__main__"}
 
@@ -23,6 +25,8 @@ def one_line(command: str, every_rank: bool = False) -> Iterator[None]:
             raise
         if every_rank or os.environ.get("RANK", "0") == "0":
             print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        elif not every_rank:
+            time.sleep(PATIENCE)  # a launcher ends all ranks when one leaves: let rank 0 speak first
         raise SystemExit(2) from None
 
 

@@ -46,8 +46,11 @@ class Embedder(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
         """Direct features B x D, and e of the same shape (None in stage plain)."""
-        direct_BD = self.neck(self.attention(self.backbone(images_B3HW)))
-        return direct_BD, None if self.selector is None else self.selector(direct_BD)
+        map_BCHW = self.attention(self.backbone(images_B3HW))
+        # Distances to centroids need more than autocast's eight bits: from the last map on, the weights' own precision.
+        with torch.autocast(map_BCHW.device.type, enabled=False):
+            direct_BD = self.neck(map_BCHW.to(self.neck.fc.weight.dtype))
+            return direct_BD, None if self.selector is None else self.selector(direct_BD)
 
 
 class PlainHead(nn.Module):

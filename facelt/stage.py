@@ -14,36 +14,58 @@ from facelt.inference import each_batch
 from facelt.memory import ClassMeans
 from facelt.mistakes import one_line
 from facelt.model import Embedder, MetaHead, PlainHead
+from facelt.partition import Partition
 from facelt.pipeline import DRAWS, ImagePipeline
 from facelt.sampling import ClassAwareSampler, UniformSampler, augmentation_seeds, local, uniforms
 from recordio_tools.dataset import RecordDataset
+
+# What of the backbone's configuration decides its tensors.
+SHAPE = ("name", "width", "stem", "neck")
+
+
+def check(name: str, dataset: RecordDataset, partition: Partition, ds: dict[str, Any], config: FaceltConfig) -> None:
+    """Refuse at the start what a stage, perhaps days later, could not do: batches that do not share out alike."""
+    batch, parts = ds.get("train_batch_size"), ds.get("gradient_accumulation_steps", 1)
+    if "train_micro_batch_size_per_gpu" in ds and isinstance(batch, int):
+        parts = batch // (ds["train_micro_batch_size_per_gpu"] * partition.world_size) or 1
+    for key, value in (("train_batch_size", batch), ("gradient_accumulation_steps", parts)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} is {value!r}; expected a whole number of images or steps; set it in the JSON")
+    if batch % parts:
+        raise ValueError(f"train_batch_size {batch} is not made of {parts} equal micro-batches; change one of them")
+    sampler = make_sampler(getattr(config, name), dataset, batch, config.seed)
+    local(np.arange(batch // parts), partition.rank, partition.world_size, sampler.group)
+
+
+def find_start(name: str, run: Path, start_from: str | None) -> Path | None:
+    """The plain stage that a stage starts from: this run's for meta, else that of --start-from; None: from nothing."""
+    source = checkpoint.latest(run, "plain") if name == "meta" else None
+    if source is None and start_from is not None:
+        source = checkpoint.latest(Path(start_from), "plain") or checkpoint.find(start_from)
+    return comms.share(source)
 
 
 def initialise(
     stage: str,
     embedder: Embedder,
     head: PlainHead | MetaHead,
-    run: Path,
-    start_from: str | None,
+    source: Path | None,
     dataset: RecordDataset,
     config: FaceltConfig,
     device: torch.device,
 ) -> None:
-    """The weights that a stage starts from: random or --init, another run's plain stage, or this run's for meta."""
-    source = checkpoint.latest(run, "plain") if stage == "meta" and start_from is None else None
-    if start_from is not None:
-        source = checkpoint.find(start_from)
+    """The weights that a stage starts from: those of a plain stage; without one, random or of --init."""
     if source is None:
         if stage == "meta":
-            raise ValueError(f"--stage meta: {run} has no plain stage; train it first, or give --start-from RUN")
+            raise ValueError("--stage meta: the run has no plain stage; train it first, or give --start-from RUN")
         if config.backbone.init:
             load_pretrained(embedder.backbone, config.backbone.init)
         return
     if (kind := checkpoint.read_state(source)["stage"]) != "plain":
         raise ValueError(f"{source} is of stage {kind}; expected a plain stage to start {stage} from")
     partition = head.classifier.partition
-    rows = checkpoint.read_rows(source, partition, with_moments=False)
-    adopt(embedder, checkpoint.read_weights(source), source)
+    rows = comms.together(checkpoint.read_rows, source, partition, False)
+    adopt(embedder, comms.together(checkpoint.read_weights, source), source)
     if stage == "plain":
         head.load_state_dict({name: rows[name] for name in head.state_dict()})
         return
@@ -73,12 +95,18 @@ def adopt(embedder: Embedder, weights: dict[str, torch.Tensor], source: Path) ->
     embedder.load_state_dict(own | {name: weights[name] for name in own if name not in new})
 
 
-def check_same_order(state: dict[str, Any], engine: Engine, config: FaceltConfig, folder: Path) -> None:
-    """A run goes on with the images it had not seen only under the same seed and global batch."""
-    for name, now in (("global_batch", engine.global_batch), ("seed", config.seed)):
-        before = state[name] if name in state else state["config"][name]
-        if before != now:
-            raise ValueError(f"{folder} was trained with {name} {before}, given {now}; keep it, or another --output")
+def check_same_run(folder: Path, ds: dict[str, Any], config: FaceltConfig) -> dict[str, Any]:
+    """The state of a checkpoint, if this configuration goes on with the same images, in the same network."""
+    state = checkpoint.read_state(folder)
+    before = FaceltConfig.model_validate(state["config"]) if "config" in state else config
+    pairs = {name: (getattr(before, name), getattr(config, name)) for name in ("seed", "image_size", "embedding_size")}
+    pairs |= {f"backbone.{n}": (getattr(before.backbone, n), getattr(config.backbone, n)) for n in SHAPE}
+    pairs["head.attention"] = (before.head.attention, config.head.attention)
+    pairs["train_batch_size"] = (state.get("global_batch"), ds["train_batch_size"])
+    for name, (was, now) in pairs.items():
+        if was != now:
+            raise ValueError(f"{folder} was trained with {name} {was}, given {now}; keep it, or another --output")
+    return state
 
 
 def make_sampler(

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Telemetry:
     """
 
     def __init__(self, run: Path, stage: str, total_steps: int, start_step: int, global_batch: int) -> None:
-        self.stage, self.global_batch = stage, global_batch
+        self.run, self.stage, self.global_batch = run, stage, global_batch
         self.chief = comms.rank() == 0
         self.since, self.since_step = time.monotonic(), start_step
         self.bar = tqdm(
@@ -36,7 +37,7 @@ class Telemetry:
         )
         if self.chief:
             self.writer = SummaryWriter(run / "tensorboard" / stage, purge_step=start_step)
-            self.lines = (run / "metrics.jsonl").open("a")
+            self.lines = _reopen(run / "metrics.jsonl", stage, start_step)
 
     def advance(self) -> None:
         """One step is done."""
@@ -53,7 +54,7 @@ class Telemetry:
         if not all(math.isfinite(v) for v in values):
             raise ValueError(
                 f"the loss at step {step} of stage {self.stage} is not finite ({now}): lower optimizer.params.lr, "
-                "or take up an earlier step folder"
+                f"or delete the newest folder of {self.run / self.stage} to go back to the one before"
             )
         seconds = max(time.monotonic() - self.since, 1e-9)
         rate = (step + 1 - self.since_step) * self.global_batch / seconds
@@ -73,20 +74,26 @@ class Telemetry:
             self.lines.close()
 
 
+def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
+    """The file to go on with, without the lines of steps that are done again: those after the last checkpoint."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if (now := json.loads(line))["stage"] != stage or now["step"] < start_step]
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text("".join(kept))
+    draft.replace(path)
+    return path.open("a")
+
+
 class StopRequest:
-    """SIGTERM or SIGUSR1 (as Slurm sends before the end): save at the next log step and stop.
-
-    A request stands for the whole process: one that comes while a stage begins or ends stops the next.
-    """
-
-    asked = False
+    """SIGTERM or SIGUSR1 (as Slurm sends before the end), from its making on: save at the next log step and stop."""
 
     def __init__(self) -> None:
+        self.asked = False
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._ask)
 
     def _ask(self, *_: object) -> None:
-        StopRequest.asked = True
+        self.asked = True
 
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked. All ranks must call it."""

@@ -4,6 +4,7 @@ deepspeed facelt/train.py --deepspeed_config jobs/ds.json --data DATA --output R
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,22 @@ from recordio_tools.dataset import RecordDataset
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.train"):
-        device = comms.start()  # before all that can be refused: the launcher ends rank 0 when another rank is quicker
-        ds, config = load(args.deepspeed_config, [*args.set, *([f"backbone.init={args.init}"] if args.init else [])])
+        init = [f"backbone.init={json.dumps(args.init)}"] if args.init else []
+        ds, config = load(args.deepspeed_config, [*args.set, *init])
         data, output = args.data or config.data, args.output or config.output
         for name, value in (("data", data), ("output", output)):
             if value is None:
                 raise ValueError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
-        dataset = RecordDataset(data)
+        device = comms.start()
+        stop = StopRequest()
+        dataset = comms.together(RecordDataset, data)
         partition = Partition(dataset.num_classes, comms.rank(), comms.world_size())
-        run = Path(output)
-        for name in checkpoint.STAGES if args.stage is None else [args.stage]:
-            finished = train_stage(name, run, args.start_from, dataset, partition, ds, config, device)
-            if not finished:
+        names = checkpoint.STAGES if args.stage is None else (args.stage,)
+        for name in names:
+            stage.check(name, dataset, partition, ds, config)
+        for name in names:
+            source = stage.find_start(name, Path(output), args.start_from)
+            if not train_stage(name, Path(output), source, dataset, partition, ds, config, device, stop):
                 break
     return 0
 
@@ -44,73 +49,76 @@ def main(argv: list[str] | None = None) -> int:
 def train_stage(
     name: str,
     run: Path,
-    start_from: str | None,
+    source: Path | None,
     dataset: RecordDataset,
     partition: Partition,
     ds: dict[str, Any],
     config: FaceltConfig,
     device: torch.device,
+    stop: StopRequest,
 ) -> bool:
-    """Train one stage to its end, from its newest checkpoint if there is one. False when asked to stop before."""
+    """Train one stage to its end, from its newest checkpoint if there is one, else from `source`.
+
+    False when asked to stop before or at its end.
+    """
     knobs: StageConfig = getattr(config, name)
+    steps = total_steps(knobs, len(dataset), ds["train_batch_size"])
+    resumed = comms.share(checkpoint.latest(run, name))
+    first = 0
+    if resumed:
+        state = stage.check_same_run(resumed, ds, config)
+        first = state["step"]
+        if first >= steps:
+            say(f"stage {name}: finished in {resumed}")
+            return not stop.agreed(device)
     torch.manual_seed(config.seed)
     embedder = Embedder(config, meta=name == "meta").to(device)
     head = (MetaHead if name == "meta" else PlainHead)(config, partition).to(device)
-    resumed = checkpoint.latest(run, name)
-    state = checkpoint.read_state(resumed) if resumed else {"step": 0, "finished": False}
-    if state["finished"]:
-        say(f"stage {name}: finished in {resumed}")
-        return True
     if resumed:
-        embedder.load_state_dict(checkpoint.read_weights(resumed))
+        embedder.load_state_dict(comms.together(checkpoint.read_weights, resumed))
     else:
-        stage.initialise(name, embedder, head, run, start_from, dataset, config, device)
+        stage.initialise(name, embedder, head, source, dataset, config, device)
     for parameter in embedder.backbone.parameters() if knobs.freeze_backbone else ():
         parameter.requires_grad_(False)
 
     engine = Engine(embedder, head, ds, config.head.memory_weight_decay)
     if resumed:
-        engine.load_replicated_moments(checkpoint.read_moments(resumed))
-        engine.load_sharded_rows(checkpoint.read_rows(resumed, partition))
-        stage.check_same_order(state, engine, config, resumed)
-        say(f"stage {name}: taking up {resumed} at step {state['step']}")
+        engine.load_replicated_moments(comms.together(checkpoint.read_moments, resumed))
+        engine.load_sharded_rows(comms.together(checkpoint.read_rows, resumed, partition))
+        say(f"stage {name}: taking up {resumed} at step {first}")
     sampler = stage.make_sampler(knobs, dataset, engine.global_batch, config.seed)
-    steps = total_steps(knobs, len(dataset), engine.global_batch)
-    batches = iter(stage.make_pipeline(dataset, sampler, engine, config, state["step"], steps, device))
+    batches = iter(stage.make_pipeline(dataset, sampler, engine, config, first, steps, device))
     labels = torch.from_numpy(dataset.labels)
-    telemetry = Telemetry(run, name, steps, state["step"], engine.global_batch)
+    telemetry = Telemetry(run, name, steps, first, engine.global_batch)
 
-    def save(step: int, finished: bool) -> None:
-        facts = {"stage": name, "step": step, "finished": finished, "global_batch": engine.global_batch}
+    def save(step: int) -> None:
+        facts = {"stage": name, "step": step, "finished": step == steps, "global_batch": engine.global_batch}
         facts["config"] = config.model_dump()
         weights, moments = engine.replicated_weights(), engine.replicated_moments()
         checkpoint.save(run, facts, weights, moments, engine.sharded_rows(), partition)
 
-    stop = StopRequest()
     embedder.train()
     embedder.backbone.train(not knobs.freeze_backbone)
-    for step in range(state["step"], steps):
+    for step in range(first, steps):
         lr = learning_rate(knobs, engine.base_lr, step, len(dataset), engine.global_batch)
-        indices = sampler.indices(step)
-        for micro_indices in indices.reshape(engine.accumulation, -1):
+        for micro_indices in sampler.indices(step).reshape(engine.accumulation, -1):
             with one_line("facelt.train", every_rank=True):
                 images_B3HW, _ = next(batches)
             labels_G = labels[micro_indices].to(device)
             result = engine.forward_backward(images_B3HW.to(device), labels_G)
             engine.step(lr)
         telemetry.advance()
+        asked = False
         if step % config.log_every == 0 or step == steps - 1:
             telemetry.log(step, result.parts, result.correct_B, lr)
-            if stop.agreed(device) and step < steps - 1:
-                save(step + 1, finished=False)
-                telemetry.close()
-                say(f"stage {name}: stopped at step {step + 1} as asked; run the same command to go on")
-                return False
-        if (step + 1) % config.checkpoint_every == 0 and step < steps - 1:
-            save(step + 1, finished=False)
-    save(steps, finished=True)
+            asked = stop.agreed(device)
+        if asked or step == steps - 1 or (step + 1) % config.checkpoint_every == 0:
+            save(step + 1)
+        if asked:
+            say(f"stage {name}: stopped at step {step + 1} as asked; run the same command to go on")
+            break
     telemetry.close()
-    return True
+    return not asked
 
 
 def arguments() -> argparse.ArgumentParser:

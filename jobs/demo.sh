@@ -37,7 +37,7 @@ step "Train: stage plain, then stage meta, in one command on two ranks"
 train --data "$data/train" --output "$out/meta"
 
 step "Train: stage plain again instead of meta, from the same start, for the same number of images"
-train --data "$data/train" --output "$out/plain" --stage plain --start-from "$out/meta/plain"
+train --data "$data/train" --output "$out/plain" --stage plain --start-from "$out/meta"
 
 step "Features"
 sets=("$data/real" "$data/drawn" "$data/distractors")

@@ -54,10 +54,13 @@ def train(stage: str, batch_norm: str, ds: dict) -> dict:
     engine.embedder.train()
     losses = []
     for step in range(STEPS):
-        images, labels = batch(step, comms.rank(), comms.world_size())
-        result = engine.forward_backward(images, labels)
-        engine.step(LR)
-        losses.append(comms.all_sum(result.loss.detach()).item())
+        ranks, rank, loss = comms.world_size(), comms.rank(), 0.0
+        images, labels = batch(step, 0, 1)
+        for part, own in zip(images.chunk(engine.accumulation), labels.chunk(engine.accumulation), strict=True):
+            result = engine.forward_backward(part.tensor_split(ranks)[rank], own)
+            engine.step(LR)
+            loss += comms.all_sum(result.loss.detach()).item() / engine.accumulation
+        losses.append(loss)
     return {
         "losses": losses,
         "weights": {name: t.clone() for name, t in engine.replicated_weights().items()},
@@ -122,13 +125,60 @@ def test_zero_stages_are_stage_zero(zero):
     assert_same(one, two, 1e-5)
 
 
+@pytest.mark.parametrize("ranks, zero", [(1, 0), (2, 0), (2, 2)])
+def test_accumulated_micro_batches_are_the_mean_of_their_gradients(ranks, zero):
+    """Two micro-batches of a step: frozen statistics and cross-entropy alone, so that the batch is their mean."""
+    whole = run_ranks(1, train, "plain", "frozen", {})
+    parts = {"gradient_accumulation_steps": 2, "zero_optimization": {"stage": zero}}
+    assert_same(whole, run_ranks(ranks, train, "plain", "frozen", parts), 1e-5)
+
+
+def test_autocast_keeps_float32_weights_and_embeddings():
+    """jobs/ds.json's precision: bfloat16 convolutions under ZeRO 1, near the float32 run and not equal to it."""
+    ds = {"zero_optimization": {"stage": 1}, "torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    exact = run_ranks(1, train, "meta", "frozen", {})
+    rounded = run_ranks(2, train, "meta", "frozen", ds)
+    assert all(weight.dtype != np.float16 for weight in rounded[0]["weights"].values())
+    for name, want in exact[0]["weights"].items():
+        assert rounded[0]["weights"][name].dtype == want.dtype
+    np.testing.assert_allclose(rounded[0]["losses"], exact[0]["losses"], rtol=0.05)
+    assert rounded[0]["losses"] != exact[0]["losses"]
+
+
+def train_frozen() -> dict:
+    config = tiny("synchronised")
+    embedder = Embedder(config, meta=False)
+    for parameter in embedder.backbone.parameters():
+        parameter.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in embedder.state_dict().items()}
+    partition = Partition(K, comms.rank(), comms.world_size())
+    ds = {"train_batch_size": G, "optimizer": SGD, "steps_per_print": 10**9}
+    engine = Engine(embedder, PlainHead(config, partition), ds)
+    embedder.train()
+    embedder.backbone.eval()
+    for step in range(3):
+        engine.forward_backward(*batch(step, comms.rank(), comms.world_size()))
+        engine.step(LR)
+    after = engine.replicated_weights()
+    return {"moved": sorted(name for name in before if not torch.equal(before[name], after[name]))}
+
+
+def test_a_frozen_backbone_does_not_move_nor_do_its_statistics():
+    assert run_ranks(2, train_frozen) == [{"moved": ["neck.fc.bias", "neck.fc.weight"]}] * 2
+
+
 @pytest.mark.parametrize(
     "ds, word",
     [
         ({"optimizer": {"type": "Lamb", "params": {"lr": 1}}}, "optimizer.type is 'Lamb'"),
+        ({"optimizer": "SGD"}, "optimizer.type is 'SGD'; expected SGD with its params"),
         ({"optimizer": {"type": "SGD", "params": {}}}, "optimizer.params.lr is None"),
+        ({"optimizer": {"type": "SGD", "params": {"lr": 1, "momentun": 1}}}, "optimizer.params.momentun is not known"),
         ({"optimizer": SGD, "zero_optimization": {"stage": 3}}, "zero_optimization.stage is 3"),
-        ({"optimizer": SGD, "fp16": {"enabled": True}}, "fp16"),
+        ({"optimizer": SGD, "zero_optimization": 1}, "zero_optimization.stage is 1"),
+        ({"optimizer": SGD, "fp16": {"enabled": True}}, "torch_autocast"),
+        ({"optimizer": SGD, "torch_autocast": {"enabled": True, "dtype": "float16"}}, "torch_autocast"),
+        ({"optimizer": SGD, "gradient_clipping": 1.0}, "gradient_clipping"),
     ],
 )
 def test_refuses_what_the_halves_cannot_share(ds, word):

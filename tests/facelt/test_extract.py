@@ -151,6 +151,27 @@ def test_mistakes(run, data, tmp_path, capsys):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_two_sources_of_one_name_and_counts_that_are_none(data, tmp_path, capsys):
+    twin = shutil.copytree(data, tmp_path / "elsewhere" / data.name)
+    arguments = ["--pixels", "32", "--output", str(tmp_path / "out")]
+    assert "same name" in refused(capsys, *arguments, "--data", str(data), str(twin))
+    for option in ("--batch", "--threads", "--pixels"):
+        assert "whole number from 1 on" in refused(capsys, *arguments, "--data", str(data), option, "0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_one_rank_cannot_decode_leaves_nothing_behind(data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "broken")
+    content = (broken / "train.rec").read_bytes()
+    at = content.rindex(b"\xff\xd8\xff")  # the last image: of the second rank
+    (broken / "train.rec").write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    arguments = ["--pixels", "32", "--data", str(broken), "--batch", "25", "--output", str(tmp_path / "out")]
+    done = launch("--module", "facelt.extract", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert any("facelt.extract: error:" in line and "does not decode" in line for line in done.stderr.splitlines())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["broken"]
+
+
 def test_an_image_that_does_not_decode_leaves_nothing_behind(data, tmp_path, capsys):
     broken = shutil.copytree(data, tmp_path / "broken")
     content = (broken / "train.rec").read_bytes()

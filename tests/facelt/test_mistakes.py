@@ -8,6 +8,7 @@ from facelt.partition import Partition
 
 
 def test_a_mistake_is_one_line_from_rank_0_only(capsys, monkeypatch):
+    monkeypatch.setattr(mistakes, "PATIENCE", 0)
     for rank, every_rank, speaks in (("0", False, True), ("1", False, False), ("1", True, True)):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(SystemExit) as left, mistakes.one_line("facelt.test", every_rank):

@@ -117,6 +117,21 @@ def test_stopped_in_the_middle_it_goes_on_as_if_it_had_not(config, data, tmp_pat
             torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_a_stage_starts_from_the_plain_stage_of_another_run_and_meta_from_its_own(config, data, tmp_path):
+    """--start-from names a whole run, with a meta stage too; then meta goes on from the plain stage just trained."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train.main(command(config, data, first)[1:]) == 0
+    still = ["--set", "ds.optimizer.params.lr=1e-30", "--set", "ds.optimizer.params.weight_decay=0"]
+    assert train.main(command(config, data, second, "--start-from", str(first), *still)[1:]) == 0
+    for stage in ("plain", "meta"):
+        old = load_file(checkpoint.latest(first, "plain") / "model.safetensors")
+        new = load_file(checkpoint.latest(second, stage) / "model.safetensors")
+        torch.testing.assert_close(new["backbone.conv1.weight"], old["backbone.conv1.weight"])
+    plain, meta = (load_file(checkpoint.latest(second, s) / "model.safetensors") for s in ("plain", "meta"))
+    name = "backbone.bn1.num_batches_tracked"
+    assert meta[name] == plain[name] + 8 == old[name] + 15 + 8  # the batches of second's plain stage are behind meta
+
+
 def refused(capsys, *arguments: str) -> str:
     """The one line that the command answers with, having left with status 2."""
     capsys.readouterr()
@@ -181,6 +196,26 @@ def test_an_image_that_does_not_decode(config, data, tmp_path, capsys):
     assert not list((tmp_path / "run").glob("plain/*"))
 
 
+@pytest.mark.parametrize(
+    "override, word",
+    [
+        ("head=3", "facelt.head is 3"),
+        ("meta=null", "facelt.meta is None"),
+        ("preset=[1]", "facelt.preset is [1]"),
+        ("seed=-1", "facelt.seed is -1"),
+        ("plain.epochs=Infinity", "facelt.plain.epochs is inf"),
+        ("ds.train_batch_size=0", "train_batch_size is 0"),
+        ("ds.train_batch_size=many", "train_batch_size is 'many'"),
+        ("ds.gradient_accumulation_steps=3", "not made of 3 equal micro-batches"),
+        ("meta.images_per_class=3", "whole groups of 3"),
+        ("ds.optimizer=SGD", "expected SGD with its params"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_before_anything_is_trained(config, data, tmp_path, capsys, override, word):
+    assert word in refused(capsys, *command(config, data, tmp_path / "run", "--set", override))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_misspelt_knob_and_another_seed(config, data, tmp_path, capsys):
     answer = refused(capsys, *command(config, data, tmp_path / "run", "--set", "plain.epocs=1"))
     assert "facelt.plain.epocs is not a known key" in answer
@@ -192,11 +227,13 @@ def test_a_misspelt_knob_and_another_seed(config, data, tmp_path, capsys):
 def test_a_run_is_not_taken_up_in_another_order(config, data, tmp_path, capsys):
     run = tmp_path / "run"
     assert train.main(command(config, data, run, "--stage", "plain", "--set", "plain.epochs=1")[1:]) == 0
-    state = checkpoint.latest(run, "plain") / "state.json"
-    state.write_text(state.read_text().replace('"finished": true', '"finished": false'))
     assert "seed 0, given 1" in refused(capsys, *command(config, data, run, "--set", "seed=1"))
     answer = refused(capsys, *command(config, data, run, "--set", "ds.train_batch_size=16"))
-    assert "global_batch 8, given 16" in answer
+    assert "train_batch_size 8, given 16" in answer
+    assert "embedding_size 16, given 8" in refused(capsys, *command(config, data, run, "--set", "embedding_size=8"))
+    assert "backbone.neck linear, given relu" in refused(
+        capsys, *command(config, data, run, "--set", "backbone.neck=relu")
+    )
     more = write_faces(tmp_path / "more", classes=6)
     assert "trained on 5 classes, the data has 6" in refused(capsys, *command(config, more, run))
 
