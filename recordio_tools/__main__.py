@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from recordio_tools import commands, writing_commands
+from recordio_tools.atomic import refuse_existing
 
 COMMANDS = {**commands.COMMANDS, **writing_commands.COMMANDS}
 PROGRAM = "python -m recordio_tools"
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
     args = build_parser(chosen).parse_args(arguments)
     try:
+        for output in (getattr(args, "out", None), getattr(args, "repair", None)):
+            if output is not None:
+                refuse_existing(output, args.force)  # before an hour of reading, not after
         return COMMANDS[args.command].run(args) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either

@@ -16,6 +16,12 @@ _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
 
+def refuse_existing(target: Path | str, force: bool) -> None:
+    """Raise RecordError (kind `exists`) when there is a `target` already and `force` is not set."""
+    if os.path.lexists(target) and not force:
+        raise RecordError("exists already; choose another name or give --force", path=target, kind="exists")
+
+
 @contextmanager
 def output_folder(target: Path | str, *, force: bool = False) -> Iterator[Path]:
     """A new folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
@@ -39,7 +45,7 @@ def output_file(target: Path | str, *, force: bool = False) -> Iterator[Path]:
 @contextmanager
 def _beside(target: Path | str, force: bool) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
-    _refuse_existing(target, force)
+    refuse_existing(target, force)
     if target in (cwd := Path.cwd(), *cwd.parents):
         raise RecordError(
             "holds the working folder, which --force will not replace; choose another", path=target, kind="exists"
@@ -49,15 +55,10 @@ def _beside(target: Path | str, force: bool) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
-        _refuse_existing(target, force)  # it may have come meanwhile
+        refuse_existing(target, force)  # it may have come meanwhile
         _put_in_place(partial, target)
     finally:
         _remove(partial)
-
-
-def _refuse_existing(target: Path, force: bool) -> None:
-    if os.path.lexists(target) and not force:
-        raise RecordError("exists already; choose another name or give --force", path=target, kind="exists")
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

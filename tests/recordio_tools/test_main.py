@@ -109,6 +109,8 @@ def test_existing_output_is_kept_unless_forced(tmp_path, source, capsys):
     (tmp_path / "out" / "mine").write_text("mine")
     assert "exists already; choose another name or give --force" in mistake(capsys, "subset", source, tmp_path / "out")
     assert (tmp_path / "out" / "mine").read_text() == "mine"
+    assert "exists already" in mistake(capsys, "subset", tmp_path / "no such source", tmp_path / "out")
+    assert "exists already" in mistake(capsys, "verify", source, "--repair", tmp_path / "out")
     assert main(["subset", str(source), str(tmp_path / "out"), "--force"]) == 0
     assert RecordDataset(tmp_path / "out").labels.tolist() == [0, 0, 0, 1, 2, 2, 3]
 
