@@ -80,7 +80,7 @@ def _read(data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, path: Path) -
     refuse(block[:, 0] != MAGIC, f"no magic word there, the index does not match the file{REBUILD}", "index")
     ends = offsets + PART_HEAD.size + (lrec & MAX_LENGTH)
     refuse(ends > size, f"runs past the end of the file: truncated{REPAIR}", "truncated")
-    for row in np.flatnonzero(lrec >> 29 != WHOLE).tolist():
+    for row in _first_at_each(offsets, lrec >> 29 != WHOLE).values():
         decode(data, int(offsets[row]), path=path, key=int(keys[row]))
     heads = _heads_of(data, offsets, block)
     refuse(heads.image_bytes < 0, f"is shorter than its image header says{REPAIR}", "header")
@@ -97,9 +97,22 @@ def _heads_of(data: np.ndarray, offsets: np.ndarray, block: np.ndarray) -> Heads
     multipart = lrec >> 29 != WHOLE
     image_bytes = length - IMAGE_HEAD.size - 4 * np.where(length < IMAGE_HEAD.size, 0, flag).astype(np.int64)
     heads = Heads(flag, label, second, image_bytes, ends, multipart)
-    for row in np.flatnonzero(multipart | (offsets % 4 != 0)).tolist():
+    slow = multipart | (offsets % 4 != 0)
+    first = _first_at_each(offsets, slow)
+    for row in first.values():
         _set_slowly(heads, row, data, int(offsets[row]))
+    for row in np.flatnonzero(slow).tolist():
+        for column in heads:
+            column[row] = column[first[int(offsets[row])]]
     return heads
+
+
+def _first_at_each(offsets: np.ndarray, wanted: np.ndarray) -> dict[int, int]:
+    """Offset -> first row, of the wanted rows: an index may name one long record a million times."""
+    first: dict[int, int] = {}
+    for row in np.flatnonzero(wanted).tolist():
+        first.setdefault(int(offsets[row]), row)
+    return first
 
 
 def _first_words(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -52,6 +52,22 @@ def test_chunks_make_no_difference(monkeypatch):
     assert whole.label.tolist() == list(range(50))
 
 
+def test_a_record_that_the_index_names_often_is_decoded_twice_at_most(monkeypatch):
+    data = np.frombuffer(
+        sets.frame(sets.payload(3, sets.MAGIC * 50)) + sets.frame(sets.payload([4, 5], sets.MAGIC)), np.uint8
+    )
+    second = len(sets.frame(sets.payload(3, sets.MAGIC * 50)))
+    calls = []
+    monkeypatch.setattr(heads, "decode", lambda data, offset, **place: calls.append(offset) or decode(data, offset))
+    offsets = np.array([0, second] * 300 + [0])
+    found = read_heads(data, np.arange(601), offsets, "x.rec")
+    assert sorted(calls) == [0, 0, second, second]
+    assert found.label.tolist() == [3, 4] * 300 + [3]
+    assert found.image_bytes.tolist() == [200, 4] * 300 + [200]
+    assert found.ends.tolist() == [second, len(data)] * 300 + [second]
+    assert found.multipart.all()
+
+
 good = sets.frame(sets.payload(3, b"abcd"))
 
 
