@@ -15,7 +15,8 @@ from .gallery import BLOCK_ROWS
 from .scores import product_error
 
 PIECE_ROWS = 4096  # rows that FAISS is given at a time on a CPU
-DEEPEST = 64  # rows a query that it is asked for; whoever needs more is scanned densely
+PART = 4096  # queries whose scores in one piece are held at a time: 67 MB
+DEEPEST = 64  # open rows a query in one piece; whoever has more is scanned in float64
 LOWEST = -8.0  # below any score; a pair that is left out scores -inf
 
 
@@ -60,29 +61,19 @@ def floor_of(low_q: np.ndarray, best_q: np.ndarray, top_q: np.ndarray, error: fl
 
 
 class FaissScan:
-    """Exact inner-product search with FAISS for the DEEPEST best rows of each query, on every GPU that FAISS sees.
+    """Exact inner-product search with FAISS, on every GPU that it sees.
 
-    FAISS is fastest at one row a query, and most queries have nothing of interest in most pieces. So the best row alone
-    is asked for first, and more only of those whose best row reaches their floor. Small pieces keep these few: a
-    query's best row so far is passed ever more rarely, about once in as many pieces as have been seen.
+    On a CPU FAISS is fastest at one row a query, and most queries have nothing of interest in most pieces. So the best
+    row alone is asked for first; all scores are computed only of those queries whose best row reaches their floor.
+    Small pieces keep these few: a query's best row so far is passed about once in as many pieces as have been seen.
+    A GPU is asked for the DEEPEST best rows of whole blocks, since copying costs it more than depth does.
     """
 
     def __init__(self, queries_QD: np.ndarray, scale: float = 1.0):
         self.queries_QD = queries_QD
         self.error = product_error(queries_QD.shape[1]) * scale
         self.gpus = gpus()
-        # a GPU is fed whole blocks: copying costs it more than depth does
         self.piece_rows = BLOCK_ROWS if self.gpus else PIECE_ROWS
-
-    def _best(self, chosen: np.ndarray, rows_rD: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
-        queries_nD = self.queries_QD if len(chosen) == len(self.queries_QD) else self.queries_QD[chosen]
-        if not self.gpus:
-            return nearest(queries_nD, rows_rD, depth)
-        options = faiss.GpuMultipleClonerOptions()
-        options.shard = True
-        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(rows_rD.shape[1]), options)
-        index.add(rows_rD)
-        return index.search(queries_nD, depth)
 
     def __call__(
         self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, rows_rD: np.ndarray, seldom: bool
@@ -91,13 +82,35 @@ class FaissScan:
 
         seldom: whether few of them are expected to have any.
         """
-        if seldom and not self.gpus:
-            top = self._best(chosen, rows_rD, 1)[0][:, 0]
+        if self.gpus:
+            return self._deepest(chosen, low, best, rows_rD)
+        if seldom:
+            queries_nD = self.queries_QD if len(chosen) == len(self.queries_QD) else self.queries_QD[chosen]
+            top = nearest(queries_nD, rows_rD, 1)[0][:, 0]
             chosen = chosen[top >= np.minimum(low, best)[chosen] - self.error]
-        depth = min(DEEPEST, len(rows_rD))
-        if len(chosen) == 0:
+        parts = [self._product(chosen[at : at + PART], low, best, rows_rD) for at in range(0, len(chosen), PART)]
+        if not parts:
             return NOTHING, chosen
-        scores, rows = self._best(chosen, rows_rD, depth)
+        columns = zip(*(vars(found).values() for found, _ in parts), strict=True)
+        return Candidates(*map(np.concatenate, columns)), np.concatenate([unfinished for _, unfinished in parts])
+
+    def _product(self, chosen, low, best, rows_rD: np.ndarray) -> tuple[Candidates, np.ndarray]:
+        scores = self.queries_QD[chosen] @ rows_rD.T
+        floor = floor_of(low[chosen], best[chosen], scores.max(axis=1), self.error)
+        # compared in the scores' own type, rounded down so that no pair is lost
+        reached = scores >= np.nextafter(floor.astype(np.float32), np.float32(-np.inf))[:, None]
+        unfinished = reached.sum(axis=1) > DEEPEST
+        query, row = np.nonzero(reached & ~unfinished[:, None])
+        score = scores[query, row].astype(np.float64)
+        return Candidates(chosen[query], row, score, np.full(len(query), self.error)), chosen[unfinished]
+
+    def _deepest(self, chosen, low, best, rows_rD: np.ndarray) -> tuple[Candidates, np.ndarray]:
+        options = faiss.GpuMultipleClonerOptions()
+        options.shard = True
+        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(rows_rD.shape[1]), options)
+        index.add(rows_rD)
+        depth = min(DEEPEST, len(rows_rD))
+        scores, rows = index.search(self.queries_QD[chosen], depth)
         reached = scores >= floor_of(low[chosen], best[chosen], scores[:, 0], self.error)[:, None]
         unfinished = reached[:, -1] if depth < len(rows_rD) else np.zeros(len(chosen), bool)
         query, place = np.nonzero(reached & ~unfinished[:, None])
