@@ -23,7 +23,8 @@ def one_line(command: str, every_rank: bool = False) -> Iterator[None]:
     except ValueError as error:
         if not raised_by_us(error):
             raise
-        if every_rank or os.environ.get("RANK", "0") == "0":
+        # Under srun a mistake may be met before the ranks have joined, when only Slurm's own name for them is set.
+        if every_rank or os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             print(f"{command}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         elif not every_rank:
             time.sleep(PATIENCE)  # a launcher ends all ranks when one leaves: let rank 0 speak first

@@ -20,6 +20,8 @@ from torch import Tensor
 from facelt.config import AugmentConfig
 
 DRAWS = 8  # numbers in [0, 1) that augmentation takes for an image; each has its column, whatever is switched on
+# What a file of those kinds begins with. DALI is not handed anything else: its decoders' error path is best not taken.
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II", b"MM", b"RIFF", b"P", b"\x00\x00\x00\x0c", b"\xff\x4f\xff\x51")
 DECODABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
 
 
@@ -130,6 +132,7 @@ class ImagePipeline:
     def _batches(self, start: int, stop: int, resize: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
         """Batches as the graph makes them; None for one whose images are not of the wanted size."""
         fed: deque[tuple[NDArray[np.int64], Any]] = deque()
+        refused: list[ValueError] = []
         tensor = self._dali.tensors.TensorCPU
 
         def source(iteration: int) -> tuple:
@@ -138,6 +141,9 @@ class ImagePipeline:
             indices = self.indices_for(start + iteration)
             assert len(indices) <= self.batch_size
             encoded = [self.dataset.jpeg(i) for i in indices.tolist()]
+            if not all(image[:4].tobytes().startswith(BEGINNINGS) for image in encoded):
+                refused.append(self._undecoded("no image begins so", [indices]))
+                raise StopIteration  # the batches before it come out first
             changed = self._changes(start + iteration)
             fed.append((indices, (encoded, changed)))  # DALI reads these where they lie, until the batch is out
             return [tensor(image) for image in encoded], *changed
@@ -147,6 +153,8 @@ class ImagePipeline:
         for _ in range(start, stop):
             try:
                 (out,) = graph.share_outputs()
+            except StopIteration:
+                raise refused[0] from None
             except RuntimeError as error:
                 if "decoders.image" not in str(error):
                     raise
@@ -229,7 +237,7 @@ class ImagePipeline:
                     f"{folder}: the image of record {self.dataset.keys[i]} does not decode ({problem}); {remedy}"
                 )
         first, last = self.dataset.keys[batches[0]].min(), self.dataset.keys[batches[0]].max()
-        reason = error.partition("encountered:")[2].strip().partition("\n")[0]
+        reason = (error.partition("encountered:")[2] or error).strip().partition("\n")[0]
         return ValueError(f"{folder}: DALI cannot decode an image among records {first} to {last} ({reason}); {remedy}")
 
 

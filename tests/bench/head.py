@@ -2,9 +2,9 @@
 
     python tests/bench/head.py [--classes 74500] [--size 512] [--batch 128] [--threads 2] [--rounds 5]
 
-Products of G x k x D that no implementation avoids: forward f·Wᵀ, p·C and f·Cᵀ of the memory and x·Wᵀ of the classifier;
-backward da·Cᵀ, dl·W and dlᵀ·f of the memory, dl·W and dlᵀ·x of the classifier: nine. (Two more are done twice by
-choice: keeping their results would cost G x K.)
+Products of G x k x D that no implementation avoids: forward f·Wᵀ, p·C and f·Cᵀ of the memory and x·Wᵀ of the
+classifier; backward da·Cᵀ, dl·W and dlᵀ·f of the memory, dl·W and dlᵀ·x of the classifier: nine. (Two of them are done
+twice by choice: keeping their results would cost G x K.)
 """
 
 import argparse
@@ -67,7 +67,8 @@ def main() -> None:
         ours = step(head, optimizer, f, e, y)
         steps.append(ours)
         ratios.append(ours / bare)
-    print(f"meta head, K = {K:,}, D = {D}, G = {G}, float32, {args.threads} threads: {statistics.median(steps):.2f} s a step")
+    what = f"meta head, K = {K:,}, D = {D}, G = {G}, float32, {args.threads} threads"
+    print(f"{what}: {statistics.median(steps):.2f} s a step")
     print(f"step / {PRODUCTS} bare products: {statistics.median(ratios):.2f} (median of {args.rounds}; target 1.5)")
 
 

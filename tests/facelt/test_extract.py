@@ -144,7 +144,7 @@ def test_mistakes(run, data, tmp_path, capsys):
     (tmp_path / "bad.onnx").write_text("text")
     assert "cannot load it" in refused(capsys, "--onnx", str(tmp_path / "bad.onnx"), *out)
     write_onnx(tmp_path / "grey.onnx", channels=1)
-    assert "expected N x 3 x H x W" in refused(capsys, "--onnx", str(tmp_path / "grey.onnx"), *out)
+    assert "expected N x 3 x H x H" in refused(capsys, "--onnx", str(tmp_path / "grey.onnx"), *out)
     assert "needs --checkpoint" in refused(capsys, "--pixels", "8", "--embedding", "meta", *out)
     (tmp_path / "out").mkdir()
     assert "exists" in refused(capsys, "--pixels", "8", *out)

@@ -287,7 +287,7 @@ def test_an_undecodable_image_is_named_with_the_remedy(faces, damage, reason, th
 
 def test_where_only_dali_fails_the_records_of_the_batch_are_named(faces, monkeypatch):
     broken = Memory([image.tobytes() for image in faces.images], (48, 48))
-    broken.images[3] = np.frombuffer(b"junk" * 20, np.uint8)
+    broken.images[3] = np.frombuffer(b"\xff\xd8\xff" + b"junk" * 20, np.uint8)
     monkeypatch.setattr("facelt.pipeline._undecodable", lambda image: None)
     pipeline = ImagePipeline(broken, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
     with pytest.raises(
