@@ -2,7 +2,7 @@
 
 from setuptools import setup
 
-# Wheels of DALI and of FAISS with CUDA exist for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
+# Wheels of DALI and FAISS with CUDA are for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "platform_system != 'Linux' or platform_machine != 'x86_64'"
 
