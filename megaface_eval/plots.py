@@ -105,7 +105,7 @@ def bars_figure(methods: list[dict], columns: list[dict]) -> Figure:
     shown = [c for c in columns if any(m["cells"][c["key"]]["probes"] is not None for m in methods)]
     width = 0.8 / len(methods)
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(max(6.0, 1.1 * len(shown)))
+        figure, axes = _axes(max(7.0, 1.1 * len(shown)))
         for i, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
             for x, column in enumerate(shown):
                 cell, at = method["cells"][column["key"]], x + (i - (len(methods) - 1) / 2) * width
@@ -119,10 +119,10 @@ def bars_figure(methods: list[dict], columns: list[dict]) -> Figure:
                     axes.errorbar(at, cell["rate"], ends, color="#2b3238", capsize=3, linewidth=1)
         axes.set_xticks(range(len(shown)), [column["title"] for column in shown])
         axes.grid(axis="x", visible=False)
-        axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups (bars: 95 % interval)")
+        axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")
         _percent(axes)
         if len(methods) > 1:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     return figure
 
 

@@ -95,3 +95,9 @@ def test_modules_are_short_and_say_what_they_are(path):
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), "a module begins with what it is"
     assert text.count("\n") <= 280
+
+
+def test_the_readme_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    missing = [path.name for path in SOURCES if path.name != "__init__.py" and f" {path.name} " not in readme]
+    assert not missing
