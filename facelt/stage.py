@@ -45,6 +45,33 @@ def find_start(name: str, run: Path, start_from: str | None) -> Path | None:
     return comms.share(source)
 
 
+def make_engine(
+    name: str,
+    resumed: Path | None,
+    source: Path | None,
+    dataset: RecordDataset,
+    partition: Partition,
+    ds: dict[str, Any],
+    config: FaceltConfig,
+    device: torch.device,
+) -> Engine:
+    """Network, head and optimizers of a stage, as a checkpoint left them, or else as the stage starts from `source`."""
+    torch.manual_seed(config.seed)
+    embedder = Embedder(config, meta=name == "meta").to(device)
+    head = (MetaHead if name == "meta" else PlainHead)(config, partition).to(device)
+    if resumed:
+        embedder.load_state_dict(comms.together(checkpoint.read_weights, resumed))
+    else:
+        initialise(name, embedder, head, source, dataset, config, device)
+    for parameter in embedder.backbone.parameters() if getattr(config, name).freeze_backbone else ():
+        parameter.requires_grad_(False)
+    engine = Engine(embedder, head, ds, config.head.memory_weight_decay)
+    if resumed:
+        engine.load_replicated_moments(comms.together(checkpoint.read_moments, resumed))
+        engine.load_sharded_rows(comms.together(checkpoint.read_rows, resumed, partition))
+    return engine
+
+
 def initialise(
     stage: str,
     embedder: Embedder,

@@ -14,9 +14,7 @@ import torch
 
 from facelt import checkpoint, comms, stage
 from facelt.config import FaceltConfig, StageConfig, load
-from facelt.engine import Engine
 from facelt.mistakes import one_line
-from facelt.model import Embedder, MetaHead, PlainHead
 from facelt.partition import Partition
 from facelt.schedule import learning_rate, total_steps
 from facelt.telemetry import StopRequest, Telemetry, say
@@ -71,21 +69,8 @@ def train_stage(
         if first >= steps:
             say(f"stage {name}: finished in {resumed}")
             return not stop.agreed(device)
-    torch.manual_seed(config.seed)
-    embedder = Embedder(config, meta=name == "meta").to(device)
-    head = (MetaHead if name == "meta" else PlainHead)(config, partition).to(device)
-    if resumed:
-        embedder.load_state_dict(comms.together(checkpoint.read_weights, resumed))
-    else:
-        stage.initialise(name, embedder, head, source, dataset, config, device)
-    for parameter in embedder.backbone.parameters() if knobs.freeze_backbone else ():
-        parameter.requires_grad_(False)
-
-    engine = Engine(embedder, head, ds, config.head.memory_weight_decay)
-    if resumed:
-        engine.load_replicated_moments(comms.together(checkpoint.read_moments, resumed))
-        engine.load_sharded_rows(comms.together(checkpoint.read_rows, resumed, partition))
         say(f"stage {name}: taking up {resumed} at step {first}")
+    engine = stage.make_engine(name, resumed, source, dataset, partition, ds, config, device)
     sampler = stage.make_sampler(knobs, dataset, engine.global_batch, config.seed)
     batches = iter(stage.make_pipeline(dataset, sampler, engine, config, first, steps, device))
     labels = torch.from_numpy(dataset.labels)
@@ -97,8 +82,8 @@ def train_stage(
         weights, moments = engine.replicated_weights(), engine.replicated_moments()
         checkpoint.save(run, facts, weights, moments, engine.sharded_rows(), partition)
 
-    embedder.train()
-    embedder.backbone.train(not knobs.freeze_backbone)
+    engine.embedder.train()
+    engine.embedder.backbone.train(not knobs.freeze_backbone)
     for step in range(first, steps):
         lr = learning_rate(knobs, engine.base_lr, step, len(dataset), engine.global_batch)
         for micro_indices in sampler.indices(step).reshape(engine.accumulation, -1):
