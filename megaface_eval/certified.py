@@ -2,14 +2,12 @@
 
 q and x are replaced by coarser q̂ and x̂; then |q·x - q̂·x̂| ≤ ‖q-q̂‖·‖x̂‖ + ‖q‖·‖x-x̂‖, with all four lengths measured.
 Pairs that the bound leaves open are scored again by `search`, so the ranks are those of any other scan. Which precision
-is worth it depends on the machine: `choose_precision` times both against FAISS's float32.
+is worth it depends on the machine: `searchers` tries them.
 """
-
-import time
 
 import numpy as np
 
-from .scan import Candidates, floor_of, nearest
+from .candidates import Candidates, floor_of
 from .scores import product_error
 
 PRECISIONS = ("bfloat16", "int8")
@@ -38,7 +36,7 @@ class CertifiedScan:
     def __init__(self, queries_QD: np.ndarray, scale: float = 1.0, precision: str = "bfloat16"):
         import torch
 
-        self.precision, self.piece_rows = precision, PIECE_ROWS
+        self.precision, self.piece_rows, self.deepest = precision, PIECE_ROWS, MOST
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         queries, self.query_scale, self.query_length, self.query_error = quantise(queries_QD, precision)
         self.queries = queries.to(self.device)
@@ -46,9 +44,9 @@ class CertifiedScan:
         self.true_length = np.linalg.norm(queries_QD.astype(np.float64), axis=1)
 
     def __call__(
-        self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, rows_rD: np.ndarray, seldom: bool
+        self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, rows_rD: np.ndarray, expected: np.ndarray
     ) -> tuple[Candidates, np.ndarray]:
-        """As FaissScan's, but up to MOST open pairs of a query are returned; `seldom` makes no difference."""
+        """As `Scanner` says; what is expected makes no difference."""
         import torch
 
         rows, row_scale, row_length, row_error = quantise(rows_rD, self.precision)
@@ -83,22 +81,3 @@ def _below(values):
     rounded = values.to(torch.bfloat16)
     step = rounded.double().abs() * BFLOAT16_ROUNDING + 1e-30
     return torch.where(rounded.double() > values, (rounded.double() - step).to(torch.bfloat16), rounded)
-
-
-def choose_precision(dimension: int, queries: int = 512, rows: int = 2048) -> tuple[str, dict[str, float]]:
-    """The faster of both precisions on this machine, and each one's time as a share of FAISS's for the same product."""
-    rng = np.random.default_rng(0)
-    left, right = (rng.standard_normal((n, dimension)).astype(np.float32) for n in (queries, rows))
-    low, best = np.full(queries, 1e3), np.full(queries, 1e3)
-    everyone = np.arange(queries)
-    nearest(left, right, 1)
-    started = time.perf_counter()
-    nearest(left, right, 1)
-    base = time.perf_counter() - started
-    shares = {}
-    for precision in PRECISIONS:
-        scan = CertifiedScan(left, precision=precision)
-        started = time.perf_counter()
-        scan(everyone, low, best, right, seldom=True)
-        shares[precision] = (time.perf_counter() - started) / base
-    return min(shares, key=shares.__getitem__), shares

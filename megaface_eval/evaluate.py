@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import identification, metrics, open_set, pseudo_shot, verification
+from .candidates import Scan
 from .cohort import Cohort
 from .errors import InputError
 from .features import FeatureSet
 from .gallery import Gallery
 from .metrics import Column, Tallies
+from .product import ProductScan
 from .ranks import Ranks
-from .scan import FaissScan, Scan
 
 RATE = "MegaFace identification rate"
 
@@ -36,7 +37,7 @@ class Task:
     impostors: str = "distractors"
     order: str = "file"
     seed: int = 0
-    scan: Scan = FaissScan
+    scan: Scan = ProductScan
     dropped: np.ndarray | None = None
     cohort_k: int = 20
     cohort_weight: float = 0.5

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .candidates import Scan
 from .errors import InputError
 from .features import ArrayRows, FeatureSet
 from .gallery import Gallery
+from .product import ProductScan
 from .ranks import Ranks
-from .scan import FaissScan, Scan
 from .scores import score_pairs
 from .search import Thresholds, count_above
 
@@ -81,7 +82,7 @@ def identify(
     protocol: str = "devkit",
     ties: str = "devkit",
     impostors: str = "distractors",
-    scan: Scan = FaissScan,
+    scan: Scan = ProductScan,
     scale: float = 1.0,
     ranks: Ranks | None = None,
     progress: str | None = None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from . import noise
+from .candidates import Scan
 from .errors import InputError
 from .evaluate import Method, check_methods
 from .features import FeatureSet, load_features
@@ -106,7 +107,9 @@ def _with_paths(sets: list[FeatureSet]) -> FeatureSet:
     return next((one for one in sets if one.paths is not None), sets[0])
 
 
-def pseudo_shots(options: Namespace, inputs: Inputs, ranks: Ranks) -> tuple[np.ndarray | None, float | None]:
+def pseudo_shots(
+    options: Namespace, inputs: Inputs, scan: Scan, ranks: Ranks
+) -> tuple[np.ndarray | None, float | None]:
     """Similar training images of each probe and the threshold they were counted at; None without a training set."""
     if inputs.train is None:
         return None, None
@@ -114,5 +117,5 @@ def pseudo_shots(options: Namespace, inputs: Inputs, ranks: Ranks) -> tuple[np.n
         threshold = quantile_threshold(inputs.recogniser, inputs.train, options.similarity_quantile, options.seed)
     else:
         threshold = SIMILARITY if options.similarity is None else options.similarity
-    counts = count_similar(inputs.recogniser, inputs.train, threshold, ranks=ranks, progress="pseudo-shots")
+    counts = count_similar(inputs.recogniser, inputs.train, threshold, scan=scan, ranks=ranks, progress="pseudo-shots")
     return counts, threshold

@@ -161,7 +161,9 @@ def _how(group) -> None:
         "--cohort-weight", type=float, default=0.5, metavar="W", help="share of their mean taken off (0.5)"
     )
     group.add_argument("--cohort-form", choices=FORMS, default="gallery", help="whose closeness is taken off (gallery)")
-    group.add_argument("--search", choices=SEARCHES, default="faiss", help="how blocks are scanned; ranks are the same")
+    group.add_argument(
+        "--search", choices=SEARCHES, default="auto", help="how blocks are scanned (auto: the fastest); same ranks"
+    )
     group.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
 
 

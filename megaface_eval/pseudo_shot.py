@@ -6,11 +6,12 @@ similar ones. Counted exactly: cosine strictly above the threshold.
 
 import numpy as np
 
+from .candidates import Scan
 from .errors import InputError
 from .features import FeatureSet
 from .gallery import Gallery
+from .product import ProductScan
 from .ranks import Ranks
-from .scan import FaissScan, Scan
 from .search import Thresholds, count_above
 
 SIMILARITY = 0.7  # the paper's; it belongs to its recogniser
@@ -24,7 +25,7 @@ def count_similar(
     train: FeatureSet,
     threshold: float,
     *,
-    scan: Scan = FaissScan,
+    scan: Scan = ProductScan,
     ranks: Ranks | None = None,
     progress: str | None = None,
 ) -> np.ndarray:

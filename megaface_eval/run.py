@@ -57,7 +57,7 @@ def evaluation(options: Namespace, command: str, ranks: Ranks) -> tuple[dict, di
     inputs = open_inputs(options)
     probes = inputs.methods[0].probes
     scan, search_note = choose_scan(options.search, probes.dimension, ranks)
-    counts, similarity = pseudo_shots(options, inputs, ranks)
+    counts, similarity = pseudo_shots(options, inputs, scan, ranks)
     columns = evaluate.shot_columns(counts, options.shots, len(probes)) + evaluate.group_columns(inputs.groups)
     task = Task(
         nested_sizes(options.gallery), options.protocol, options.ties, options.impostors, options.order, options.seed,

@@ -1,8 +1,8 @@
 """Exact ranks: how many rows of a gallery score above each threshold of each query, and each query's best row.
 
-Counts, not the k nearest, so ranks reach to the end of the gallery. A scan (`scan.py`) proposes pairs with a bound on
-its error; a pair is counted by its approximate score where the bound leaves no doubt, and scored again (`scores.py`)
-where it does.
+Counts, not the k nearest, so ranks reach to the end of the gallery. A scan (`candidates.py`) proposes pairs, with a
+bound on its error; a pair is counted by its approximate score where the bound leaves no doubt, and scored again
+(`scores.py`) where it does.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from .candidates import Candidates, Scan, Scanner
 from .errors import InputError
 from .gallery import BLOCK_ROWS, Block, Gallery
+from .product import DenseScan, ProductScan
 from .ranks import Ranks
-from .scan import DEEPEST, Candidates, DenseScan, FaissScan, Scan
 from .scores import score_pairs
 
 PILOT_ROWS = 1024  # scanned densely, to learn which queries' thresholds lie deep
-SELDOM = 0.02  # rows above its lowest threshold in a piece, below which a query is expected to have none
 KEY_STEP = 16.0  # between the thresholds of neighbouring queries in one sorted array; no score is as large as half
 KEY_SLACK = 1e-8  # rounding of those keys, up to five million queries
 
@@ -130,7 +130,7 @@ def count_above(
     gallery: Gallery,
     *,
     inclusive: bool = False,
-    scan: Scan = FaissScan,
+    scan: Scan = ProductScan,
     labels: tuple[np.ndarray, np.ndarray] | None = None,
     ranks: Ranks | None = None,
     scale: float = 1.0,
@@ -170,7 +170,7 @@ def count_above(
     return Found(tally.counts(ranks), *tally.best_over(ranks))
 
 
-def _count_block(tally: _Tally, shallow: FaissScan | None, dense: DenseScan, block: Block, seen: int) -> None:
+def _count_block(tally: _Tally, shallow: Scanner | None, dense: DenseScan, block: Block, seen: int) -> None:
     """Scan one block: the first rows of all densely, then each query by what its thresholds have let through so far."""
     everyone, rows = np.arange(len(tally.low)), len(block.unit_BD)
     pilot = rows if shallow is None else min(rows, max(0, PILOT_ROWS - seen))
@@ -180,12 +180,11 @@ def _count_block(tally: _Tally, shallow: FaissScan | None, dense: DenseScan, blo
     for at in range(pilot, rows, step):
         rows_rD, start = block.unit_BD[at : at + step], block.start + at
         expected = tally.met * (len(rows_rD) / max(seen + at, 1))
-        often = expected > DEEPEST / 2
-        deep = [everyone[often]]
-        for seldom, chosen in ((True, expected < SELDOM), (False, (expected >= SELDOM) & ~often)):
-            if chosen.any():
-                found, unfinished = shallow(everyone[chosen], tally.low, tally.best, rows_rD, seldom)
-                tally.add(found, rows_rD, block.segment, start)
-                deep.append(unfinished)
-        for found in dense(np.concatenate(deep), tally.low, tally.best, rows_rD, start):
+        often = expected > shallow.deepest / 2
+        deep = everyone[often]
+        if not often.all():
+            found, unfinished = shallow(everyone[~often], tally.low, tally.best, rows_rD, expected)
+            tally.add(found, rows_rD, block.segment, start)
+            deep = np.concatenate([deep, unfinished])
+        for found in dense(deep, tally.low, tally.best, rows_rD, start):
             tally.add(found, rows_rD, block.segment, start)

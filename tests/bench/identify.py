@@ -78,12 +78,12 @@ def measure_identify(folder: Path, rows: int, search: str) -> dict:
 
     probes = load_features(folder / "probes")
     unit = probes.unit(0, len(probes))
-    scan, _ = choose_scan(search, probes.dimension, Ranks())
+    scan, note = choose_scan(search, probes.dimension, Ranks())
     watch = Watch()
     gallery = Gallery(load_features(folder / "gallery"), nested_sizes(rows))
     found = identify(unit, unit, probes.labels, gallery, scan=scan)
     rank1, mean = float((found.ranks[-1] == 0).mean()), float(found.ranks[-1].mean())
-    return {**watch.read(), "rank1": rank1, "mean_rank": mean}
+    return {**watch.read(), "rank1": rank1, "mean_rank": mean, "search": note}
 
 
 def measure_buckets(folder: Path, rows: int) -> dict:
@@ -125,6 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--mate-cosine", type=float, default=0.45, help="mean cosine of mates (0.45)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--search", default="auto", help="megaface_eval's own --search (auto)")
     parser.add_argument("--certified", action="store_true", help="also time the certified searches")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -146,8 +147,9 @@ def main() -> None:
         flat, ours, buckets = [], [], []
         for _ in range(options.rounds):
             flat.append(apart("flat", folder, rows))
-            ours.append(apart("identify", folder, rows, "faiss"))
+            ours.append(apart("identify", folder, rows, options.search))
             buckets.append(apart("buckets", folder, train))
+        print(f"search: {ours[0]['search']}")
         for what in ("seconds", "cpu"):
             reference, identified, counted = (min(results, key=lambda r: r[what]) for results in (flat, ours, buckets))
             base = reference[what]

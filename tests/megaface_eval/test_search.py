@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megaface_eval import product, search
 from megaface_eval import scan as scan_module
-from megaface_eval import search
 from megaface_eval.features import ArrayRows, FeatureSet, normalise
 from megaface_eval.gallery import Gallery
+from megaface_eval.product import ProductScan
+from megaface_eval.scan import FaissScan
 from megaface_eval.scores import score_pairs
 from megaface_eval.search import Thresholds, count_above
 
@@ -58,17 +60,18 @@ def mates(q, x, rng, number):
 
 @pytest.mark.parametrize("kind", ["random", "clustered", "tied"])
 @pytest.mark.parametrize("inclusive", [False, True])
+@pytest.mark.parametrize("scan", [ProductScan, FaissScan])
 @pytest.mark.parametrize("pilot, piece, deepest", [(0, 16, 4), (7, 50, 64), (0, 400, 2), (10_000, 64, 64)])
-def test_counts_and_best_rows_equal_the_plain_count(kind, inclusive, pilot, piece, deepest, monkeypatch):
+def test_counts_and_best_rows_equal_the_plain_count(kind, inclusive, scan, pilot, piece, deepest, monkeypatch):
     monkeypatch.setattr(search, "PILOT_ROWS", pilot)
-    monkeypatch.setattr(scan_module, "PIECE_ROWS", piece)
-    for module in (search, scan_module):
+    for module in (product, scan_module):
+        monkeypatch.setattr(module, "PIECE_ROWS", piece)
         monkeypatch.setattr(module, "DEEPEST", deepest)
     rng = np.random.default_rng(3)
     q, x = make(kind, 23, 400, 24, rng)
     thresholds = mates(q, x, rng, 90)
     sizes = [10, 100, 400]
-    found = count_above(q, thresholds, gallery_of(x, sizes), inclusive=inclusive, block_rows=64)
+    found = count_above(q, thresholds, gallery_of(x, sizes), inclusive=inclusive, scan=scan, block_rows=64)
     counts, best, place = plain_counts(q, thresholds, unit(x), sizes, inclusive)
     np.testing.assert_array_equal(found.counts, counts)
     np.testing.assert_allclose(found.best_score, best, atol=1e-14)

@@ -1,0 +1,53 @@
+"""What `--search` means."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from megaface_eval import searchers
+from megaface_eval.product import ProductScan
+from megaface_eval.ranks import Ranks
+from megaface_eval.scan import FaissScan
+from megaface_eval.searchers import SCANS, choose_scan, time_scans
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_a_named_search_is_taken_untried(name, monkeypatch):
+    monkeypatch.setattr(searchers, "time_scans", None)
+    assert choose_scan(name, 32, Ranks()) == (SCANS[name], name.replace("-", " "))
+
+
+@pytest.mark.parametrize("share, wanted, note", [(0.9, ProductScan, "product"), (1.1, FaissScan, "faiss")])
+def test_auto_takes_the_faster_on_a_processor(share, wanted, note, monkeypatch):
+    monkeypatch.setattr(searchers, "gpus", lambda: 0)
+    monkeypatch.setattr(searchers, "time_scans", lambda scans, dimension: dict.fromkeys(scans, share))
+    scan, said = choose_scan("auto", 32, Ranks())
+    assert scan is wanted
+    assert said == f"{note} (tried here: product {share:.2f} x the time of FAISS)"
+
+
+def test_auto_is_faiss_where_it_sees_a_gpu(monkeypatch):
+    monkeypatch.setattr(searchers, "gpus", lambda: 1)
+    monkeypatch.setattr(searchers, "time_scans", None)
+    assert choose_scan("auto", 32, Ranks()) == (FaissScan, "faiss")
+
+
+def test_certified_takes_the_faster_precision(monkeypatch):
+    shares = {"certified-bfloat16": 3.0, "certified-int8": 2.0}
+    monkeypatch.setattr(searchers, "time_scans", lambda scans, dimension: {name: shares[name] for name in scans})
+    scan, said = choose_scan("certified", 32, Ranks())
+    assert scan is SCANS["certified-int8"]
+    assert said.startswith("certified int8 (tried here: certified-bfloat16 3.00 x")
+
+
+def test_a_slow_scan_is_measured_as_slow():
+    class Slow(ProductScan):
+        def __call__(self, *arguments):
+            for _ in range(9):
+                super().__call__(*arguments)
+            return super().__call__(*arguments)
+
+    shares = time_scans({"one": ProductScan, "ten": Slow}, 64, queries=256, rows=2048)
+    assert shares["ten"] > 3 * shares["one"] > 0
+    assert np.isfinite(list(shares.values())).all()
