@@ -56,7 +56,7 @@ def evaluation(options: Namespace, command: str, ranks: Ranks) -> tuple[dict, di
     """The report's contents, and its further files."""
     inputs = open_inputs(options)
     probes = inputs.methods[0].probes
-    scan, search_note = choose_scan(options.search, probes.dimension, ranks)
+    scan, search_note = choose_scan(options.search, probes.dimension, len(probes) * options.gallery, ranks)
     counts, similarity = pseudo_shots(options, inputs, scan, ranks)
     columns = evaluate.shot_columns(counts, options.shots, len(probes)) + evaluate.group_columns(inputs.groups)
     task = Task(

@@ -7,7 +7,7 @@ import numpy as np
 
 from .candidates import Scan
 from .certified import PRECISIONS, CertifiedScan
-from .product import ProductScan
+from .product import PIECE_ROWS, ProductScan
 from .ranks import Ranks
 from .scan import FaissScan, gpus, nearest
 
@@ -15,11 +15,12 @@ COARSE: dict[str, Scan] = {f"certified-{name}": partial(CertifiedScan, precision
 SCANS: dict[str, Scan] = {"product": ProductScan, "faiss": FaissScan, **COARSE}
 SEARCHES = ("auto", "product", "faiss", "certified", *COARSE)
 TRIES = 3
+TRIAL, COARSE_TRIAL = (2048, PIECE_ROWS), (512, 2048)  # queries and rows; the coarse ones may be slow
+LARGE = 1_000_000_000  # pairs of a query and a row, below which a search is over sooner than a trial
+CLEARLY = 1.15  # FAISS's scan takes this much more than its search alone: it looks at some pieces twice
 
 
-def time_scans(
-    scans: dict[str, Scan], dimension: int, queries: int = 1024, rows: int = 4096, tries: int = TRIES
-) -> dict[str, float]:
+def time_scans(scans: dict[str, Scan], dimension: int, queries: int, rows: int, tries: int = TRIES) -> dict[str, float]:
     """Each scan's time for a piece in which nothing is found, as a share of FAISS's for the same k = 1 search.
 
     The best of a few tries each, taken in turn.
@@ -39,20 +40,20 @@ def time_scans(
     return {name: best[name] / best[""] for name in scans}
 
 
-def choose_scan(search: str, dimension: int, ranks: Ranks) -> tuple[Scan, str]:
+def choose_scan(search: str, dimension: int, pairs: int, ranks: Ranks) -> tuple[Scan, str]:
     """The scan for one of SEARCHES and what to say of it.
 
-    `auto` is FAISS where it sees a GPU, and else the faster here of FAISS and a plain product; `certified` the faster
-    of its precisions. The first rank tries, for all.
+    `auto` is FAISS where it sees a GPU, and else a plain product, unless FAISS is clearly faster here; `certified` is
+    the faster of its precisions. The first rank tries, for all. pairs: how many a search goes through, about.
     """
-    if search == "auto" and gpus():
-        return FaissScan, "faiss"
+    if search == "auto" and (gpus() or pairs < LARGE):
+        search = "faiss" if gpus() else "product"
     if search in SCANS:
         return SCANS[search], search.replace("-", " ")
-    tried = COARSE if search == "certified" else {"product": ProductScan}
-    shares = ranks.gather(time_scans(tried, dimension) if ranks.rank == 0 else None)[0]
+    tried, size = (COARSE, COARSE_TRIAL) if search == "certified" else ({"product": ProductScan}, TRIAL)
+    shares = ranks.gather(time_scans(tried, dimension, *size) if ranks.rank == 0 else None)[0]
     measured = ", ".join(f"{name} {share:.2f} x the time of FAISS" for name, share in shares.items())
     name = min(shares, key=shares.__getitem__)
-    if search == "auto" and shares[name] > 1:
+    if search == "auto" and shares[name] > CLEARLY:
         name = "faiss"
     return SCANS[name], f"{name.replace('-', ' ')} (tried here: {measured})"

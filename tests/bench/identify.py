@@ -78,7 +78,7 @@ def measure_identify(folder: Path, rows: int, search: str) -> dict:
 
     probes = load_features(folder / "probes")
     unit = probes.unit(0, len(probes))
-    scan, note = choose_scan(search, probes.dimension, Ranks())
+    scan, note = choose_scan(search, probes.dimension, len(probes) * rows, Ranks())
     watch = Watch()
     gallery = Gallery(load_features(folder / "gallery"), nested_sizes(rows))
     found = identify(unit, unit, probes.labels, gallery, scan=scan)

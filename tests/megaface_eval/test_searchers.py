@@ -15,14 +15,14 @@ from megaface_eval.searchers import SCANS, choose_scan, time_scans
 @pytest.mark.parametrize("name", SCANS)
 def test_a_named_search_is_taken_untried(name, monkeypatch):
     monkeypatch.setattr(searchers, "time_scans", None)
-    assert choose_scan(name, 32, Ranks()) == (SCANS[name], name.replace("-", " "))
+    assert choose_scan(name, 32, 10**10, Ranks()) == (SCANS[name], name.replace("-", " "))
 
 
-@pytest.mark.parametrize("share, wanted, note", [(0.9, ProductScan, "product"), (1.1, FaissScan, "faiss")])
+@pytest.mark.parametrize("share, wanted, note", [(0.9, ProductScan, "product"), (1.2, FaissScan, "faiss")])
 def test_auto_takes_the_faster_on_a_processor(share, wanted, note, monkeypatch):
     monkeypatch.setattr(searchers, "gpus", lambda: 0)
-    monkeypatch.setattr(searchers, "time_scans", lambda scans, dimension: dict.fromkeys(scans, share))
-    scan, said = choose_scan("auto", 32, Ranks())
+    monkeypatch.setattr(searchers, "time_scans", lambda scans, *size: dict.fromkeys(scans, share))
+    scan, said = choose_scan("auto", 32, 10**10, Ranks())
     assert scan is wanted
     assert said == f"{note} (tried here: product {share:.2f} x the time of FAISS)"
 
@@ -30,13 +30,19 @@ def test_auto_takes_the_faster_on_a_processor(share, wanted, note, monkeypatch):
 def test_auto_is_faiss_where_it_sees_a_gpu(monkeypatch):
     monkeypatch.setattr(searchers, "gpus", lambda: 1)
     monkeypatch.setattr(searchers, "time_scans", None)
-    assert choose_scan("auto", 32, Ranks()) == (FaissScan, "faiss")
+    assert choose_scan("auto", 32, 10**10, Ranks()) == (FaissScan, "faiss")
+
+
+def test_auto_does_not_try_what_is_over_sooner(monkeypatch):
+    monkeypatch.setattr(searchers, "gpus", lambda: 0)
+    monkeypatch.setattr(searchers, "time_scans", None)
+    assert choose_scan("auto", 32, 10**6, Ranks()) == (ProductScan, "product")
 
 
 def test_certified_takes_the_faster_precision(monkeypatch):
     shares = {"certified-bfloat16": 3.0, "certified-int8": 2.0}
-    monkeypatch.setattr(searchers, "time_scans", lambda scans, dimension: {name: shares[name] for name in scans})
-    scan, said = choose_scan("certified", 32, Ranks())
+    monkeypatch.setattr(searchers, "time_scans", lambda scans, *size: {name: shares[name] for name in scans})
+    scan, said = choose_scan("certified", 32, 10**10, Ranks())
     assert scan is SCANS["certified-int8"]
     assert said.startswith("certified int8 (tried here: certified-bfloat16 3.00 x")
 
