@@ -8,6 +8,9 @@ from .evaluate import Result
 from .inputs import Inputs
 from .metrics import DRAWS
 from .plots import size_name
+from .verification import MOST_PROBES
+
+NAMED = 8  # identities of a sample, before the list is cut short
 
 PROTOCOL = {
     "devkit": "Protocol devkit: every ordered pair of one identity's probes is a trial; the first is the query, "
@@ -46,9 +49,7 @@ def conventions_of(
         _shots(options, similarity),
         f"Intervals: 95 %, {DRAWS} bootstrap resamples of identities, the same for every method and column "
         "(fewer for verification and open set).",
-        "Verification: all unordered pairs of probes; accepted if the score reaches the threshold; TAR at the lowest "
-        "threshold whose FAR is not above the one named; – where fewer than 1/FAR non-mated pairs exist. "
-        "EER: the lowest rate that both errors stay within at one threshold.",
+        _verification(first.verification, len(np.unique(probes.labels))),
     ]
     if options.open_set != "off":
         lines.append(
@@ -64,6 +65,24 @@ def conventions_of(
         lines.append(f"Probes without a mate: {alone}; they are in no figure.")
     lines.append(f"Noise: {options.noise}." + "".join(f" {what}." for what in inputs.removed))
     return lines
+
+
+def _verification(figures: dict | None, identities: int) -> str:
+    if figures is None:
+        return f"Verification: not measured; every identity has more than {MOST_PROBES:,} images."
+    sample, pairs = figures["sample"], "all unordered pairs of probes"
+    if sample is not None:
+        named = ", ".join(sample["identities"][:NAMED]) + (", …" if len(sample["identities"]) > NAMED else "")
+        pairs = (
+            f"all unordered pairs of a sample, {sample['images']:,} of {sample['of']:,} probes: every image of "
+            f"{len(sample['identities']):,} of {identities:,} identities drawn with seed {sample['seed']} ({named}; "
+            "report.json names all)"
+        )
+    return (
+        f"Verification: {pairs}; accepted if the score reaches the threshold; TAR at the lowest threshold whose FAR is "
+        "not above the one named; – where fewer than 1/FAR non-mated pairs exist. EER: the lowest rate that both "
+        "errors stay within at one threshold."
+    )
 
 
 def _shots(options: Namespace, similarity: float | None) -> str:

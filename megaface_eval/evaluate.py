@@ -115,12 +115,29 @@ def run_method(method: Method, columns: list[Column], task: Task, further: bool 
     sizes = [metrics.tally(ranks == 0, found.query, labels, everyone) for ranks in found.ranks]
     if not further or task.ranks.rank > 0:
         return Result(method, found, tallies, sizes, None, None, np.empty(0))
-    pairs = verification.probe_pairs(queries, members, labels, task.seed)
-    verified = verification.verify(pairs, seed=task.seed, progress=method.name if task.progress else None)
+    verified, impostors = verify(method, queries, members, task)
     opened = None
     if task.open_set != "off" and len(np.unique(labels)) > 1:
         opened = open_sets(method, queries, unit, as_members or (lambda rows: rows), found.best_score, task)
-    return Result(method, found, tallies, sizes, verified, opened, pairs.nonmated)
+    return Result(method, found, tallies, sizes, verified, opened, impostors)
+
+
+def verify(method: Method, queries, members, task: Task) -> tuple[dict | None, np.ndarray]:
+    """Verification's figures and its non-mated scores; no figures where no identity's images fit the sample.
+
+    `sample` in the figures is None if all probes were compared, or says which were.
+    """
+    labels = method.probes.labels
+    kept = verification.whole_identities(labels, verification.MOST_PROBES, task.seed)
+    if len(kept) == 0:
+        return None, np.empty(0)
+    pairs = verification.probe_pairs(queries[kept], members[kept], labels[kept])
+    figures = verification.verify(pairs, seed=task.seed, progress=method.name if task.progress else None)
+    sample = None
+    if len(kept) < len(labels):
+        identities = [method.probes.name_of(label) for label in np.unique(labels[kept]).tolist()]
+        sample = {"images": len(kept), "of": len(labels), "seed": task.seed, "identities": identities}
+    return {**figures, "sample": sample}, pairs.nonmated
 
 
 def open_sets(method: Method, queries, unit, as_members, best_distractor: np.ndarray, task: Task) -> dict:

@@ -20,7 +20,7 @@ examples:
       --method meta=meta/probes,meta/distractors --train arc/train --probes-recogniser arc/probes \\
       --subgroups gender.tsv --output report
   python -m megaface_eval.run --compare report1 report2 --output both
-  python -m megaface_eval.run --gallery 100K --simulate --output report        (no data needed)
+  python -m megaface_eval.run --gallery 100K --simulate        (no data needed; writes the folder report)
 
 A feature set is a folder with features.npy (N×D), labels.npy (N) and, if known, names.txt, paths.txt and meta.json;
 or one .npz with the same arrays.
@@ -172,8 +172,8 @@ def _out(group) -> None:
         "--output",
         metavar="REPORT",
         type=Path,
-        required=True,
-        help="folder for report.html, report.json, table.md and cmc.png",
+        default=Path("report"),
+        help="folder for report.html, report.json, table.md and cmc.png (report)",
     )
     group.add_argument(
         "--compare", metavar="REPORT", type=Path, nargs="+", help="put earlier reports side by side instead"
@@ -194,7 +194,8 @@ def check(options: argparse.Namespace) -> None:
     single = options.probes is not None or options.distractors is not None
     if (options.simulate, single, bool(options.method), bool(options.compare)).count(True) != 1:
         raise InputError(
-            "give one of: --probes with --distractors, --method NAME=PROBES,DISTRACTORS …, --simulate, or --compare"
+            "give one of: --probes with --distractors (two feature sets), --method NAME=PROBES,DISTRACTORS …, "
+            "--compare REPORT …, or --simulate, which needs no data"
         )
     names = ("--train", "--probes-recogniser", "--subgroups", "--cohort", "--probe-images")
     given = [name for name in names if getattr(options, name[2:].replace("-", "_"))]

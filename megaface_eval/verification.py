@@ -33,25 +33,26 @@ class Pairs:
 
 
 def whole_identities(labels: np.ndarray, most: int, seed: int = 0) -> np.ndarray:
-    """Rows (int64, ascending) of as many identities, in a seeded order, as have at most `most` images together."""
+    """Rows (int64, ascending) of as many identities, in a seeded order, as have at most `most` images together.
+
+    An identity that does not fit is passed over. All rows where they are few enough.
+    """
     if len(labels) <= most:
         return np.arange(len(labels))
     identities, images = np.unique(labels, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(identities))
-    fits = order[np.cumsum(images[order]) <= most]
-    return np.flatnonzero(np.isin(labels, identities[fits]))
+    taken, held = [], 0
+    for at in np.random.default_rng(seed).permutation(len(identities)).tolist():
+        if held + images[at] <= most:
+            held += int(images[at])
+            taken.append(identities[at])
+    return np.flatnonzero(np.isin(labels, taken))
 
 
-def probe_pairs(queries_QD: np.ndarray, members_QD: np.ndarray, labels: np.ndarray, seed: int = 0) -> Pairs:
-    """All unordered pairs of probes, the earlier as query, the later as gallery member.
-
-    With more than MOST_PROBES, all images of as many identities as fit, drawn with the seed.
-    """
-    kept = whole_identities(labels, MOST_PROBES, seed)
-    labels = labels[kept]
+def probe_pairs(queries_QD: np.ndarray, members_QD: np.ndarray, labels: np.ndarray) -> Pairs:
+    """All unordered pairs of probes, the earlier as query, the later as gallery member."""
     _, identity = np.unique(labels, return_inverse=True)
     identity = identity.astype(np.int32)
-    earlier, later = queries_QD[kept].astype(np.float64), members_QD[kept].astype(np.float64)
+    earlier, later = queries_QD.astype(np.float64), members_QD.astype(np.float64)
     mated, nonmated, mated_of, between = [], [], [], []
     for at in range(0, len(labels), STRIP):
         scores = np.round(earlier[at : at + STRIP] @ later[at:].T, DIGITS)

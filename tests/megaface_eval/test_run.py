@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from megaface_eval import inputs, plots, run
+from megaface_eval import inputs, plots, run, verification
 from megaface_eval.features import normalise, write_features
 from megaface_eval.run import main
 from megaface_eval.simulate import make_scene
@@ -218,6 +218,43 @@ def test_every_search_gives_one_report(sets, capsys, search):
     one, other = (json.loads((sets / name / "report.json").read_text()) for name in ("faiss", search))
     assert one["methods"] == other["methods"]
     assert one["pseudo_shots"] == other["pseudo_shots"]
+
+
+def test_the_report_says_which_probes_verification_compared(sets, capsys, monkeypatch):
+    labels = np.load(sets / "p/labels.npy")
+    most = len(labels) // 2
+    monkeypatch.setattr(verification, "MOST_PROBES", most)
+    assert main(command(sets, "--seed", "5", "--devkit-results", output="sampled")) == 0
+    report = json.loads((sets / "sampled/report.json").read_text())
+    figures = report["methods"][0]["verification"]
+    kept = verification.whole_identities(labels, most, 5)
+    names = (sets / "p/names.txt").read_text().splitlines()
+    sample = figures["sample"]
+    assert sample == {"images": len(kept), "of": len(labels), "seed": 5,
+                      "identities": [names[label] for label in np.unique(labels[kept])]}  # fmt: skip
+    assert figures["mated_pairs"] + figures["nonmated_pairs"] == len(kept) * (len(kept) - 1) // 2
+    told = [line for line in report["conventions"] if line.startswith("Verification:")]
+    assert f"a sample, {len(kept)} of {len(labels)} probes" in told[0]
+    assert "drawn with seed 5" in told[0]
+    for name in sample["identities"][:8]:
+        assert name in told[0]
+    monkeypatch.setattr(verification, "MOST_PROBES", 1)
+    assert main(command(sets, "--devkit-results", output="none")) == 0
+    report = json.loads((sets / "none/report.json").read_text())
+    assert report["methods"][0]["verification"] is None
+    assert any(line.startswith("Verification: not measured") for line in report["conventions"])
+    assert "not measured" in (sets / "none/report.html").read_text()
+
+
+def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys, monkeypatch):
+    monkeypatch.chdir(sets)
+    arguments = ["--gallery", "300", "--probes", "p", "--distractors", "d"]
+    assert main(arguments) == 0
+    made = (sets / "report/report.json").read_bytes()
+    capsys.readouterr()
+    refused(capsys, arguments, "report exists", "--force")
+    assert (sets / "report/report.json").read_bytes() == made
+    refused(capsys, ["--gallery", "1M"], "--probes with --distractors", "--simulate, which needs no data")
 
 
 @pytest.mark.parametrize(

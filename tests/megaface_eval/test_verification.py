@@ -116,3 +116,10 @@ def test_a_sample_holds_whole_identities():
     for label in np.unique(labels[kept]):
         assert (labels[kept] == label).sum() == (labels == label).sum()
     assert whole_identities(labels, 500).tolist() == list(range(500))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_identity_that_does_not_fit_is_passed_over(seed):
+    labels = np.repeat([3, 5, 9], [90, 10, 10])
+    assert whole_identities(labels, 20, seed).tolist() == list(range(90, 110))
+    assert whole_identities(labels, 5, seed).tolist() == []
