@@ -23,7 +23,7 @@ from torch import Tensor
 from facelt import comms
 from facelt.partition import Partition
 
-FORMAT = 1
+FORMAT = 2
 KEYS = {"stage", "step", "finished", "num_classes", "starts"}
 STAGES = ("plain", "meta")
 KEPT = 2

@@ -6,6 +6,7 @@ Every operation below is linear and its backward is its exact transpose:
     gather       rows of one rank -> rows of all        transpose: sum over ranks, own rows
     scatter_sum  rows of all, partial on each rank -> own rows of the sum      transpose: gather
     all_sum      partial on each rank -> the sum on all ranks       transpose: the sum over ranks
+    gather_alike a part of each rank -> all parts on all ranks, from which every rank computes the same
 
 B: rows of a rank, G: rows of all ranks (G = B x ranks; every rank has the same number).
 """
@@ -181,6 +182,25 @@ class _AllSum(torch.autograd.Function):
         return _sum(grad)
 
 
+class _GatherAlike(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, part: Tensor) -> Tensor:
+        return _gather(part[None])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad[rank()] * world_size()
+
+
+def gather_alike(part: Tensor) -> Tensor:
+    """Each rank's tensor, stacked: ranks x …, on all of them. Differentiable, without communication backward.
+
+    For a loss that every rank then computes alike and of which each returns 1/ranks: this rank's part of the gradient
+    is what all ranks' equal shares would send to it.
+    """
+    return _GatherAlike.apply(part) if world_size() > 1 else part[None]
+
+
 def gather(rows: Tensor) -> Tensor:
     """B x … on each rank -> G x … on all, in rank order. Differentiable."""
     return _Gather.apply(rows) if world_size() > 1 else rows
@@ -189,6 +209,11 @@ def gather(rows: Tensor) -> Tensor:
 def scatter_sum(rows: Tensor) -> Tensor:
     """G x … partial on each rank -> this rank's B x … of the sum over ranks. Differentiable."""
     return _ScatterSum.apply(rows) if world_size() > 1 else rows
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    """Of G rows that all ranks hold, those of this rank."""
+    return rows.tensor_split(world_size())[rank()]
 
 
 def all_sum(tensor: Tensor) -> Tensor:

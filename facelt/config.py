@@ -8,16 +8,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-
-
-class Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from facelt.head_config import PRESETS, Block, Count, Fraction, HeadConfig, NonNegative, PlainHeadConfig, Positive
 
 
 class BackboneConfig(Block):
@@ -53,7 +46,8 @@ class StageConfig(Block):
     """One stage. An epoch is as many images as the training set holds, however they are sampled.
 
     lr_scale: times optimizer.params.lr. The rate is multiplied by `decay` after every `decay_every` epochs.
-    warmup: epochs over which it rises from zero. freeze_backbone: train only neck, attention, selector and head, as the
+    warmup: epochs over which it rises from zero. sample_rate: share of the classes without an image in the batch that
+    take part in a step (see `negatives`). freeze_backbone: train only neck, attention, selector and head, as the
     authors' Places recipe does; the batch normalisation of what is frozen does not move.
     """
 
@@ -64,60 +58,18 @@ class StageConfig(Block):
     lr_scale: Positive = 1
     sampler: Literal["uniform", "class_aware"] = "uniform"
     images_per_class: Count = 4
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 1
     freeze_backbone: bool = False
 
 
-class HeadConfig(Block):
-    """The meta head. The defaults are the authors' released code; `PRESETS["paper"]` is the equations as printed.
-
-    hallucinator        eq. 1: o = softmax(T_hal v), or linear
-    reach_scale         eq. 2: the numerator over γ
-    squash              eq. 6: v/(1+‖v‖), or ‖v‖²/(1+‖v‖²)·v/‖v‖
-    scale               the factor of the cosine logits
-    reduction           eq. 7: cross-entropy as mean or sum over the batch
-    centroid_loss       "released" (squared, one hinge over all, on the direct feature) or "paper" (eq. 9, on v_meta)
-    centroid_weight     λ of eq. 7
-    margin              m of eq. 9
-    centroid_gradient   whether read, reach and cross-entropy pass gradient to the centroids
-    memory_weight_decay weight decay of the centroids; None: the optimizer's
-    attention           modulated attention on the last map (eq. 5)
-    """
-
-    hallucinator: Literal["softmax", "linear"] = "softmax"
-    reach_scale: Positive = 10
-    squash: Literal["released", "paper"] = "released"
-    scale: Positive = 16
-    reduction: Literal["mean", "sum"] = "mean"
-    centroid_loss: Literal["released", "paper"] = "released"
-    centroid_weight: NonNegative = 0.01
-    margin: NonNegative = 10
-    centroid_gradient: bool = False
-    memory_weight_decay: NonNegative | None = None
-    attention: bool = True
-
-
 _META = {"sampler": "class_aware"}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "released": {},
-    "paper": {
-        "hallucinator": "linear",
-        "reach_scale": 1,
-        "squash": "paper",
-        "scale": 1,
-        "reduction": "sum",
-        "centroid_loss": "paper",
-        "centroid_weight": 0.1,
-        "margin": 5,
-        "centroid_gradient": True,
-    },
-}
 
 
 class FaceltConfig(Block):
     """The whole block. preset: where the head's defaults come from; `head` overrides single knobs.
 
-    data, output: used where the command line names none. log_every, checkpoint_every: in steps.
+    data, output: used where the command line names none. products: what the operands of the heads' matrix products are
+    rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
     """
 
     data: str | None = None
@@ -125,11 +77,13 @@ class FaceltConfig(Block):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     image_size: Annotated[int, Field(ge=16)] = 112
     embedding_size: Count = 512
-    preset: Literal["released", "paper"] = "released"
+    products: Literal["float32", "bfloat16"] = "float32"
+    preset: Literal["released", "paper", "facelt"] = "released"
     backbone: BackboneConfig = BackboneConfig()
     augment: AugmentConfig = AugmentConfig()
     plain: StageConfig = StageConfig()
     meta: StageConfig = StageConfig(**_META)
+    plain_head: PlainHeadConfig = PlainHeadConfig()
     head: HeadConfig = HeadConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
@@ -192,6 +146,8 @@ def _one_line(error: ValidationError) -> str:
     """The first complaint of pydantic, in one line that names the knob, what was given and what is known."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in ("facelt", *first["loc"]))
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}"
     if first["type"] != "extra_forbidden":
         return f"{where} is {first['input']!r}: {first['msg'].lower()}; correct this key"
     model: type[BaseModel] = FaceltConfig

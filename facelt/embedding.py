@@ -5,6 +5,7 @@ B: images, D: embedding size. Every function is pure and local to a rank.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 # Below this distance a feature counts as lying on its centroid: 1/γ and its gradient stay finite.
 SMALLEST_REACH = 1e-4
@@ -13,14 +14,35 @@ EMBEDDINGS = ("direct", "infused", "meta", "squashed")
 
 
 class ConceptSelector(nn.Module):
-    """e = tanh(T_sel(v_direct)), equation 4; T_sel is one linear layer."""
+    """e = tanh(T_sel(v_direct)), equation 4; T_sel is one linear layer.
 
-    def __init__(self, embedding_size: int) -> None:
+    form "zero": T_sel starts at zero, so that the memory is let in only where it helps, and takes v/‖v‖·√D, whose
+    entries do not grow with the feature's norm into saturation.
+    """
+
+    def __init__(self, embedding_size: int, form: str = "released") -> None:
         super().__init__()
         self.fc = nn.Linear(embedding_size, embedding_size)
+        self.form = form
+        if form == "zero":
+            nn.init.zeros_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
 
     def forward(self, direct_BD: Tensor) -> Tensor:
+        if self.form == "zero":
+            direct_BD = normalize(direct_BD) * direct_BD.shape[1] ** 0.5
         return torch.tanh(self.fc(direct_BD))
+
+
+class Temperature(nn.Module):
+    """t of cosine retrieval, learned as its logarithm, so that it stays positive."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(start).log())
+
+    def forward(self) -> Tensor:
+        return self.log.exp()
 
 
 def reach(direct_BD: Tensor, nearest_BD: Tensor) -> Tensor:

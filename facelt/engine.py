@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from facelt import comms
-from facelt.model import Step
+from facelt.embedder import Embedded
+from facelt.model import Head, Step
 
 # DeepSpeed compiles a shared-memory operator of its CPU backend at its first start: a minute of g++, behind a lock file
 # that a killed process leaves locked. Only its inference uses it; nothing here does.
@@ -40,7 +41,7 @@ class Engine:
     """
 
     def __init__(
-        self, embedder: nn.Module, head: nn.Module, ds: dict[str, Any], memory_weight_decay: float | None = None
+        self, embedder: nn.Module, head: Head, ds: dict[str, Any], memory_weight_decay: float | None = None
     ) -> None:
         ds, knobs = _split_optimizer(ds)
         self.head = head
@@ -55,8 +56,9 @@ class Engine:
         except (AssertionError, DeepSpeedConfigError, ValidationError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"DeepSpeed refuses its configuration: {reason}; correct the JSON") from None
-        centroids = [p for name, p in head.named_parameters() if name.endswith("centroids")]
-        others = [p for name, p in head.named_parameters() if not name.endswith("centroids")]
+        learned = {name: p for name, p in head.named_parameters() if p.requires_grad}
+        centroids = [p for name, p in learned.items() if name.endswith("centroids")]
+        others = [p for name, p in learned.items() if not name.endswith("centroids")]
         own_decay = {} if memory_weight_decay is None else {"weight_decay": memory_weight_decay}
         groups = [{"params": others}, {"params": centroids, **own_decay}]
         self.head_optimizer = torch.optim.SGD([g for g in groups if g["params"]], **knobs)
@@ -81,15 +83,17 @@ class Engine:
         """Forward passes of one optimizer step."""
         return self.engine.gradient_accumulation_steps()
 
-    def embed(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Direct features and e of this rank's images, in the head's dtype, for an objective summed over ranks."""
-        direct_BD, concept_BD = self.engine(images_B3HW)
-        direct_BD = comms.leave_averaging(direct_BD.to(self.head_dtype))
-        return direct_BD, None if concept_BD is None else comms.leave_averaging(concept_BD.to(self.head_dtype))
+    def embed(self, images_B3HW: Tensor) -> Embedded:
+        """What the embedder gives, in the head's dtype, for an objective summed over ranks."""
+        parts = self.engine(images_B3HW)
+        return Embedded(*(None if p is None else comms.leave_averaging(p.to(self.head_dtype)) for p in parts))
 
-    def forward_backward(self, images_B3HW: Tensor, labels_G: Tensor) -> Step:
-        """One micro-batch: labels_G are those of all ranks' images. Gradients accumulate in both halves."""
-        step = self.head(*self.embed(images_B3HW), labels_G)
+    def forward_backward(self, images_B3HW: Tensor, labels_G: Tensor, seed: int = 0) -> Step:
+        """One micro-batch: labels_G are those of all ranks' images. Gradients accumulate in both halves.
+
+        seed: of what the head draws in this micro-batch; the same on all ranks.
+        """
+        step = self.head(self.embed(images_B3HW), labels_G, seed)
         self.engine.backward(step.loss)
         return step
 
@@ -101,9 +105,11 @@ class Engine:
         self.engine.step()
         if not boundary:
             return
-        if self.engine.was_step_applied():
+        applied = self.engine.was_step_applied()
+        if applied:
             self.head_optimizer.step()
-        self.head_optimizer.zero_grad(set_to_none=True)
+        self.head.after_step(applied)
+        self.head_optimizer.zero_grad(set_to_none=False)  # the gradients' memory is used again: see `blocks`
 
     def replicated_weights(self) -> dict[str, Tensor]:
         """Every weight and buffer of the embedder in full, in float32. All ranks must call it."""
@@ -139,7 +145,7 @@ class Engine:
     def sharded_rows(self) -> dict[str, Tensor]:
         """This rank's rows of every class-sharded tensor: weights and moments."""
         rows = {name: parameter.detach() for name, parameter in self.head.named_parameters()}
-        for name, parameter in self.head.named_parameters():
+        for name, parameter in self._learned():
             state = self.head_optimizer.state.get(parameter, {})
             for moment in self.moments:
                 rows[f"{name}.{moment}"] = state.get(moment, torch.zeros_like(parameter))
@@ -151,8 +157,22 @@ class Engine:
         with torch.no_grad():
             for name, parameter in self.head.named_parameters():
                 parameter.copy_(rows[name])
+            for name, parameter in self._learned():
                 for moment in self.moments:
                     self.head_optimizer.state[parameter][moment].copy_(rows[f"{name}.{moment}"])
+
+    def scalars(self) -> dict[str, float]:
+        """What else the steps remember, the same on all ranks: the norm statistics of AdaFace."""
+        return {"norm_mean": self.head.margin.mean, "norm_deviation": self.head.margin.deviation}
+
+    def load_scalars(self, scalars: dict[str, float]) -> None:
+        """Take up what `scalars` gave; what is missing keeps its start."""
+        margin = self.head.margin
+        margin.mean = scalars.get("norm_mean", margin.mean)
+        margin.deviation = scalars.get("norm_deviation", margin.deviation)
+
+    def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in self.head.named_parameters() if p.requires_grad)
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.embedder.named_parameters() if p.requires_grad)

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from facelt import checkpoint, comms
 from facelt.config import FaceltConfig
+from facelt.embedder import Embedder
 from facelt.embedding import EMBEDDINGS
 from facelt.inference import each_batch
 from facelt.mistakes import one_line
-from facelt.model import Embedder, MetaHead
+from facelt.model import MetaHead
 from facelt.partition import Partition
 from recordio_tools.dataset import RecordDataset
 
@@ -67,8 +68,12 @@ def output_folders(args: argparse.Namespace, source: str) -> list[Path]:
 
 def make_recogniser(args: argparse.Namespace, device: torch.device) -> tuple[Recogniser, int, dict[str, Any]]:
     """The function that the arguments ask for, the image size it takes, and facts for meta.json."""
+    if args.memory and args.embedding == ["direct"]:
+        raise ValueError(
+            f"--memory {args.memory} does not touch the direct feature; give --embedding meta, or leave it out"
+        )
     if args.checkpoint:
-        return from_checkpoint(args.checkpoint, args.embedding, device)
+        return from_checkpoint(args.checkpoint, args.embedding, device, args.memory)
     if args.embedding != ["direct"]:
         raise ValueError(f"--embedding {' '.join(args.embedding)} needs --checkpoint; leave it out")
     if args.onnx:
@@ -76,10 +81,13 @@ def make_recogniser(args: argparse.Namespace, device: torch.device) -> tuple[Rec
     return from_pixels, args.pixels, {"recogniser": "pixels", "size": args.pixels}
 
 
-def from_checkpoint(path: str, embeddings: list[str], device: torch.device) -> tuple[Recogniser, int, dict[str, Any]]:
+def from_checkpoint(
+    path: str, embeddings: list[str], device: torch.device, control: str | None = None
+) -> tuple[Recogniser, int, dict[str, Any]]:
     """Embeddings of a trained network; the class memory stays sharded over the ranks.
 
-    Raises ValueError when the checkpoint is of stage plain and more than the direct feature is asked for.
+    control: "mean" reads the mean of the memory for every image. Raises ValueError when
+    the checkpoint is of stage plain and more than the direct feature is asked for.
     """
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
@@ -94,16 +102,19 @@ def from_checkpoint(path: str, embeddings: list[str], device: torch.device) -> t
     embedder.load_state_dict(comms.together(checkpoint.read_weights, folder))
     embedder.to(device).eval()
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state["step"]}
+    if control:
+        facts["memory"] = control
     if embeddings == ["direct"]:
         return lambda images_B3HW: [embedder(images_B3HW)[0]], config.image_size, facts
     partition = Partition(state["num_classes"], comms.rank(), comms.world_size())
-    head = MetaHead(config, partition)
-    head.load_state_dict(comms.together(checkpoint.read_rows, folder, partition, False))
+    head = MetaHead(config, partition, control)
+    rows = comms.together(checkpoint.read_rows, folder, partition, False)
+    head.load_state_dict({name: rows[name] for name in head.state_dict()})
     head.to(device).eval()
 
     def embed(images_B3HW: Tensor) -> list[Tensor]:
-        direct_BD, concept_BD = embedder(images_B3HW)
-        every = head.embeddings(direct_BD, concept_BD, comms.gather(direct_BD))
+        embedded = embedder(images_B3HW)
+        every = head.embeddings(embedded, comms.gather(embedded.direct_BD))
         return [every[name] for name in embeddings]
 
     return embed, config.image_size, facts
@@ -234,6 +245,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, nargs="+", help="folders with train.rec, train.idx and property")
     parser.add_argument("--output", required=True, help="folder of the feature set to write")
     parser.add_argument("--embedding", nargs="+", choices=EMBEDDINGS, default=["direct"], help="default: direct")
+    parser.add_argument(
+        "--memory",
+        choices=["mean"],
+        help="a control: every image reads the mean of the memory; what survives is not it",
+    )
     parser.add_argument("--flip", action="store_true", help="add the normalised features of the mirrored image")
     parser.add_argument("--batch", type=count, default=64, help="images a step of each rank (default: 64)")
     parser.add_argument("--threads", type=count, default=2, help="decoding threads of each rank (default: 2)")

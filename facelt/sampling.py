@@ -17,7 +17,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 32
 
 # What a hash is for: equal words never meet across purposes.
-_IMAGES, _CLASSES, _WITHIN_CLASS, _AUGMENTATION = range(4)
+_IMAGES, _CLASSES, _WITHIN_CLASS, _AUGMENTATION, _HEAD = range(5)
 
 
 class UniformSampler:
@@ -126,6 +126,11 @@ def local(batch: NDArray, rank: int, world_size: int, group: int = 1) -> NDArray
 def augmentation_seeds(seed: int, step: int, global_batch: int) -> NDArray[np.uint64]:
     """One seed for every position of the global batch of a step: uint64 of shape G."""
     return _hash(seed, _AUGMENTATION, step, np.arange(global_batch))
+
+
+def step_seed(seed: int, step: int, part: int = 0) -> int:
+    """A seed for what a head draws in one micro-batch of a step, below 2^63; the same on all ranks."""
+    return int(_hash(seed, _HEAD, step, part)[0] >> np.uint64(1))
 
 
 def uniforms(seeds: NDArray[np.uint64], n: int) -> NDArray[np.float64]:

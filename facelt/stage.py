@@ -8,12 +8,15 @@ import torch
 
 from facelt import checkpoint, comms
 from facelt.backbone import load_pretrained
+from facelt.class_means import ClassMeans
 from facelt.config import FaceltConfig, StageConfig
+from facelt.embedder import Embedder
 from facelt.engine import Engine
+from facelt.head_config import HeadConfig
 from facelt.inference import each_batch
-from facelt.memory import ClassMeans
+from facelt.memory import CentroidMemory
 from facelt.mistakes import one_line
-from facelt.model import Embedder, MetaHead, PlainHead
+from facelt.model import MetaHead, PlainHead
 from facelt.partition import Partition
 from facelt.pipeline import DRAWS, ImagePipeline
 from facelt.sampling import ClassAwareSampler, UniformSampler, augmentation_seeds, local, uniforms
@@ -21,6 +24,8 @@ from recordio_tools.dataset import RecordDataset
 
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "width", "stem", "neck")
+# … and what of the meta head's.
+HEAD_SHAPE = ("attention", "retrieval", "selector", "centroid_update")
 
 
 def check(name: str, dataset: RecordDataset, partition: Partition, ds: dict[str, Any], config: FaceltConfig) -> None:
@@ -69,6 +74,7 @@ def make_engine(
     if resumed:
         engine.load_replicated_moments(comms.together(checkpoint.read_moments, resumed))
         engine.load_sharded_rows(comms.together(checkpoint.read_rows, resumed, partition))
+        engine.load_scalars(checkpoint.read_state(resumed).get("scalars", {}))
     return engine
 
 
@@ -96,25 +102,51 @@ def initialise(
     if stage == "plain":
         head.load_state_dict({name: rows[name] for name in head.state_dict()})
         return
-    memory = head.memory
-    means = ClassMeans(partition, config.embedding_size, memory.centroids)
+    fill_memory(embedder, head.memory, dataset, config, device)
+    if head.memory.retrieval == "hallucinator":
+        start_hallucinator(head.memory, rows, config)
+
+
+@torch.no_grad()
+def fill_memory(
+    embedder: Embedder, memory: CentroidMemory, dataset: RecordDataset, config: FaceltConfig, device: torch.device
+) -> None:
+    """Centroids := per-class means of the direct feature over the whole set, as it is, in evaluation mode."""
+    means = ClassMeans(memory.partition, config.embedding_size, memory.centroids)
     labels = torch.from_numpy(dataset.labels)
     micro = min(64, max(1, len(dataset) // comms.world_size()))
-    title = "memory from class means"
+    threads, title = config.loader_threads, "memory from class means"
+    modes = {module: module.training for module in embedder.modules()}
     with one_line("facelt.train", every_rank=True):
-        threads = config.loader_threads
         for batch in each_batch(embedder.eval(), dataset, config.image_size, micro, device, threads, title):
             valid_G = torch.from_numpy(batch.valid_G).to(device)
-            means.add(batch.output[0], labels[batch.images_G].to(device), valid_G)
-    with torch.no_grad():
-        memory.centroids.copy_(means.result())
-        memory.hallucinator_weight.copy_(rows["classifier.weight"])
+            means.add(batch.output.direct_BD, labels[batch.images_G].to(device), valid_G)
+    for module, mode in modes.items():
+        module.training = mode
+    memory.centroids.copy_(means.result())
+
+
+def refreshes(knobs: HeadConfig, step: int) -> bool:
+    """Whether the centroids are made anew before a step."""
+    return knobs.centroid_update == "refresh" and step > 0 and step % knobs.refresh_every == 0
+
+
+@torch.no_grad()
+def start_hallucinator(memory: CentroidMemory, rows: dict[str, torch.Tensor], config: FaceltConfig) -> None:
+    """T_hal := the plain stage's linear classifier; a cosine one scores a feature of typical norm as it did before."""
+    weight_kD = rows["classifier.weight"].to(memory.centroids.device)
+    if "classifier.bias" in rows:
         memory.hallucinator_bias.copy_(rows["classifier.bias"])
+    else:
+        norms = memory.centroids.norm(dim=1).sum()
+        typical = comms.all_sum(norms) / memory.partition.num_classes
+        weight_kD = torch.nn.functional.normalize(weight_kD) * (config.plain_head.scale / typical)
+    memory.hallucinator_weight.copy_(weight_kD)
 
 
 def adopt(embedder: Embedder, weights: dict[str, torch.Tensor], source: Path) -> None:
     """Load a plain stage's network into this one; what a meta stage adds keeps its start."""
-    new = {name for name in embedder.state_dict() if name.startswith(("attention.", "selector."))}
+    new = {name for name in embedder.state_dict() if name.startswith(("attention.", "selector.", "temperature."))}
     own = embedder.state_dict()
     for name, tensor in own.items():
         if name not in new and (name not in weights or weights[name].shape != tensor.shape):
@@ -128,7 +160,8 @@ def check_same_run(folder: Path, ds: dict[str, Any], config: FaceltConfig) -> di
     before = FaceltConfig.model_validate(state["config"]) if "config" in state else config
     pairs = {name: (getattr(before, name), getattr(config, name)) for name in ("seed", "image_size", "embedding_size")}
     pairs |= {f"backbone.{n}": (getattr(before.backbone, n), getattr(config.backbone, n)) for n in SHAPE}
-    pairs["head.attention"] = (before.head.attention, config.head.attention)
+    pairs |= {f"head.{n}": (getattr(before.head, n), getattr(config.head, n)) for n in HEAD_SHAPE}
+    pairs["plain_head.classifier"] = (before.plain_head.classifier, config.plain_head.classifier)
     pairs["train_batch_size"] = (state.get("global_batch"), ds["train_batch_size"])
     for name, (was, now) in pairs.items():
         if was != now:

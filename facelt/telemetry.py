@@ -25,6 +25,7 @@ class Telemetry:
     def __init__(self, run: Path, stage: str, total_steps: int, start_step: int, global_batch: int) -> None:
         self.run, self.stage, self.global_batch = run, stage, global_batch
         self.chief = comms.rank() == 0
+        self.said: set[str] = set()
         self.since, self.since_step = time.monotonic(), start_step
         self.bar = tqdm(
             total=total_steps * global_batch,
@@ -43,10 +44,19 @@ class Telemetry:
         """One step is done."""
         self.bar.update(self.global_batch)
 
-    def log(self, step: int, parts: dict[str, Tensor], correct_B: Tensor, lr: float) -> None:
+    def log(
+        self,
+        step: int,
+        parts: dict[str, Tensor],
+        correct_B: Tensor,
+        lr: float,
+        figures: dict[str, float] | None = None,
+        complaints: dict[str, str] | None = None,
+    ) -> None:
         """Report the loss terms of a step, given as each rank's share.
 
-        correct_B: whether this rank's images were classified right. Raises ValueError when the loss is not finite.
+        correct_B: whether this rank's images were classified right. figures: more numbers, the same on all ranks.
+        complaints: kind -> what is wrong, said once for each kind. Raises ValueError when the loss is not finite.
         """
         accuracy = correct_B.float().sum() / (correct_B.numel() * comms.world_size())
         values = comms.all_sum(torch.stack([*(p.float() for p in parts.values()), accuracy])).tolist()
@@ -61,7 +71,12 @@ class Telemetry:
         self.since, self.since_step = time.monotonic(), step + 1
         if not self.chief:
             return
+        for kind, text in (complaints or {}).items():
+            if kind not in self.said:
+                self.said.add(kind)
+                self.bar.write(f"stage {self.stage}, step {step}: {text}", file=sys.stderr)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{lr:.2g}"})
+        now |= figures or {}
         for name, value in (*now.items(), ("lr", lr), ("images_per_second", rate)):
             self.writer.add_scalar(name, value, step)
         self.lines.write(json.dumps({"stage": self.stage, "step": step, "lr": lr, "rate": rate, **now}) + "\n")

@@ -12,10 +12,11 @@ from typing import Any
 import deepspeed
 import torch
 
-from facelt import checkpoint, comms, stage
+from facelt import checkpoint, comms, health, stage
 from facelt.config import FaceltConfig, StageConfig, load
 from facelt.mistakes import one_line
 from facelt.partition import Partition
+from facelt.sampling import step_seed
 from facelt.schedule import learning_rate, total_steps
 from facelt.telemetry import StopRequest, Telemetry, say
 from recordio_tools.dataset import RecordDataset
@@ -78,7 +79,7 @@ def train_stage(
 
     def save(step: int) -> None:
         facts = {"stage": name, "step": step, "finished": step == steps, "global_batch": engine.global_batch}
-        facts["config"] = config.model_dump()
+        facts |= {"config": config.model_dump(), "scalars": engine.scalars()}
         weights, moments = engine.replicated_weights(), engine.replicated_moments()
         checkpoint.save(run, facts, weights, moments, engine.sharded_rows(), partition)
 
@@ -86,16 +87,20 @@ def train_stage(
     engine.embedder.backbone.train(not knobs.freeze_backbone)
     for step in range(first, steps):
         lr = learning_rate(knobs, engine.base_lr, step, len(dataset), engine.global_batch)
-        for micro_indices in sampler.indices(step).reshape(engine.accumulation, -1):
+        if name == "meta" and stage.refreshes(config.head, step):
+            stage.fill_memory(engine.embedder, engine.head.memory, dataset, config, device)
+        for part, micro_indices in enumerate(sampler.indices(step).reshape(engine.accumulation, -1)):
             with one_line("facelt.train", every_rank=True):
                 images_B3HW, _ = next(batches)
             labels_G = labels[micro_indices].to(device)
-            result = engine.forward_backward(images_B3HW.to(device), labels_G)
+            seed = step_seed(config.seed, step, part)
+            result = engine.forward_backward(images_B3HW.to(device), labels_G, seed)
             engine.step(lr)
         telemetry.advance()
         asked = False
         if step % config.log_every == 0 or step == steps - 1:
-            telemetry.log(step, result.parts, result.correct_B, lr)
+            figures = health.measure(engine.head)
+            telemetry.log(step, result.parts, result.correct_B, lr, figures, health.complaints(figures))
             asked = stop.agreed(device)
         if asked or step == steps - 1 or (step + 1) % config.checkpoint_every == 0:
             save(step + 1)

@@ -12,12 +12,13 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 
 # The floors of facelt, from the ground: a module imports only modules of the floors below its own.
 FLOORS = [
-    {"partition", "config", "mistakes"},
-    {"comms", "schedule"},
-    {"batch_norm", "attention", "memory", "embedding", "classifier", "losses", "sampling", "pipeline"},
-    {"backbone"},
-    {"model", "inference"},
-    {"engine", "checkpoint", "telemetry"},
+    {"partition", "head_config", "mistakes", "blocks"},
+    {"config", "comms"},
+    {"schedule", "batch_norm", "attention", "embedding", "margins", "negatives", "sampling", "pipeline"},
+    {"memory", "classifier", "losses", "class_means", "backbone"},
+    {"embedder", "inference"},
+    {"model"},
+    {"engine", "health", "checkpoint", "telemetry"},
     {"stage"},
     {"train", "extract"},
 ]

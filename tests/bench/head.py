@@ -14,6 +14,7 @@ import time
 import torch
 
 from facelt.config import FaceltConfig
+from facelt.embedder import Embedded
 from facelt.model import MetaHead
 from facelt.partition import Partition
 
@@ -35,9 +36,9 @@ def floor(f: torch.Tensor, w: torch.Tensor, out_GK: torch.Tensor, out_KD: torch.
 def step(head: MetaHead, optimizer: torch.optim.Optimizer, f: torch.Tensor, e: torch.Tensor, y: torch.Tensor) -> float:
     """Seconds of one forward, backward and update."""
     start = time.perf_counter()
-    head(f, e, y).loss.backward()
+    head(Embedded(f, e), y).loss.backward()
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=False)
     return time.perf_counter() - start
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     head = MetaHead(FaceltConfig(embedding_size=D), Partition(K))
     for parameter in head.memory.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     f = torch.randn(G, D, requires_grad=True)
     e = torch.tanh(torch.randn(G, D)).requires_grad_()
     y = torch.randint(0, K, (G,))

@@ -66,5 +66,7 @@ def meta_objective(p: dict[str, Tensor], f: Tensor, e: Tensor, y: Tensor, knobs:
     logits = cosine_logits(squash(meta, knobs["squash"]), p["w"], knobs["scale"])
     cross_entropy = F.cross_entropy(logits, y, reduction=knobs["reduction"])
     if knobs["centroid_loss"] == "paper":
-        return cross_entropy, paper_centroid_loss(meta, y, p["c"], knobs["centroid_weight"], knobs["margin"])
-    return cross_entropy, released_centroid_loss(f, y, p["c"].detach(), knobs["centroid_weight"], knobs["margin"])
+        return cross_entropy, paper_centroid_loss(meta, y, p["c"], knobs["centroid_weight"], knobs["centroid_margin"])
+    return cross_entropy, released_centroid_loss(
+        f, y, p["c"].detach(), knobs["centroid_weight"], knobs["centroid_margin"]
+    )

@@ -62,9 +62,9 @@ def _serve(rank: int, world_size: int, port: int, tasks: Any, results: Any) -> N
 
     comms.start(timeout_minutes=2)
     while True:
-        function, args = tasks.get()
         torch.set_default_dtype(torch.float32)
         try:
+            function, args = tasks.get()
             results.put((rank, (False, _plain(function(*args)))))
         except Exception:
             results.put((rank, (True, traceback.format_exc())))

@@ -112,7 +112,7 @@ def test_damage_is_named_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"model.safetensors: unreadable"):
         checkpoint.read_weights(folder)
     (folder / "state.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(ValueError, match="format 99; expected 1"):
+    with pytest.raises(ValueError, match="format 99; expected 2"):
         checkpoint.read_state(folder)
     (folder / "state.json").write_text("{")
     with pytest.raises(ValueError, match="unreadable checkpoint"):

@@ -42,7 +42,7 @@ def test_each_row_of_the_disagreement_between_paper_and_code_is_in_both_presets(
         "reduction": ("mean", "sum"),
         "centroid_loss": ("released", "paper"),
         "centroid_weight": (0.01, 0.1),
-        "margin": (10, 5),
+        "centroid_margin": (10, 5),
         "centroid_gradient": (False, True),
     }
     for knob, (code, print_) in values.items():

@@ -7,8 +7,9 @@ from ranks import run_ranks
 
 from facelt import comms
 from facelt.config import FaceltConfig
+from facelt.embedder import Embedder
 from facelt.engine import Engine
-from facelt.model import Embedder, MetaHead, PlainHead
+from facelt.model import MetaHead, PlainHead
 from facelt.partition import Partition
 
 K, G, SIZE, STEPS, LR = 7, 16, 32, 10, 0.001
@@ -96,7 +97,7 @@ def gradients() -> dict:
     partition = Partition(K, comms.rank(), comms.world_size())
     head = start_head(MetaHead(config, partition), embedder, partition)
     images, labels = batch(0, comms.rank(), comms.world_size())
-    result = head(*embedder(images), labels)
+    result = head(embedder(images), labels)
     result.loss.backward()
     return {
         "loss": result.loss,

@@ -15,7 +15,8 @@ from test_train import launch
 
 from facelt import checkpoint, extract
 from facelt.config import FaceltConfig
-from facelt.model import Embedder, MetaHead
+from facelt.embedder import Embedder
+from facelt.model import MetaHead
 from facelt.partition import Partition
 from recordio_tools.dataset import RecordDataset
 
@@ -58,7 +59,7 @@ def by_hand(run, data) -> dict[str, torch.Tensor]:
     embedder.load_state_dict(checkpoint.read_weights(folder))
     rows = checkpoint.read_rows(folder, Partition(K))
     with torch.no_grad():
-        v, e = embedder(images(data))
+        v, e, _ = embedder(images(data))
     o = torch.softmax(v @ rows["memory.hallucinator_weight"].T + rows["memory.hallucinator_bias"], 1)
     infused = v + e * (o @ rows["memory.centroids"])
     gamma = torch.cdist(v, rows["memory.centroids"], compute_mode="donot_use_mm_for_euclid_dist").min(1).values

@@ -6,7 +6,8 @@ import torch
 from ranks import run_ranks
 
 from facelt import comms
-from facelt.memory import CentroidMemory, ClassMeans
+from facelt.class_means import ClassMeans
+from facelt.memory import CentroidMemory
 from facelt.partition import Partition
 
 K, N, D, STEP = 5, 23, 3, 6
@@ -50,7 +51,7 @@ def test_a_class_without_images_is_named_on_every_rank(ranks):
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e4])
 @pytest.mark.parametrize("classes", [1, 7])
 def test_the_read_is_finite_at_extreme_scores(scale, classes):
-    memory = CentroidMemory(Partition(classes), D, softmax=True, centroid_gradient=True, block=2)
+    memory = CentroidMemory(Partition(classes), D, centroid_gradient=True, block=2)
     torch.nn.init.normal_(memory.centroids)
     torch.nn.init.normal_(memory.hallucinator_weight, std=scale)
     features = torch.cat([torch.randn(4, D), memory.centroids[:1].detach(), torch.zeros(1, D)]).requires_grad_()

@@ -8,6 +8,7 @@ from ranks import run_ranks
 
 from facelt import comms
 from facelt.config import FaceltConfig
+from facelt.embedder import Embedded
 from facelt.model import MetaHead, PlainHead
 from facelt.partition import Partition
 
@@ -40,7 +41,7 @@ def sharded(K: int, preset: str, near: bool, block: int, knobs: dict) -> dict:
     B = G // comms.world_size()
     mine = slice(comms.rank() * B, (comms.rank() + 1) * B)
     f, e = x["f"][mine].clone().requires_grad_(), x["e"][mine].clone().requires_grad_()
-    step = head(f, e, x["y"])
+    step = head(Embedded(f, e), x["y"])
     step.loss.backward()
     return {
         "loss": step.loss,
@@ -63,7 +64,7 @@ def expected(K: int, preset: str, near: bool, knobs: dict) -> dict:
     (cross_entropy + centroid).backward()
     grads = {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
     if knobs["centroid_loss"] == "released":
-        weight, margin = knobs["centroid_weight"], knobs["margin"]
+        weight, margin = knobs["centroid_weight"], knobs["centroid_margin"]
         grads["c"] = grads["c"] + dense.released_centroid_step(x["f"], x["y"], x["c"], weight, margin)
     return {"cross_entropy": cross_entropy, "centroid": centroid, **grads}
 
@@ -73,9 +74,9 @@ def expected(K: int, preset: str, near: bool, knobs: dict) -> dict:
     "K, preset, near, knobs",
     [
         (13, "released", False, {}),  # beyond the margin: nothing repels
-        (10, "released", True, {"margin": 30}),  # within it
+        (10, "released", True, {"centroid_margin": 30}),  # within it
         (7, "released", False, {"centroid_gradient": True}),
-        (13, "paper", True, {"margin": 60}),  # within the hinge of equation 9
+        (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
         (7, "paper", False, {}),  # beyond it
         (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
     ],
@@ -103,7 +104,7 @@ def plain(K: int) -> dict:
         head.classifier.bias.copy_(x["hb"][rows])
     B = G // comms.world_size()
     f = x["f"][comms.rank() * B : (comms.rank() + 1) * B].clone().requires_grad_()
-    step = head(f, None, x["y"])
+    step = head(Embedded(f), x["y"])
     step.loss.backward()
     grads = {"f": f.grad, "w": head.classifier.weight.grad, "hb": head.classifier.bias.grad}
     return {"loss": step.loss, "correct": step.correct_B, **grads}

@@ -1,0 +1,145 @@
+"""What the class-sharded parts share: classes visited in blocks, products at a chosen precision, gradients in place.
+
+A gradient of a class-sharded parameter is added into its `.grad` where it stands, block by block; the buffer is kept
+between steps: at these sizes fresh pages for a gradient cost as much as the matrix product that fills it, and
+accumulating over micro-batches needs no second copy. To autograd such a parameter therefore returns no gradient.
+
+G: rows of all ranks, D: embedding size, k: classes of this rank, b: classes of a block.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 4096
+
+Rows = slice | Tensor
+
+
+def accumulate_dtype(tensor: Tensor) -> torch.dtype:
+    """float64 stays; everything else accumulates in float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def blocks(k: int, block: int, chosen: Tensor | None = None) -> Iterator[tuple[int, Rows]]:
+    """(place of the first class, rows) of each block: of all k classes as slices, or of the chosen ones as indices.
+
+    chosen: sorted local class numbers, or None for all. A class's place is its position among those that take part.
+    """
+    for start in range(0, k if chosen is None else len(chosen), block):
+        stop = start + block
+        yield start, slice(start, min(stop, k)) if chosen is None else chosen[start:stop]
+
+
+class Pairs(NamedTuple):
+    """(image, class) pairs: rows among G, and places of classes among those that take part."""
+
+    rows: Tensor
+    places: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, columns: Tensor, chosen: Tensor | None) -> "Pairs":
+        """From rows and local class numbers, all of which take part."""
+        return cls(rows, columns if chosen is None else torch.searchsorted(chosen, columns))
+
+    def within(self, start: int, width: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The pairs of one block: which they are, and their positions in the G x b block."""
+        here = torch.nonzero((self.places >= start) & (self.places < start + width)).squeeze(1)
+        return here, (self.rows[here], self.places[here] - start)
+
+
+def finite(top_G: Tensor) -> Tensor:
+    """A reference for exponentials: where a rank has no class that takes part, its top is -inf."""
+    return top_G.clamp(min=torch.finfo(top_G.dtype).min)
+
+
+def inverse_norms(weight_kD: Tensor) -> Tensor:
+    """1/‖w‖ of each row, finite for a zero row. Shape k."""
+    return torch.linalg.vector_norm(weight_kD.detach(), dim=1).clamp_(min=1e-12).reciprocal_()
+
+
+def add_product(into: Tensor, left: Tensor, right: Tensor) -> None:
+    """into += left @ right; the operands may have a lower precision."""
+    if left.dtype == into.dtype:
+        into.addmm_(left, right)
+    else:
+        into.add_(left @ right)
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    """Where a parameter's gradient accumulates: its `.grad`, made at first use."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def add_rows(gradient_kD: Tensor, rows: Rows, left_bG: Tensor, right_GD: Tensor) -> None:
+    """gradient[rows] += left @ right."""
+    if isinstance(rows, slice):
+        add_product(gradient_kD[rows], left_bG, right_GD)
+    else:
+        gradient_kD.index_add_(0, rows, (left_bG @ right_GD).to(gradient_kD.dtype))
+
+
+def add_at(gradient: Tensor, rows: Rows, value: Tensor) -> None:
+    """gradient[rows] += value."""
+    if isinstance(rows, slice):
+        gradient[rows].add_(value)
+    else:
+        gradient.index_add_(0, rows, value.to(gradient.dtype))
+
+
+class Keys(NamedTuple):
+    """What scores l = x·wᵀ + b, or, with inverse norms, l = x·(w/‖w‖)ᵀ. weight: k x D, bias and inverse norms: k."""
+
+    weight_kD: Tensor
+    bias_k: Tensor | None
+    inverse_norm_k: Tensor | None
+
+    def scores(self, x_GD: Tensor, rows: Rows) -> Tensor:
+        """G x b scores of some classes. Operands of the product in x's dtype; what accumulates is float32 at least."""
+        l_Gb = (x_GD @ self.weight_kD[rows].to(x_GD.dtype).T).to(accumulate_dtype(x_GD))
+        if self.inverse_norm_k is not None:
+            l_Gb.mul_(self.inverse_norm_k[rows])
+        return l_Gb if self.bias_k is None else l_Gb.add_(self.bias_k[rows])
+
+    def learn(self, x_GD: Tensor, l_Gb: Tensor, dl_Gb: Tensor, rows: Rows, wants_weight: bool, dx_GD: Tensor) -> None:
+        """Backward of `scores`: the gradient is added to dx and, where they want it, to weight and bias.
+
+        Towards w, l = x·(w/‖w‖)ᵀ has (dlᵀ·x - ŵ Σ_g dl·l)/‖w‖: the part along w comes from the scores themselves.
+        """
+        low, weight_bD = x_GD.dtype, self.weight_kD[rows]
+        if self.bias_k is not None and self.bias_k.requires_grad:
+            add_at(gradient_of(self.bias_k), rows, dl_Gb.sum(0))
+        if self.inverse_norm_k is not None:
+            along_b = (dl_Gb * l_Gb).sum(0).mul_(self.inverse_norm_k[rows].square())
+            dl_Gb = dl_Gb * self.inverse_norm_k[rows]
+        dl_low = dl_Gb.to(low)
+        add_product(dx_GD, dl_low, weight_bD.to(low))
+        if not wants_weight:
+            return
+        gradient_kD = gradient_of(self.weight_kD)
+        add_rows(gradient_kD, rows, dl_low.T, x_GD)
+        if self.inverse_norm_k is not None and isinstance(rows, slice):
+            gradient_kD[rows].addcmul_(weight_bD, along_b[:, None], value=-1)
+        elif self.inverse_norm_k is not None:
+            add_at(gradient_kD, rows, weight_bD * -along_b[:, None])
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, parameter_kD: Tensor, index: Tensor) -> Tensor:
+        ctx.parameter, ctx.index = parameter_kD, index
+        return parameter_kD[index]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, None]:
+        gradient_of(ctx.parameter).index_add_(0, ctx.index, grad)
+        return None, None
+
+
+def take_rows(parameter_kD: Tensor, index: Tensor) -> Tensor:
+    """parameter[index], whose gradient touches those rows alone and not all k."""
+    return _TakeRows.apply(parameter_kD, index) if parameter_kD.requires_grad else parameter_kD[index]
