@@ -5,7 +5,7 @@ what each returns: `comms.leave_averaging` stands between the two. Class-sharded
 which would broadcast, average and save them as if they were replicas.
 """
 
-import inspect
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,23 +13,27 @@ import deepspeed
 import deepspeed.ops
 import torch
 from deepspeed.runtime.config import DeepSpeedConfigError
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_optimizer_state,
 )
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from facelt import comms
 from facelt.embedder import Embedded
 from facelt.model import Head, Step
+from facelt.sgd import global_norm, split, start_moments
 
 # DeepSpeed compiles a shared-memory operator of its CPU backend at its first start: a minute of g++, behind a lock file
 # that a killed process leaves locked. Only its inference uses it; nothing here does.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 logger.setLevel("ERROR")  # its notices are for its own developers
+
+# What a dynamic loss scale is made of between two steps.
+_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class Engine:
@@ -37,23 +41,25 @@ class Engine:
 
     embedder: the replicated module; only parameters that require a gradient are trained. head: class-sharded.
     ds: DeepSpeed's configuration. memory_weight_decay: for parameters named *.centroids; None: as the rest.
+    gradient_norm: that of the whole model at the last step, before clipping (inf or nan: the step was skipped).
+    skipped_steps: how many were skipped since the start, in both halves on all ranks.
     Raises ValueError for an optimizer or a precision that the two halves cannot share.
     """
 
     def __init__(
         self, embedder: nn.Module, head: Head, ds: dict[str, Any], memory_weight_decay: float | None = None
     ) -> None:
-        ds, knobs = _split_optimizer(ds)
+        ds, knobs, self.clipping = split(ds)
         self.head = head
         self.base_lr: float = knobs["lr"]
         self.moments = ("momentum_buffer",) if knobs.get("momentum") else ()  # what SGD remembers of a parameter
         trained = [p for p in embedder.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trained, **knobs)
+        self.optimizer = torch.optim.SGD(trained, **knobs)
         try:
             self.engine, *_ = deepspeed.initialize(
-                model=embedder, model_parameters=trained, optimizer=optimizer, config=ds
+                model=embedder, model_parameters=trained, optimizer=self.optimizer, config=ds
             )
-        except (AssertionError, DeepSpeedConfigError, ValidationError) as error:
+        except (AssertionError, DeepSpeedConfigError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ValueError(f"DeepSpeed refuses its configuration: {reason}; correct the JSON") from None
         learned = {name: p for name, p in head.named_parameters() if p.requires_grad}
@@ -63,6 +69,10 @@ class Engine:
         groups = [{"params": others}, {"params": centroids, **own_decay}]
         self.head_optimizer = torch.optim.SGD([g for g in groups if g["params"]], **knobs)
         self.head_dtype = next(head.parameters()).dtype
+        self._start_moments()
+        self.scaler = _take_scaler(self.engine)
+        self.optimizer.register_step_pre_hook(self._settle)
+        self.gradient_norm, self.skipped_steps = 0.0, 0
 
     @property
     def embedder(self) -> nn.Module:
@@ -94,22 +104,58 @@ class Engine:
         seed: of what the head draws in this micro-batch; the same on all ranks.
         """
         step = self.head(self.embed(images_B3HW), labels_G, seed)
-        self.engine.backward(step.loss)
+        self.engine.backward(step.loss * self.loss_scale)
         return step
 
     def step(self, lr: float) -> None:
-        """Update both halves after a micro-batch; DeepSpeed decides whether this one ends an accumulation."""
-        for group in (*self.engine.optimizer.param_groups, *self.head_optimizer.param_groups):
+        """Update both halves after a micro-batch; DeepSpeed decides whether this one ends an accumulation.
+
+        Raises ValueError when gradients overflow at the smallest loss scale.
+        """
+        for group in (*self.optimizer.param_groups, *self.head_optimizer.param_groups):
             group["lr"] = lr
         boundary = self.engine.is_gradient_accumulation_boundary()
         self.engine.step()
         if not boundary:
             return
-        applied = self.engine.was_step_applied()
-        if applied:
+        overflow = not math.isfinite(self.gradient_norm)
+        if not overflow:
             self.head_optimizer.step()
-        self.head.after_step(applied)
+        self.head.after_step(not overflow)
         self.head_optimizer.zero_grad(set_to_none=False)  # the gradients' memory is used again: see `blocks`
+        self.skipped_steps += overflow
+        if overflow and self.scaler.dynamic and self.loss_scale <= self.scaler.min_scale:
+            raise ValueError(
+                f"gradients overflow float16 even at the smallest loss scale, {self.loss_scale:g}: lower "
+                'optimizer.params.lr, or use "dtype": "bfloat16"'
+            )
+        self.scaler.update_scale(overflow)
+
+    def _settle(self, *_: Any) -> None:
+        """Decide for both halves, when DeepSpeed's optimizer is about to step, what becomes of their gradients.
+
+        By then it holds those averaged over ranks and micro-batches: in full under ZeRO 0, a part of each rank under
+        1 and 2. An optimizer passes over parameters without a gradient, and its fused kernel divides by `grad_scale`.
+        """
+        theirs = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        heads = [p.grad for p in self.head.parameters() if p.grad is not None]
+        partitioned = self.engine.zero_optimization()
+        sharded, replicated = (heads + theirs, []) if partitioned else (heads, theirs)
+        norm = global_norm(sharded, replicated, next(self.head.parameters()).device).item() / self.loss_scale
+        self.gradient_norm = norm
+        if not math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+            return
+        divisor = self.loss_scale * (max(1.0, (norm + 1e-6) / self.clipping) if self.clipping else 1.0)
+        for optimizer in (self.optimizer, self.head_optimizer):
+            optimizer.grad_scale = None if divisor == 1 else torch.tensor(divisor)
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied by before the backward pass: 1 without float16."""
+        return self.scaler.cur_scale
 
     def replicated_weights(self) -> dict[str, Tensor]:
         """Every weight and buffer of the embedder in full, in float32. All ranks must call it."""
@@ -130,30 +176,24 @@ class Engine:
 
     def load_replicated_moments(self, moments: dict[str, Tensor]) -> None:
         """Take up what `replicated_moments` gave, at this number of ranks and ZeRO stage."""
-        optimizer = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
-        _start_moments(optimizer, self.moments)
-        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
-            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
         for name, parameter in self._trained():
             for moment in self.moments:
                 value = moments[f"{name}.{moment}"].to(parameter.device)
                 if hasattr(parameter, "_hp_mapping"):
                     safe_set_full_optimizer_state(parameter, value, moment)
                 else:
-                    optimizer.state[parameter][moment].copy_(value)
+                    self.optimizer.state[parameter][moment].copy_(value)
 
     def sharded_rows(self) -> dict[str, Tensor]:
         """This rank's rows of every class-sharded tensor: weights and moments."""
         rows = {name: parameter.detach() for name, parameter in self.head.named_parameters()}
         for name, parameter in self._learned():
-            state = self.head_optimizer.state.get(parameter, {})
             for moment in self.moments:
-                rows[f"{name}.{moment}"] = state.get(moment, torch.zeros_like(parameter))
+                rows[f"{name}.{moment}"] = self.head_optimizer.state[parameter][moment]
         return rows
 
     def load_sharded_rows(self, rows: dict[str, Tensor]) -> None:
         """Take up this rank's rows as `sharded_rows` names them."""
-        _start_moments(self.head_optimizer, self.moments)
         with torch.no_grad():
             for name, parameter in self.head.named_parameters():
                 parameter.copy_(rows[name])
@@ -162,17 +202,27 @@ class Engine:
                     self.head_optimizer.state[parameter][moment].copy_(rows[f"{name}.{moment}"])
 
     def scalars(self) -> dict[str, float]:
-        """What else the steps remember, the same on all ranks: the norm statistics of AdaFace."""
-        return {"norm_mean": self.head.margin.mean, "norm_deviation": self.head.margin.deviation}
+        """What else the steps remember, the same on all ranks: AdaFace's norm statistics, a dynamic loss scale."""
+        scale = {name: getattr(self.scaler, name) for name in _SCALER_STATE} if self.scaler.dynamic else {}
+        return {"norm_mean": self.head.margin.mean, "norm_deviation": self.head.margin.deviation, **scale}
 
     def load_scalars(self, scalars: dict[str, float]) -> None:
         """Take up what `scalars` gave; what is missing keeps its start."""
         margin = self.head.margin
         margin.mean = scalars.get("norm_mean", margin.mean)
         margin.deviation = scalars.get("norm_deviation", margin.deviation)
+        if self.scaler.dynamic:
+            vars(self.scaler).update({name: scalars[name] for name in _SCALER_STATE if name in scalars})
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.head.named_parameters() if p.requires_grad)
+
+    def _start_moments(self) -> None:
+        """Moments from the start, at zero: what is skipped, saved or loaded before the first step finds them there."""
+        for optimizer in (self.optimizer, self.head_optimizer):
+            start_moments(optimizer, self.moments)
+        if self.engine.zero_optimization():
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.embedder.named_parameters() if p.requires_grad)
@@ -180,40 +230,25 @@ class Engine:
     def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
         if hasattr(parameter, "_hp_mapping"):
             return safe_get_full_optimizer_state(parameter, moment)
-        return self.engine.optimizer.state.get(parameter, {}).get(moment, torch.zeros_like(parameter))
+        return self.optimizer.state[parameter][moment]
 
 
-def _start_moments(optimizer: torch.optim.Optimizer, moments: tuple[str, ...]) -> None:
-    """Give every parameter empty moments, which torch would make only at its first step."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for moment in moments:
-                optimizer.state[parameter].setdefault(moment, torch.zeros_like(parameter))
+def _take_scaler(engine: deepspeed.DeepSpeedEngine) -> LossScaler | DynamicLossScaler:
+    """The loss scale of float16 autocast, by the knobs of the "fp16" block; 1 at any other precision.
 
-
-def _split_optimizer(ds: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """DeepSpeed's configuration without its optimizer, and the parameters of that optimizer.
-
-    Raises ValueError for what the replicated and the class-sharded half could not do alike.
+    DeepSpeed's own scalers of autocast are put out of use: each rank's would go by its own part of the gradients.
     """
-    ds = dict(ds)
-    block = ds.pop("optimizer", None)
-    kind, knobs = (block.get("type"), block.get("params")) if isinstance(block, dict) else (block, None)
-    if kind != "SGD" or not isinstance(knobs, dict):
-        raise ValueError(f"optimizer.type is {kind!r}; expected SGD with its params; set it as in jobs/ds.json")
-    known = set(inspect.signature(torch.optim.SGD).parameters) - {"params"}
-    if unknown := sorted(set(knobs) - known):
-        raise ValueError(f"optimizer.params.{unknown[0]} is not known; expected some of: {', '.join(sorted(known))}")
-    if isinstance(knobs.get("lr"), bool) or not isinstance(knobs.get("lr"), int | float):
-        raise ValueError(f"optimizer.params.lr is {knobs.get('lr')!r}; expected a number; set it in the JSON")
-    zero = ds.get("zero_optimization", {})
-    stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
-    if not isinstance(zero, dict) or stage not in (0, 1, 2):
-        raise ValueError(f"zero_optimization.stage is {stage!r}; expected 0, 1 or 2: the class axis is sharded already")
-    autocast = ds.get("torch_autocast", {})
-    if any(ds.get(kind, {}).get("enabled") for kind in ("fp16", "bf16")) or autocast.get("dtype") == "float16":
-        raise ValueError('fp16 and bf16 keep no float32 weights; expected "torch_autocast" with "dtype": "bfloat16"')
-    if ds.get("gradient_clipping"):
-        raise ValueError("gradient_clipping would clip the network and not its sharded head; leave it out")
-    ds.setdefault("zero_allow_untested_optimizer", True)
-    return ds, knobs
+    engine.torch_autocast_z0_gradscaler = None
+    if engine.zero_optimization():
+        engine.optimizer.torch_autocast_gradscaler = None
+    if not engine.torch_autocast_enabled() or engine.torch_autocast_dtype() != torch.float16:
+        return LossScaler(1.0)
+    if not engine.dynamic_loss_scale():
+        return LossScaler(engine.loss_scale())
+    knobs = engine.dynamic_loss_scale_args()
+    if knobs["scale_window"] < 1 or knobs["min_scale"] <= 0:
+        raise ValueError(
+            f"fp16.loss_scale_window is {knobs['scale_window']} and fp16.min_loss_scale {knobs['min_scale']}; "
+            "expected positive numbers; correct the JSON"
+        )
+    return DynamicLossScaler(**knobs)

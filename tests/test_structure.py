@@ -14,7 +14,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 FLOORS = [
     {"partition", "head_config", "mistakes", "blocks"},
     {"config", "comms"},
-    {"schedule", "batch_norm", "attention", "embedding", "margins", "negatives", "sampling", "pipeline"},
+    {"schedule", "batch_norm", "attention", "embedding", "margins", "negatives", "sampling", "pipeline", "sgd"},
     {"memory", "classifier", "losses", "class_means", "backbone"},
     {"embedder", "inference"},
     {"model"},
