@@ -39,7 +39,7 @@ class Temperature(nn.Module):
 
     def __init__(self, start: float) -> None:
         super().__init__()
-        self.log = nn.Parameter(torch.tensor(start).log())
+        self.log = nn.Parameter(torch.tensor([start]).log())  # one dimension: DeepSpeed broadcasts no scalars
 
     def forward(self) -> Tensor:
         return self.log.exp()

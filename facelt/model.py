@@ -138,7 +138,7 @@ class MetaHead(Head):
         if not self.training or not self.knobs.mask_own:
             return None
         rows, columns = self.partition.own(labels_G)
-        drawn_G = torch.rand(len(labels_G), generator=generator) < self.knobs.mask_own
+        drawn_G = torch.rand(len(labels_G), generator=generator, dtype=torch.float32) < self.knobs.mask_own
         drawn = drawn_G.to(rows.device)[rows]
         return rows[drawn], columns[drawn]
 

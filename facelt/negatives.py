@@ -19,7 +19,7 @@ def choose(partition: Partition, labels_G: Tensor, rate: float, generator: torch
     """
     if rate >= 1:
         return None
-    drawn_K = torch.rand(partition.num_classes, generator=generator) < rate
+    drawn_K = torch.rand(partition.num_classes, generator=generator, dtype=torch.float32) < rate
     taking_k = drawn_K[slice(*partition.bounds())].to(labels_G.device)
     _, columns = partition.own(labels_G)
     taking_k[columns] = True

@@ -1,13 +1,23 @@
 """The whole meta head in plain float64 torch, straight from the equations: no shards, no blocks, no own gradients."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def memory_read(f: Tensor, w: Tensor, b: Tensor, c: Tensor, softmax: bool) -> Tensor:
-    """Equation 1: o = T_hal(f), v_memory = Σ o_i c_i."""
-    o = f @ w.T + b
+def memory_read(f: Tensor, p: dict[str, Tensor], c: Tensor, knobs: dict, masked: Tensor | None) -> Tensor:
+    """Equation 1: v_memory = Σ o_i c_i, with o by hallucinator, by cosine, or the same for all. masked: G x K."""
+    if knobs["retrieval"] == "mean":
+        return c.mean(0).expand(len(f), -1)
+    if knobs["retrieval"] == "cosine":
+        o = p["t"] * F.normalize(f) @ F.normalize(c).T
+    else:
+        o = f @ p["hw"].T + p["hb"]
+    softmax = knobs["retrieval"] == "cosine" or knobs["hallucinator"] == "softmax"
+    if masked is not None:
+        o = o.masked_fill(masked, -torch.inf if softmax else 0)
     return (torch.softmax(o, 1) if softmax else o) @ c
 
 
@@ -55,18 +65,38 @@ def cosine_logits(x: Tensor, w: Tensor, scale: float) -> Tensor:
     return scale * x @ (w / w.norm(dim=1, keepdim=True)).T
 
 
-def meta_objective(p: dict[str, Tensor], f: Tensor, e: Tensor, y: Tensor, knobs: dict) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and centroid loss of the whole head, with the plain gradient for everything.
+def with_margin(logits: Tensor, y: Tensor, r: Tensor, kind: str, m: float) -> Tensor:
+    """The own class's logit r·cosθ as r·(cosθ - m) or r·cos(θ + m)."""
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    if kind == "cosface":
+        own = own - r * m
+    if kind == "arcface":
+        theta = torch.acos(own / r)
+        own = r * torch.where(theta + m <= torch.pi, torch.cos(theta + m), torch.cos(theta) - m * math.sin(m))
+    return logits.scatter(1, y[:, None], own[:, None])
 
-    p: hallucinator weight and bias (hw, hb), centroids (c), classifier weights (w).
+
+def meta_objective(
+    p: dict[str, Tensor], f: Tensor, e: Tensor, y: Tensor, knobs: dict, masked: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The parts of the whole head's objective, with the plain gradient for everything.
+
+    p: hallucinator weight and bias (hw, hb), centroids (c), classifier weights (w), temperature (t).
     """
     c = p["c"] if knobs["centroid_gradient"] else p["c"].detach()
-    infused = f + e * memory_read(f, p["hw"], p["hb"], c, knobs["hallucinator"] == "softmax")
+    infused = f + e * memory_read(f, p, c, knobs, masked)
     meta = infused * (knobs["reach_scale"] / reach(f, c))[:, None]
-    logits = cosine_logits(squash(meta, knobs["squash"]), p["w"], knobs["scale"])
-    cross_entropy = F.cross_entropy(logits, y, reduction=knobs["reduction"])
+    parts = {}
+    for name, x in (("cross_entropy", squash(meta, knobs["squash"])), ("direct", F.normalize(f))):
+        logits = cosine_logits(x, p["w"], knobs["scale"])
+        r = knobs["scale"] * x.norm(dim=1)
+        logits = with_margin(logits, y, r, knobs["margin"], knobs["margin_size"])
+        parts[name] = F.cross_entropy(logits, y, reduction=knobs["reduction"])
+    parts["direct"] = parts["direct"] * knobs["direct_weight"]
+    moved = p["c"] if knobs["centroid_update"] == "gradient" else p["c"].detach()
+    weight, margin = knobs["centroid_weight"], knobs["centroid_margin"]
     if knobs["centroid_loss"] == "paper":
-        return cross_entropy, paper_centroid_loss(meta, y, p["c"], knobs["centroid_weight"], knobs["centroid_margin"])
-    return cross_entropy, released_centroid_loss(
-        f, y, p["c"].detach(), knobs["centroid_weight"], knobs["centroid_margin"]
-    )
+        parts["centroid"] = paper_centroid_loss(meta, y, moved, weight, margin)
+    else:
+        parts["centroid"] = released_centroid_loss(f, y, moved, weight, margin)
+    return parts

@@ -12,7 +12,8 @@ from facelt.embedder import Embedded
 from facelt.model import MetaHead, PlainHead
 from facelt.partition import Partition
 
-D, G = 5, 12
+D, G, SEED = 5, 12, 3
+HALLUCINATOR = {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
 
 
 def inputs(K: int, near: bool) -> dict[str, torch.Tensor]:
@@ -22,51 +23,87 @@ def inputs(K: int, near: bool) -> dict[str, torch.Tensor]:
     y = torch.randint(0, max(K // 2, 1), (G,), generator=g)  # the upper half of the classes is absent
     p = {"c": random(K, D), "hw": random(K, D), "hb": random(K), "w": random(K, D), "e": torch.tanh(random(G, D))}
     f = p["c"][y] + 0.1 * random(G, D) if near else 3 * random(G, D)
-    return {**p, "f": f, "y": y}
+    return {**p, "f": f, "y": y, "t": torch.tensor([3.0], dtype=torch.float64)}
 
 
-def sharded(K: int, preset: str, near: bool, block: int, knobs: dict) -> dict:
+def head_of(K: int, preset: str, knobs: dict, x: dict[str, torch.Tensor], rate: float = 1) -> MetaHead:
+    """This rank's shard of a head with the given weights."""
     torch.set_default_dtype(torch.float64)
-    x = inputs(K, near)
     partition = Partition(K, comms.rank(), comms.world_size())
-    rows = slice(*partition.bounds())
-    config = FaceltConfig.model_validate({"preset": preset, "embedding_size": D, "head": knobs})
-    head = MetaHead(config, partition)
+    block = {"preset": preset, "embedding_size": D, "head": knobs, "meta": {"sample_rate": rate}}
+    head = MetaHead(FaceltConfig.model_validate(block), partition)
+    names = {"c": "memory.centroids", "w": "classifier.weight"}
+    names |= {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
+    rows = {name: x[short][slice(*partition.bounds())] for short, name in names.items()}
+    head.load_state_dict({name: rows[name] for name in head.state_dict()})
+    return head
+
+
+def sharded(K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1) -> dict:
+    x = inputs(K, near)
+    head = head_of(K, preset, knobs, x, rate)
     head.memory.block = head.classifier.block = block
-    with torch.no_grad():
-        head.memory.centroids.copy_(x["c"][rows])
-        head.memory.hallucinator_weight.copy_(x["hw"][rows])
-        head.memory.hallucinator_bias.copy_(x["hb"][rows])
-        head.classifier.weight.copy_(x["w"][rows])
     B = G // comms.world_size()
     mine = slice(comms.rank() * B, (comms.rank() + 1) * B)
     f, e = x["f"][mine].clone().requires_grad_(), x["e"][mine].clone().requires_grad_()
-    step = head(Embedded(f, e), x["y"])
+    t = x["t"].clone().requires_grad_()
+    step = head(Embedded(f, e, t), x["y"], SEED)
     step.loss.backward()
+    grads = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in head.named_parameters()}
     return {
-        "loss": step.loss,
         "parts": step.parts,
         "correct": step.correct_B,
         "f": f.grad,
         "e": e.grad,
-        "c": head.memory.centroids.grad,
-        "hw": head.memory.hallucinator_weight.grad,
-        "hb": head.memory.hallucinator_bias.grad,
-        "w": head.classifier.weight.grad,
+        "t": t.grad if t.grad is not None else torch.zeros_like(t),
+        "c": grads["memory.centroids"],
+        "w": grads["classifier.weight"],
+        **{s: grads[n] for s, n in HALLUCINATOR.items() if n in grads},
     }
 
 
-def expected(K: int, preset: str, near: bool, knobs: dict) -> dict:
+def expected(K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> dict:
+    """Parts and gradients by the dense twin, over the classes that take part."""
     x = inputs(K, near)
     knobs = FaceltConfig.model_validate({"preset": preset, "head": knobs}).head.model_dump()
-    leaves = {name: x[name].clone().requires_grad_() for name in ("f", "e", "c", "hw", "hb", "w")}
-    cross_entropy, centroid = dense.meta_objective(leaves, leaves["f"], leaves["e"], x["y"], knobs)
-    (cross_entropy + centroid).backward()
+    generator = torch.Generator().manual_seed(SEED)
+    taking = torch.ones(K, dtype=bool)
+    if rate < 1:
+        taking = torch.rand(K, generator=generator) < rate
+        taking[x["y"]] = True
+        assert not taking.all(), "the case must leave classes out"
+    y = (taking.cumsum(0) - 1)[x["y"]]
+    masked = None
+    if knobs["mask_own"]:
+        rows = torch.rand(G, generator=generator) < knobs["mask_own"]
+        assert rows.any()
+        masked = rows[:, None] & torch.nn.functional.one_hot(y, int(taking.sum())).bool()
+    leaves = {name: x[name].clone().requires_grad_() for name in ("f", "e", "c", "hw", "hb", "w", "t")}
+    part = {name: leaves[name][taking] for name in ("c", "hw", "hb", "w")} | {"t": leaves["t"]}
+    # The centroid loss needs no product over classes, so no class is left out of it.
+    parts = dense.meta_objective(part, leaves["f"], leaves["e"], y, knobs, masked)
+    whole = dense.meta_objective(leaves, leaves["f"], leaves["e"], x["y"], knobs)
+    parts["centroid"] = whole["centroid"]
+    sum(parts.values()).backward()
     grads = {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    if knobs["centroid_loss"] == "released":
+    if knobs["centroid_update"] == "released":
         weight, margin = knobs["centroid_weight"], knobs["centroid_margin"]
         grads["c"] = grads["c"] + dense.released_centroid_step(x["f"], x["y"], x["c"], weight, margin)
-    return {"cross_entropy": cross_entropy, "centroid": centroid, **grads}
+    return {"parts": parts, "grads": grads}
+
+
+def compare(ranks: int, K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> None:
+    want = expected(K, preset, near, knobs, rate)
+    for block in (3, 4096):
+        got = run_ranks(ranks, sharded, K, preset, near, block, knobs, rate)
+        for part in got[0]["parts"]:
+            total = sum(r["parts"][part] for r in got)
+            assert total == pytest.approx(want["parts"][part].item(), rel=1e-10, abs=1e-12)
+        np.testing.assert_allclose(sum(r["t"] for r in got), want["grads"]["t"], rtol=1e-8, atol=1e-10)
+        for name in ("f", "e", "c", "hw", "hb", "w"):
+            if name in got[0]:
+                whole = np.concatenate([r[name] for r in got])
+                np.testing.assert_allclose(whole, want["grads"][name], rtol=1e-8, atol=1e-10, err_msg=name)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -79,17 +116,101 @@ def expected(K: int, preset: str, near: bool, knobs: dict) -> dict:
         (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
         (7, "paper", False, {}),  # beyond it
         (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
+        (13, "facelt", False, {}),
+        (10, "facelt", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
+        (7, "released", True, {"mask_own": 0.5, "centroid_update": "gradient", "centroid_gradient": True}),
+        (7, "paper", True, {"mask_own": 1, "direct_weight": 2}),
+        (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
+        (13, "released", True, {"margin": "cosface", "margin_size": 0.35, "centroid_update": "refresh"}),
+        (10, "released", True, {"retrieval": "mean"}),
     ],
 )
 def test_meta_head_is_the_dense_head(ranks, K, preset, near, knobs):
-    want = expected(K, preset, near, knobs)
-    for block in (3, 4096):
-        got = run_ranks(ranks, sharded, K, preset, near, block, knobs)
-        for part in ("cross_entropy", "centroid"):
-            assert sum(r["parts"][part] for r in got) == pytest.approx(want[part].item(), rel=1e-10, abs=1e-12)
-        for name in ("f", "e", "c", "hw", "hb", "w"):
-            whole = np.concatenate([r[name] for r in got])
-            np.testing.assert_allclose(whole, want[name].numpy(), rtol=1e-8, atol=1e-10, err_msg=name)
+    compare(ranks, K, preset, near, knobs)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(
+    "preset, knobs",
+    [
+        ("released", {"centroid_gradient": True, "centroid_margin": 30}),
+        ("facelt", {"centroid_update": "gradient", "centroid_gradient": True, "direct_weight": 1}),
+    ],
+)
+def test_a_sample_of_the_classes_is_the_dense_head_over_them(ranks, preset, knobs):
+    compare(ranks, 13, preset, True, knobs, rate=0.3)
+
+
+def trained(K: int, preset: str, knobs: dict, accumulate: int) -> dict:
+    """Two steps of SGD with momentum and weight decay over the head, each of `accumulate` equal micro-batches."""
+    x = inputs(K, True)
+    head = head_of(K, preset, knobs, x)
+    sgd = torch.optim.SGD([p for p in head.parameters() if p.requires_grad], 0.1, 0.9, weight_decay=5e-4, fused=True)
+    B = G // comms.world_size()
+    mine = slice(comms.rank() * B, (comms.rank() + 1) * B)
+    for step in range(2):
+        for _ in range(accumulate):
+            embedded = Embedded(x["f"][mine] + step, x["e"][mine], x["t"])
+            (head(embedded, x["y"], SEED).loss / accumulate).backward()
+        sgd.step()
+        head.after_step(True)
+        sgd.zero_grad(set_to_none=False)
+    return {name: p.detach() for name, p in head.named_parameters()}
+
+
+def dense_trained(K: int, preset: str, knobs: dict) -> dict:
+    x = inputs(K, True)
+    knobs = FaceltConfig.model_validate({"preset": preset, "head": knobs}).head.model_dump()
+    follows = knobs["centroid_update"] == "mean"
+    leaves = {n: x[n].clone().requires_grad_(n != "c" or not follows) for n in ("c", "hw", "hb", "w")}
+    sgd = torch.optim.SGD([p for p in leaves.values() if p.requires_grad], 0.1, 0.9, weight_decay=5e-4, foreach=False)
+    masked = None
+    if knobs["mask_own"]:
+        rows = torch.rand(G, generator=torch.Generator().manual_seed(SEED)) < knobs["mask_own"]
+        masked = rows[:, None] & torch.nn.functional.one_hot(x["y"], K).bool()
+    for step in range(2):
+        f = x["f"] + step
+        sgd.zero_grad()
+        parts = dense.meta_objective(leaves | {"t": x["t"]}, f, x["e"], x["y"], knobs, masked)
+        sum(parts.values()).backward()
+        if knobs["centroid_update"] == "released":
+            weight, margin = knobs["centroid_weight"], knobs["centroid_margin"]
+            leaves["c"].grad = dense.released_centroid_step(f, x["y"], leaves["c"], weight, margin)
+        sgd.step()
+        for k in x["y"].unique() if follows else ():
+            mean = f[x["y"] == k].mean(0)
+            leaves["c"][k] += (1 - knobs["centroid_momentum"]) * (mean - leaves["c"][k])
+    return leaves
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    "K, preset, knobs",
+    [(7, "released", {}), (13, "released", {"centroid_margin": 90}), (10, "paper", {}), (10, "facelt", {})],
+)
+def test_whole_steps_of_the_optimizer(ranks, accumulate, K, preset, knobs):
+    want = dense_trained(K, preset, knobs)
+    got = run_ranks(ranks, trained, K, preset, knobs, accumulate)
+    short = {"memory.centroids": "c", "classifier.weight": "w"} | {n: s for s, n in HALLUCINATOR.items()}
+    for name in got[0]:
+        whole = np.concatenate([r[name] for r in got])
+        np.testing.assert_allclose(whole, want[short[name]].detach(), rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+def counted(K: int) -> list[int]:
+    x = inputs(K, True)
+    head = head_of(K, "released", {}, x)
+    mine = slice(comms.rank() * G // 2, (comms.rank() + 1) * G // 2)
+    comms.traffic.reset()
+    head(Embedded(x["f"][mine].requires_grad_(), x["e"][mine].requires_grad_()), x["y"]).loss.backward()
+    return [comms.traffic.calls, comms.traffic.bytes]
+
+
+def test_nine_collectives_whose_bytes_do_not_depend_on_the_number_of_classes():
+    few, many = run_ranks(2, counted, 7), run_ranks(2, counted, 1000)
+    assert few == many
+    assert few[0][0] == 9
 
 
 def plain(K: int) -> dict:
