@@ -34,37 +34,46 @@ class ProductScan:
         found, unfinished = [], [np.empty(0, np.int64)]
         for at in range(0, len(chosen), PART):
             part = chosen[at : at + PART]
-            scores = self._product(part, rows_rD)
+            queries_nD = self.queries_QD if len(part) == len(self.queries_QD) else self.queries_QD[part]
+            scores = self.hold(queries_nD, rows_rD)
             for strip in range(0, len(part), STRIP):
                 one, left = self._look(scores[strip : strip + STRIP], part[strip : strip + STRIP], low, best)
                 found.append(one)
                 unfinished.append(left)
         return Candidates.join(found), np.concatenate(unfinished)
 
-    def _product(self, part: np.ndarray, rows_rD: np.ndarray) -> np.ndarray:
-        size = len(part) * len(rows_rD)
+    def hold(self, left_nD: np.ndarray, right_rD: np.ndarray) -> np.ndarray:
+        """Products of all rows, float32 (n×r), in a place that the next call uses again."""
+        size = len(left_nD) * len(right_rD)
         if len(self._held) < size:
             self._held = np.empty(size, np.float32)
-        scores = self._held[:size].reshape(len(part), len(rows_rD))
-        queries_nD = self.queries_QD if len(part) == len(self.queries_QD) else self.queries_QD[part]
-        return np.matmul(queries_nD, rows_rD.T, out=scores)
+        return np.matmul(left_nD, right_rD.T, out=self._held[:size].reshape(len(left_nD), len(right_rD)))
 
     def _look(self, scores, chosen, low, best) -> tuple[Candidates, np.ndarray]:
         top = scores.max(axis=1)
-        # compared in the scores' own type, rounded down so that no pair is lost
-        floor = floor_of(low[chosen], best[chosen], top, self.error).astype(np.float32)
-        floor = np.nextafter(floor, np.float32(-np.inf))
-        hit = np.flatnonzero(top >= floor)
-        scores = scores if len(hit) == len(scores) else scores[hit]
-        place = np.flatnonzero(scores >= floor[hit, None])
-        query, row = np.divmod(place, scores.shape[1])
-        deep = np.bincount(query, minlength=len(hit)) > self.deepest
-        if deep.any():
-            kept = ~deep[query]
-            place, query, row = place[kept], query[kept], row[kept]
-        score = scores.ravel()[place].astype(np.float64)
-        found = Candidates(chosen[hit[query]], row, score, np.full(len(query), self.error))
-        return found, chosen[hit[deep]]
+        floor = floor_of(low[chosen], best[chosen], top, self.error)
+        query, row, deep = above(scores, top, floor, self.deepest)
+        score = scores[query, row].astype(np.float64)
+        return Candidates(chosen[query], row, score, np.full(len(query), self.error)), chosen[deep]
+
+
+def above(
+    scores_nr: np.ndarray, top_n: np.ndarray, floor_n: np.ndarray, most: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where float32 scores reach a row's floor (float64): (n, r) of each, by n, and those n that have more than `most`.
+
+    top_n: the highest score of each n; those that do not reach their floor are not looked at again.
+    """
+    # compared in the scores' own type, rounded down so that no pair is lost
+    floor_n = np.nextafter(floor_n.astype(np.float32), np.float32(-np.inf))
+    hit = np.flatnonzero(top_n >= floor_n)
+    scores = scores_nr if len(hit) == len(scores_nr) else scores_nr[hit]
+    n, r = np.divmod(np.flatnonzero(scores >= floor_n[hit, None]), scores.shape[1])
+    deep = np.bincount(n, minlength=len(hit)) > most
+    if deep.any():
+        kept = ~deep[n]
+        n, r = n[kept], r[kept]
+    return hit[n], r, hit[deep]
 
 
 class DenseScan:

@@ -7,13 +7,14 @@ import numpy as np
 
 from .candidates import Scan
 from .certified import PRECISIONS, CertifiedScan
+from .prefix import PrefixScan
 from .product import PIECE_ROWS, ProductScan
 from .ranks import Ranks
 from .scan import FaissScan, gpus, nearest
 
 COARSE: dict[str, Scan] = {f"certified-{name}": partial(CertifiedScan, precision=name) for name in PRECISIONS}
-SCANS: dict[str, Scan] = {"product": ProductScan, "faiss": FaissScan, **COARSE}
-SEARCHES = ("auto", "product", "faiss", "certified", *COARSE)
+SCANS: dict[str, Scan] = {"product": ProductScan, "faiss": FaissScan, "certified-prefix": PrefixScan, **COARSE}
+SEARCHES = ("auto", "certified", *SCANS)
 TRIES = 3
 TRIAL, COARSE_TRIAL = (2048, PIECE_ROWS), (512, 2048)  # queries and rows; the coarse ones may be slow
 LARGE = 1_000_000_000  # pairs of a query and a row, below which a search is over sooner than a trial
@@ -43,8 +44,9 @@ def time_scans(scans: dict[str, Scan], dimension: int, queries: int, rows: int, 
 def choose_scan(search: str, dimension: int, pairs: int, ranks: Ranks) -> tuple[Scan, str]:
     """The scan for one of SEARCHES and what to say of it.
 
-    `auto` is FAISS where it sees a GPU, and else a plain product, unless FAISS is clearly faster here; `certified` is
-    the faster of its precisions. The first rank tries, for all. pairs: how many a search goes through, about.
+    `auto` is FAISS where it sees a GPU or is clearly faster than a product, and else the prefix scan, which is a
+    product where few dimensions do not suffice. `certified` is the faster coarse precision where it is faster than
+    FAISS, and else the prefix scan. The first rank tries, for all. pairs: how many a search goes through, about.
     """
     if search == "auto" and (gpus() or pairs < LARGE):
         search = "faiss" if gpus() else "product"
@@ -54,6 +56,8 @@ def choose_scan(search: str, dimension: int, pairs: int, ranks: Ranks) -> tuple[
     shares = ranks.gather(time_scans(tried, dimension, *size) if ranks.rank == 0 else None)[0]
     measured = ", ".join(f"{name} {share:.2f} x the time of FAISS" for name, share in shares.items())
     name = min(shares, key=shares.__getitem__)
-    if search == "auto" and shares[name] > CLEARLY:
-        name = "faiss"
+    if search == "auto":
+        name = "faiss" if shares[name] > CLEARLY else "certified-prefix"
+    elif shares[name] > 1:
+        name = "certified-prefix"
     return SCANS[name], f"{name.replace('-', ' ')} (tried here: {measured})"

@@ -210,7 +210,9 @@ def test_saved_counts_need_no_second_search_for_other_bounds(sets, capsys):
     }
 
 
-@pytest.mark.parametrize("search", ["auto", "product", "certified", "certified-bfloat16", "certified-int8"])
+@pytest.mark.parametrize(
+    "search", ["auto", "product", "certified-prefix", "certified", "certified-bfloat16", "certified-int8"]
+)
 def test_every_search_gives_one_report(sets, capsys, search):
     pytest.importorskip("torch")
     for name in ("faiss", search):

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from megaface_eval import searchers
+from megaface_eval.prefix import PrefixScan
 from megaface_eval.product import ProductScan
 from megaface_eval.ranks import Ranks
 from megaface_eval.scan import FaissScan
@@ -18,7 +19,7 @@ def test_a_named_search_is_taken_untried(name, monkeypatch):
     assert choose_scan(name, 32, 10**10, Ranks()) == (SCANS[name], name.replace("-", " "))
 
 
-@pytest.mark.parametrize("share, wanted, note", [(0.9, ProductScan, "product"), (1.2, FaissScan, "faiss")])
+@pytest.mark.parametrize("share, wanted, note", [(0.9, PrefixScan, "certified prefix"), (1.2, FaissScan, "faiss")])
 def test_auto_takes_the_faster_on_a_processor(share, wanted, note, monkeypatch):
     monkeypatch.setattr(searchers, "gpus", lambda: 0)
     monkeypatch.setattr(searchers, "time_scans", lambda scans, *size: dict.fromkeys(scans, share))
@@ -39,12 +40,13 @@ def test_auto_does_not_try_what_is_over_sooner(monkeypatch):
     assert choose_scan("auto", 32, 10**6, Ranks()) == (ProductScan, "product")
 
 
-def test_certified_takes_the_faster_precision(monkeypatch):
-    shares = {"certified-bfloat16": 3.0, "certified-int8": 2.0}
+@pytest.mark.parametrize("int8, wanted", [(0.6, "certified-int8"), (2.0, "certified-prefix")])
+def test_certified_takes_the_faster_precision_if_it_is_faster_than_faiss(int8, wanted, monkeypatch):
+    shares = {"certified-bfloat16": 3.0, "certified-int8": int8}
     monkeypatch.setattr(searchers, "time_scans", lambda scans, *size: {name: shares[name] for name in scans})
     scan, said = choose_scan("certified", 32, 10**10, Ranks())
-    assert scan is SCANS["certified-int8"]
-    assert said.startswith("certified int8 (tried here: certified-bfloat16 3.00 x")
+    assert scan is SCANS[wanted]
+    assert said.startswith(f"{wanted.replace('-', ' ')} (tried here: certified-bfloat16 3.00 x")
 
 
 def test_a_slow_scan_is_measured_as_slow():
