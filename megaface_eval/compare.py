@@ -1,6 +1,5 @@
 """Reports side by side: the methods of several reports of one task in one new report."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from .errors import InputError
 from .metrics import Bootstrap, Tallies
 from .records import differences, gaps, state
+from .stored import load_report
 
 SAME = ("protocol", "ties", "impostors", "noise")
 
@@ -20,26 +20,6 @@ def save_tallies(tallies: list[dict[str, Tallies]]) -> dict[str, np.ndarray]:
         for key, held in columns.items()
         for part in ("hits", "trials")
     }
-
-
-def load_report(path: Path) -> tuple[dict, list[dict[str, Tallies]]]:
-    """Contents and tallies of a report folder. Raises InputError for anything else."""
-    try:
-        contents = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        with np.load(path / "tallies.npz") as arrays:
-            held = {name: arrays[name] for name in arrays.files}
-        tallies = [
-            {
-                column["key"]: Tallies(held[f"{i}/{column['key']}/hits"], held[f"{i}/{column['key']}/trials"])
-                for column in contents["columns"]
-                if f"{i}/{column['key']}/hits" in held
-            }
-            for i in range(len(contents["methods"]))
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a report of this program ({reason}); expected its --output folder") from error
-    return contents, tallies
 
 
 def merge(paths: list[Path], command: str) -> tuple[dict, list[dict[str, Tallies]]]:

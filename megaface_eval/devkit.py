@@ -7,12 +7,13 @@ import argparse
 import json
 import struct
 import sys
-import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from .command import Parser, answer, check_writable, new_folder, read_json
 from .errors import InputError
 from .features import write_features
 
@@ -52,10 +53,7 @@ def write_bin(path: str | Path, matrix: np.ndarray) -> None:
 def read_list(path: str | Path) -> tuple[list[str], list[str] | None]:
     """Paths, and identity ids where the list has them, of a devkit list file (`{"path": […], "id": […]}`)."""
     path = Path(path)
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON list ({' '.join(str(error).split())})") from error
+    held = read_json(path)
     paths = held.get("path") if isinstance(held, dict) else None
     ids = held.get("id") if isinstance(held, dict) else None
     if not isinstance(paths, list) or not paths or not all(isinstance(p, str) for p in paths):
@@ -63,7 +61,7 @@ def read_list(path: str | Path) -> tuple[list[str], list[str] | None]:
     if ids is not None and (not isinstance(ids, list) or len(ids) != len(paths)):
         raise InputError(f'{path}: "id" and "path" are not lists of one length')
     if len(set(paths)) < len(paths):
-        twice = next(p for i, p in enumerate(paths) if p in paths[:i])
+        twice = Counter(paths).most_common(1)[0][0]
         raise InputError(f"{path}: {twice!r} is listed twice; expected one entry an image")
     return paths, None if ids is None else [str(one) for one in ids]
 
@@ -75,6 +73,7 @@ def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
     """
     if output.exists():
         raise InputError(f"{output} exists; choose another --output or remove it")
+    check_writable(output)
     paths, ids = read_list(list_path)
     rows, dimension = None, 0
     for i, path in enumerate(tqdm(paths, unit="file", delay=2)):
@@ -90,11 +89,9 @@ def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
     names = list(dict.fromkeys(ids)) if ids else None
     number = {name: i for i, name in enumerate(names or [])}
     labels = [number[one] for one in ids] if ids else np.arange(len(paths))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as beside:
-        meta = {"method": suffix.removesuffix(".bin").strip("_"), "source": str(list_path), "dimension": dimension}
-        write_features(Path(beside) / "set", rows, labels, names, paths, meta)
-        (Path(beside) / "set").rename(output)
+    meta = {"method": suffix.removesuffix(".bin").strip("_"), "source": str(list_path), "dimension": dimension}
+    with new_folder(output) as folder:
+        write_features(folder, rows, labels, names, paths, meta)
     return len(paths)
 
 
@@ -121,7 +118,7 @@ def result_files(
 
 def main(arguments: list[str] | None = None) -> int:
     """`pack` a tree of feature files; 0 done, 2 the user's mistake."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m megaface_eval.devkit",
         description=__doc__.splitlines()[0],
         epilog="example:\n  " + __doc__.splitlines()[2],
@@ -135,13 +132,12 @@ def main(arguments: list[str] | None = None) -> int:
     pack.add_argument("suffix", help="what follows each path in a file's name, such as _arcface.bin")
     pack.add_argument("--output", type=Path, required=True, help="folder of the new feature set")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         rows = pack_tree(options.list, options.root, options.suffix, options.output)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{rows} rows in {options.output}")
-    return 0
+        print(f"{rows} rows in {options.output}")
+
+    return answer(work)
 
 
 if __name__ == "__main__":

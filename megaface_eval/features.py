@@ -7,6 +7,7 @@ identity i), `paths.txt` (line i names the image of row i) and `meta.json` (what
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,21 @@ from typing import Protocol
 
 import numpy as np
 
+from .command import read_json
 from .errors import InputError
+
+# what damaged and hostile .npy and .npz files make numpy raise
+UNREADABLE = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Rows(Protocol):
@@ -33,7 +48,8 @@ def to_float32(values: np.ndarray, bfloat16: bool = False) -> np.ndarray:
     """Float32 copy of stored values, never a view; bfloat16 bits are the upper half of a float32."""
     if bfloat16:
         return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return np.array(values, dtype=np.float32, order="C")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and `normalise` refuses it
+        return np.array(values, dtype=np.float32, order="C")
 
 
 class ArrayRows:
@@ -108,7 +124,7 @@ class FeatureSet:
         path = Path(self.where) / name
         try:
             values = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: no readable .npy ({_one_line(error)}); expected one number a row") from error
         if values.shape != (len(self),) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected {len(self)} finite numbers")
@@ -127,7 +143,11 @@ def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndar
     if wrong.any():
         at = int(np.argmax(wrong))
         row = int(first[at]) if isinstance(first, np.ndarray) else first + at
-        problem = "is zero" if norms_n[at] == 0 else "holds NaN, infinity or a value beyond its format's range"
+        problem = (
+            "is zero, or too small for float32"
+            if norms_n[at] == 0
+            else "holds NaN, infinity or a value beyond its format's range"
+        )
         raise InputError(
             f"{where}: row {row} {problem}; expected finite, non-zero features: extract it again or drop it"
         )
@@ -162,7 +182,7 @@ def load_features(path: str | Path) -> FeatureSet:
     try:
         head = np.load(path / "features.npy", mmap_mode="r")
         labels = np.load(path / "labels.npy")
-    except (ValueError, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: not readable as .npy ({_one_line(error)}); extract it again") from error
     rows = FileRows(path / "features.npy", check_dtype(head.dtype, meta, str(path)))
     return checked(FeatureSet(rows, labels, str(path), _lines(path / "names.txt"), _lines(path / "paths.txt"), meta))
@@ -171,12 +191,14 @@ def load_features(path: str | Path) -> FeatureSet:
 def _load_npz(path: Path) -> FeatureSet:
     try:
         with np.load(path) as arrays:
-            held = {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+            held = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except UNREADABLE as error:
         raise InputError(f"{path}: not readable as .npz ({_one_line(error)}); extract it again") from error
     if not {"features", "labels"} <= held.keys():
         raise InputError(f"{path}: holds {sorted(held)}, expected the arrays features (N×D) and labels (N)")
-    names, paths = ([str(x) for x in held[key]] if key in held else None for key in ("names", "paths"))
+    names, paths = ([str(x) for x in held[key].ravel()] if key in held else None for key in ("names", "paths"))
+    if any(text != text.encode(errors="replace").decode() for text in [*(names or []), *(paths or [])]):
+        raise InputError(f"{path}: a name or path is not Unicode text; extract it again")
     bfloat16 = check_dtype(held["features"].dtype, {"dtype": str(held.get("dtype", ""))}, str(path))
     return checked(FeatureSet(ArrayRows(held["features"], bfloat16), held["labels"], str(path), names, paths))
 
@@ -191,8 +213,9 @@ def checked(features: FeatureSet) -> FeatureSet:
             f"{where}: labels of type {labels.dtype} and shape {labels.shape} for {len(features)} rows of features; "
             "expected one whole number a row"
         )
-    if labels.min() < 0:
-        raise InputError(f"{where}: label {labels.min()}, expected identity numbers from 0 up")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise InputError(f"{where}: label {wrong}, expected identity numbers from 0 up, within int64")
     if features.names is not None:
         if labels.max() >= len(features.names):
             raise InputError(
@@ -234,18 +257,17 @@ def _lines(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({_one_line(error)})") from error
+    # not splitlines: a name may hold what that takes for the end of a line
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _read_meta(path: Path) -> dict:
     if not path.is_file():
         return {}
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({_one_line(error)}); mend or delete it") from error
+    meta = read_json(path)
     if not isinstance(meta, dict):
         raise InputError(f"{path}: holds a {type(meta).__name__}, expected an object")
     return meta

@@ -12,6 +12,7 @@ from .features import FeatureSet
 
 # Rows a block: 67 MB at D = 512, large enough for full speed, small beside a 1.5 GB budget even when read ahead.
 BLOCK_ROWS = 32768
+LARGEST = 1e12
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -29,7 +30,7 @@ def parse_size(text: str) -> int:
     """Number of distractors in `10`, `1K`, `2.5k`, `100K`, `1M`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip())
     size = float(match[1]) * UNITS[match[2].lower()] if match else 0
-    if size < 1 or size != int(size):
+    if not 1 <= size < LARGEST or size != int(size):
         raise InputError(f"gallery {text!r}: expected a number of distractors such as 10, 1K, 100K, 1M")
     return int(size)
 

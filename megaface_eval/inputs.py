@@ -71,7 +71,7 @@ def _from_disk(options: Namespace) -> Inputs:
     methods = []
     for i, (name, probes_path, distractors_path) in enumerate(named):
         probes, distractors = load_features(probes_path), load_features(distractors_path)
-        name = name or str(probes.meta.get("method") or probes_path.name)
+        name = " ".join((name or str(probes.meta.get("method") or probes_path.name)).split())
         methods.append(Method(name, probes, distractors, cohorts[i] if cohorts else None))
     train = load_features(options.train) if options.train else None
     recogniser = load_features(options.probes_recogniser) if options.probes_recogniser else None

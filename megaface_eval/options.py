@@ -1,11 +1,10 @@
 """The command line of `python -m megaface_eval.run`."""
 
 import argparse
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 from .cohort import FORMS
+from .command import Parser
 from .errors import InputError
 from .gallery import parse_size
 from .identification import IMPOSTORS, PROTOCOLS, TIES
@@ -25,14 +24,6 @@ examples:
 A feature set is a folder with features.npy (N×D), labels.npy (N) and, if known, names.txt, paths.txt and meta.json;
 or one .npz with the same arrays.
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that answers a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message}; see --help", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -213,6 +204,16 @@ def check(options: argparse.Namespace) -> None:
     listed = options.facescrub_noise is not None or options.megaface_noise is not None
     if (options.noise == "keep") == listed:
         raise InputError("noise lists and --noise drop or insightface belong together; one of them is missing")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: expected a whole number from 0 up")
+    if options.similarity is not None and not -1 <= options.similarity < 1:
+        raise InputError(f"--similarity {options.similarity}: expected a cosine from -1 to below 1")
+    for name in ("--probe-images", "--distractor-images"):
+        folder = getattr(options, name[2:].replace("-", "_"))
+        if folder is not None and not folder.is_dir():
+            raise InputError(
+                f"{name} {folder}: no such folder; expected the one that the paths in paths.txt start from"
+            )
     if options.enrol < 1:
         raise InputError(f"--enrol {options.enrol}: expected at least one image a template")
     quantile = options.similarity_quantile

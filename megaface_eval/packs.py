@@ -10,14 +10,14 @@ import io
 import json
 import pickle
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .command import Parser, answer, new_folder
 from .errors import InputError
-from .features import FeatureSet, load_features, normalise
+from .features import FeatureSet, load_features, normalise, to_float32
 
 FOLDS = 10
 PNG = b"\x89PNG"
@@ -46,7 +46,7 @@ def read_pack(path: str | Path) -> tuple[list[bytes], np.ndarray]:
         same = np.array([bool(one) for one in same])
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a verification pack such as lfw.bin") from error
-    except (pickle.UnpicklingError, ValueError, TypeError, EOFError, AttributeError, IndexError, KeyError) as error:
+    except Exception as error:  # a damaged pickle can raise anything at all
         raise InputError(f"{path}: not a verification pack ({' '.join(str(error).split())})") from error
     if len(images) != 2 * len(same) or len(same) == 0:
         raise InputError(f"{path}: {len(images)} images for {len(same)} pairs, expected two a pair")
@@ -89,13 +89,13 @@ def pack_distances(features: FeatureSet, mirrored: FeatureSet | None = None) -> 
                 f"{mirrored.where}: shape {mirrored.rows.shape}, expected {features.rows.shape} as {features.where}"
             )
         rows = rows + mirrored.rows.read(0, len(mirrored)).astype(np.float64)
-    unit = normalise(rows.astype(np.float32), features.where).astype(np.float64)
+    unit = normalise(to_float32(rows), features.where).astype(np.float64)
     return ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Score a pack, or take its images out; 0 done, 2 the user's mistake."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m megaface_eval.packs",
         description=__doc__.splitlines()[0],
         epilog="examples:\n  python -m megaface_eval.packs lfw.bin --images lfw_images\n"
@@ -108,27 +108,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, help="write the images into this new folder, numbered in order")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         images, same = read_pack(options.pack)
         if options.images is not None:
             _write_images(images, options.images)
         if options.features is not None:
             _print_score(options, same)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return answer(work)
 
 
 def _write_images(images: list[bytes], folder: Path) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; choose another folder for the images")
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent.resolve()) as beside:
-        inner = Path(beside) / "images"
-        inner.mkdir()
+    with new_folder(folder) as inner:
         for i, image in enumerate(images):
             (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)
-        inner.rename(folder)
     print(f"{len(images)} images in {folder}")
 
 

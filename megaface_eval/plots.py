@@ -46,6 +46,11 @@ def to_png(figure: Figure) -> bytes:
     return data.getvalue()
 
 
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it: no formula between dollar signs, and not left out for beginning with _."""
+    return (" " + name if name.startswith("_") else name).replace("$", r"\$")
+
+
 def _axes(width: float = 6.0, height: float = 3.8):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
@@ -72,7 +77,7 @@ def cmc_figure(methods: list[dict], gallery: int) -> Figure:
             curve = method["cmc"]
             rank = np.append(np.asarray(curve["rank"]) + 1, gallery + 1)
             recall = np.append(curve["recall"], curve["recall"][-1])
-            label = f"{method['name']} ({100 * recall[0]:.2f})"
+            label = f"{_plain(method['name'])} ({100 * recall[0]:.2f})"
             axes.step(rank, recall, where="post", color=colour, label=label, linewidth=1.8)
         axes.set(xscale="log", xlim=(1, gallery + 1), xlabel="rank", ylabel="mates found, %")
         axes.set_title(f"Cumulative match, {size_name(gallery)} distractors (rank-1, %)")
@@ -89,7 +94,7 @@ def sizes_figure(methods: list[dict]) -> Figure:
         for method, colour in zip(methods, _colours(methods), strict=True):
             rows = method["sizes"]
             x, y = [row["gallery"] for row in rows], [row["rate"] for row in rows]
-            axes.plot(x, y, color=colour, marker="o", markersize=4, label=method["name"])
+            axes.plot(x, y, color=colour, marker="o", markersize=4, label=_plain(method["name"]))
             if all(row["low"] is not None for row in rows):
                 band = [[row[end] for row in rows] for end in ("low", "high")]
                 axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
@@ -112,12 +117,12 @@ def bars_figure(methods: list[dict], columns: list[dict]) -> Figure:
                 if cell["rate"] is None:
                     axes.text(at, 0, "n = 0", ha="center", va="bottom", color="#8a939b", fontsize=8)
                     continue
-                label = method["name"] if x == _first(method, shown) else None
+                label = _plain(method["name"]) if x == _first(method, shown) else None
                 axes.bar(at, cell["rate"], width * 0.92, color=colour, label=label)
                 if cell["low"] is not None:
                     ends = [[max(cell["rate"] - cell["low"], 0)], [max(cell["high"] - cell["rate"], 0)]]
                     axes.errorbar(at, cell["rate"], ends, color="#2b3238", capsize=3, linewidth=1)
-        axes.set_xticks(range(len(shown)), [column["title"] for column in shown])
+        axes.set_xticks(range(len(shown)), [_plain(column["title"]) for column in shown])
         axes.grid(axis="x", visible=False)
         axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")
         _percent(axes)
@@ -132,7 +137,7 @@ def roc_figure(methods: list[dict]) -> Figure:
         figure, axes = _axes()
         for method, colour in zip(methods, _colours(methods), strict=True):
             curve = method["verification"]["roc"]
-            label = f"{method['name']} (EER {100 * method['verification']['eer']:.2f})"
+            label = f"{_plain(method['name'])} (EER {100 * method['verification']['eer']:.2f})"
             axes.step(curve["far"], curve["tar"], where="post", color=colour, label=label, linewidth=1.8)
         axes.set(xscale="log", xlabel="FAR", ylabel="TAR, %", title="Verification of probe pairs (EER, %)")
         _percent(axes)
@@ -154,7 +159,7 @@ def open_set_figure(methods: list[dict]) -> Figure:
                 fpir = np.unique(np.concatenate([one["fpir"], two["fpir"]]))
                 fpir = fpir[fpir >= max(one["fpir"][0], two["fpir"][0])]
                 tpir = np.mean([_step_at(fpir, part["fpir"], part["tpir"]) for part in (one, two)], axis=0)
-                label = method["name"] if name == "cosine" else f"{method['name']}, {name}"
+                label = _plain(method["name"] if name == "cosine" else f"{method['name']}, {name}")
                 axes.step(fpir, tpir, where="post", color=colour, linestyle=line, label=label, linewidth=1.8)
         axes.set(xscale="log", xlabel="FPIR", ylabel="TPIR at rank 1, %", title="Open set: strangers at the door")
         _percent(axes)
@@ -185,7 +190,7 @@ def scores_figure(methods: list[dict]) -> Figure:
                 share = method["scores"][kind]
                 axes.stairs(share, edges, color=colour, label=title, linewidth=1.4)
                 axes.stairs(share, edges, color=colour, fill=True, alpha=0.12)
-            axes.set(ylabel="share of scores", title=f"Scores: {method['name']}", ylim=(0, None))
+            axes.set(ylabel="share of scores", title=f"Scores: {_plain(method['name'])}", ylim=(0, None))
             axes.legend(loc="best")
         if len(used):
             panels[-1].set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)])

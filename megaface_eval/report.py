@@ -1,17 +1,21 @@
 """The report: a table for the terminal and README, JSON, and one HTML file that opens by itself."""
 
 import json
-import shutil
-import tempfile
+import os
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import plots
+from .command import check_writable, new_folder
 from .errors import InputError
 
 MISSING = "–"
-LATEX = {"\0": "", "%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "≥": r"$\geq$", "–": "--"}
+LATEX = {
+    "\0": "", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≥": r"$\geq$",
+    "–": "--",
+    **{plain: f"\\{plain}" for plain in "%&_#${}"},
+}  # fmt: skip
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -62,6 +66,7 @@ def table_rows(report: dict, mark: str = "**") -> list[list[str]]:
 
 def markdown_table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table whose columns line up in a terminal too."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| "
@@ -126,8 +131,7 @@ def to_latex(report: dict) -> str:
 
     def cell(text: str) -> str:
         bold = text.startswith("\0")
-        for plain, written in LATEX.items():
-            text = text.replace(plain, written)
+        text = "".join(LATEX.get(letter, letter) for letter in text)
         return rf"\textbf{{{text}}}" if bold else text
 
     lines = [" & ".join(cell(text) for text in row) + r" \\" for row in rows]
@@ -149,14 +153,19 @@ def to_html(report: dict, figures: dict[str, str]) -> str:
     return page.get_template("report.html.jinja").render(report=report, figures=figures)
 
 
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # unlike Path.exists, False for a name too long to be
+
+
 def check_output(path: Path, force: bool) -> None:
     """Raise InputError if the output exists and may not be replaced, or cannot be made."""
-    if path.exists() and not force:
+    if _exists(path) and not force:
         raise InputError(f"{path} exists; choose another --output or give --force to replace it")
-    if path.exists() and not (path.is_dir() and (path / "report.json").is_file()):
+    if _exists(path) and not (path.is_dir() and (path / "report.json").is_file()):
         raise InputError(f"{path} is not a report; --force replaces only a folder with a report.json")
     if not path.parent.resolve().is_dir():
         raise InputError(f"{path.parent} does not exist; make it, or choose another --output")
+    check_writable(path)
 
 
 def write_report(report: dict, figures: dict, path: Path, extras: dict[str, bytes] | None = None) -> None:
@@ -164,20 +173,16 @@ def write_report(report: dict, figures: dict, path: Path, extras: dict[str, byte
 
     figures: title -> matplotlib Figure; the one titled `cmc` is also written as cmc.png. extras: file name -> content.
     """
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent.resolve()))
-    try:
-        drawn = {key: plots.to_svg(figure) for key, figure in figures.items()}
-        (beside / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        (beside / "report.html").write_text(to_html(report, drawn), encoding="utf-8")
-        (beside / "table.md").write_text(to_markdown(report), encoding="utf-8")
-        (beside / "table.tex").write_text(to_latex(report), encoding="utf-8")
-        (beside / "cmc.png").write_bytes(plots.to_png(figures["cmc"]))
+    drawn = {key: plots.to_svg(figure) for key, figure in figures.items()}
+    files = {
+        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.html": to_html(report, drawn),
+        "table.md": to_markdown(report),
+        "table.tex": to_latex(report),
+    }
+    with new_folder(path) as folder:
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "cmc.png").write_bytes(plots.to_png(figures["cmc"]))
         for name, content in (extras or {}).items():
-            (beside / name).write_bytes(content)
-        beside.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        beside.rename(path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+            (folder / name).write_bytes(content)

@@ -6,12 +6,14 @@ import shlex
 import sys
 from argparse import Namespace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
 from . import compare, devkit, evaluate, records, report
+from .command import answer, refuse
 from .conventions import conventions_of
 from .errors import InputError
 from .evaluate import Task
@@ -26,30 +28,34 @@ from .searchers import choose_scan
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 0 done, 2 the user's mistake (one line on stderr)."""
+    """Run the command; 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = build_parser().parse_args(arguments)
-    command = shlex.join(["python", "-m", "megaface_eval.run", *(a for a in arguments if "local_rank" not in a)])
-    ranks = Ranks()
     try:
         ranks = join()
-        check(options)
-        report.check_output(options.output, options.force)
-        if options.compare:
-            contents, tallies = compare.merge(options.compare, command)
-            extras = {"tallies.npz": npz(compare.save_tallies(tallies))}
-        else:
-            contents, extras = evaluation(options, command, ranks)
-        if ranks.rank == 0:
-            report.write_report(contents, draw(contents), options.output, extras)
-            print_result(contents, options)
     except InputError as error:
-        if ranks.rank == 0:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return refuse(error)
+    try:
+        return answer(partial(report_on, options, arguments, ranks), silent=ranks.rank > 0)
     finally:
         leave(ranks)
-    return 0
+
+
+def report_on(options: Namespace, arguments: list[str], ranks: Ranks) -> None:
+    """Evaluate, or compare, and write the report."""
+    check(options)
+    command = shlex.join(["python", "-m", "megaface_eval.run", *(a for a in arguments if "local_rank" not in a)])
+    if not command.isascii() and command != command.encode(errors="replace").decode():
+        raise InputError("a name on the command line is not UTF-8; a report could not quote it: rename it")
+    report.check_output(options.output, options.force)
+    if options.compare:
+        contents, tallies = compare.merge(options.compare, command)
+        extras = {"tallies.npz": npz(compare.save_tallies(tallies))}
+    else:
+        contents, extras = evaluation(options, command, ranks)
+    if ranks.rank == 0:
+        report.write_report(contents, draw(contents), options.output, extras)
+        print_result(contents, options)
 
 
 def evaluation(options: Namespace, command: str, ranks: Ranks) -> tuple[dict, dict[str, bytes]]:

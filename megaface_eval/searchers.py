@@ -2,11 +2,13 @@
 
 import time
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 
 from .candidates import Scan
 from .certified import PRECISIONS, CertifiedScan
+from .errors import InputError
 from .prefix import PrefixScan
 from .product import PIECE_ROWS, ProductScan
 from .ranks import Ranks
@@ -50,6 +52,11 @@ def choose_scan(search: str, dimension: int, pairs: int, ranks: Ranks) -> tuple[
     """
     if search == "auto" and (gpus() or pairs < LARGE):
         search = "faiss" if gpus() else "product"
+    torch = find_spec("torch") is not None
+    if search in COARSE and not torch:
+        raise InputError(f"--search {search} needs torch; install it or choose --search certified-prefix")
+    if search == "certified" and not torch:
+        search = "certified-prefix"
     if search in SCANS:
         return SCANS[search], search.replace("-", " ")
     tried, size = (COARSE, COARSE_TRIAL) if search == "certified" else ({"product": ProductScan}, TRIAL)

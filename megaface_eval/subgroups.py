@@ -16,7 +16,7 @@ def read_subgroups(path: str | Path) -> dict[str, dict[str, str]]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as text ({error}); expected lines of identity<tab>group") from error
     rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip() and line[0] != "#"]
@@ -24,6 +24,8 @@ def read_subgroups(path: str | Path) -> dict[str, dict[str, str]]:
         raise InputError(f"{path}: no lines; expected lines of identity<tab>group")
     header = rows[0][1][1:] if rows[0][1][0].strip().lower() == "identity" else None
     attributes = [name.strip() for name in header] if header else ["group"]
+    if len(set(attributes)) < len(attributes):
+        raise InputError(f"{path}: line {rows[0][0]} names an attribute twice; expected a name for each column")
     groups: dict[str, dict[str, str]] = {attribute: {} for attribute in attributes}
     for number, cells in rows[1:] if header else rows:
         if len(cells) != len(attributes) + 1:

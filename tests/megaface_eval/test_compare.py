@@ -2,8 +2,8 @@
 
 import json
 
-from megaface_eval.compare import load_report
 from megaface_eval.run import main
+from megaface_eval.stored import load_report
 
 
 def contents_of(folder):

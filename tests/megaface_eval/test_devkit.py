@@ -89,7 +89,7 @@ def test_mistakes_are_answered_in_one_line_and_leave_nothing(tmp_path, capsys):
     "content, problem",
     [
         ("[1]", "expected an object"),
-        ("{", "not a readable"),
+        ("{", "not JSON"),
         ('{"path": []}', "expected an object"),
         ('{"path": ["a", "b"], "id": [1]}', "one length"),
         ('{"path": ["a", "b", "a"]}', "'a' is listed twice"),

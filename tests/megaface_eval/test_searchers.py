@@ -3,14 +3,26 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from megaface_eval import searchers
+from megaface_eval.errors import InputError
 from megaface_eval.prefix import PrefixScan
 from megaface_eval.product import ProductScan
 from megaface_eval.ranks import Ranks
 from megaface_eval.scan import FaissScan
 from megaface_eval.searchers import SCANS, choose_scan, time_scans
+
+
+@pytest.fixture(autouse=True)
+def torch_there(monkeypatch):
+    monkeypatch.setattr(searchers, "find_spec", lambda name: True)
+
+
+def test_without_torch_only_the_prefix_is_certified(monkeypatch):
+    monkeypatch.setattr(searchers, "find_spec", lambda name: None)
+    monkeypatch.setattr(searchers, "time_scans", None)
+    assert choose_scan("certified", 32, 10**10, Ranks()) == (PrefixScan, "certified prefix")
+    with pytest.raises(InputError, match="needs torch"):
+        choose_scan("certified-int8", 32, 10**10, Ranks())
 
 
 @pytest.mark.parametrize("name", SCANS)
