@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu lint clean
 
 $(READY): setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,6 +19,12 @@ test: $(READY)
 
 bench: $(READY)
 	@for bench in tests/bench/*.py; do echo "== $$bench"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python $$bench || exit 1; done
+
+# On a machine with CUDA: the head's exactness there, and its bench.
+gpu: $(READY)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: no CUDA device; make gpu needs one")'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/facelt/test_cuda.py
+	$(BIN)/python tests/bench/head.py --only products && $(BIN)/python tests/bench/head.py --only memory
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

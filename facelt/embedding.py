@@ -16,8 +16,8 @@ EMBEDDINGS = ("direct", "infused", "meta", "squashed")
 class ConceptSelector(nn.Module):
     """e = tanh(T_sel(v_direct)), equation 4; T_sel is one linear layer.
 
-    form "zero": T_sel starts at zero, so that the memory is let in only where it helps, and takes v/‖v‖·√D, whose
-    entries do not grow with the feature's norm into saturation.
+    form "zero": T_sel starts at zero, so that the memory is let in only where it helps, and takes v/‖v‖, so that e does
+    not saturate as features grow.
     """
 
     def __init__(self, embedding_size: int, form: str = "released") -> None:
@@ -30,7 +30,7 @@ class ConceptSelector(nn.Module):
 
     def forward(self, direct_BD: Tensor) -> Tensor:
         if self.form == "zero":
-            direct_BD = normalize(direct_BD) * direct_BD.shape[1] ** 0.5
+            direct_BD = normalize(direct_BD)
         return torch.tanh(self.fc(direct_BD))
 
 

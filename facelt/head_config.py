@@ -31,7 +31,7 @@ class PlainHeadConfig(Block):
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
-            _refuse(self, {"scale", "margin", "margin_size"}, 'need "classifier": "cosine"')
+            _refuse(self, {"scale", "margin", "margin_size"}, 'needs "classifier": "cosine"')
         return _check_margin(self)
 
 
@@ -44,10 +44,11 @@ class HeadConfig(Block):
     hallucinator        eq. 1: o = softmax(T_hal v), or linear
     temperature         of cosine retrieval, at its start
     mask_own            probability, in training, that an image's own class is left out of what it reads
-    selector            "released": e = tanh(T_sel v) (eq. 4); "zero": the same of v/‖v‖·√D, and T_sel starts at zero
+    selector            "released": e = tanh(T_sel v) (eq. 4); "zero": the same of v/‖v‖, and T_sel starts at zero
     reach_scale         eq. 2: the numerator over γ
     squash              eq. 6: v/(1+‖v‖), or ‖v‖²/(1+‖v‖²)·v/‖v‖
     scale               the factor of the cosine logits
+    classifier_start    the cosine classifier's first rows: "random", U(±1/√D), or the "centroids"
     margin, margin_size of the own class's logit: cosine (cosface) or radians (arcface, adaface)
     direct_weight       weight of a cross-entropy of the normalised direct feature, by the same classifier
     reduction           eq. 7: cross-entropy as mean or sum over the batch
@@ -72,6 +73,7 @@ class HeadConfig(Block):
     reach_scale: Positive = 10
     squash: Literal["released", "paper"] = "released"
     scale: Positive = 16
+    classifier_start: Literal["random", "centroids"] = "random"
     margin: MarginKind = "none"
     margin_size: NonNegative = 0
     direct_weight: NonNegative = 0
@@ -137,6 +139,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_own": 0.5,
         "selector": "zero",
         "scale": 32,
+        "classifier_start": "centroids",
         "margin": "cosface",
         "margin_size": 0.2,
         "centroid_update": "mean",

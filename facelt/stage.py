@@ -105,6 +105,8 @@ def initialise(
     fill_memory(embedder, head.memory, dataset, config, device)
     if head.memory.retrieval == "hallucinator":
         start_hallucinator(head.memory, rows, config)
+    if config.head.classifier_start == "centroids":
+        head.classifier.weight.data.copy_(head.memory.centroids)
 
 
 @torch.no_grad()

@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 from facelt import comms
 
+# Reports in a row that must complain of one thing before it is said: a batch may be odd.
+PATIENCE = 3
+
 
 class Telemetry:
     """Progress of one stage. Only rank 0 shows and writes anything; all ranks must call `log` alike.
@@ -26,6 +29,7 @@ class Telemetry:
         self.run, self.stage, self.global_batch = run, stage, global_batch
         self.chief = comms.rank() == 0
         self.said: set[str] = set()
+        self.in_a_row: dict[str, int] = {}
         self.since, self.since_step = time.monotonic(), start_step
         self.bar = tqdm(
             total=total_steps * global_batch,
@@ -56,7 +60,8 @@ class Telemetry:
         """Report the loss terms of a step, given as each rank's share.
 
         correct_B: whether this rank's images were classified right. figures: more numbers, the same on all ranks.
-        complaints: kind -> what is wrong, said once for each kind. Raises ValueError when the loss is not finite.
+        complaints: kind -> what is wrong, said once for each kind, when it stands at PATIENCE reports in a row.
+        Raises ValueError when the loss is not finite.
         """
         accuracy = correct_B.float().sum() / (correct_B.numel() * comms.world_size())
         values = comms.all_sum(torch.stack([*(p.float() for p in parts.values()), accuracy])).tolist()
@@ -71,8 +76,10 @@ class Telemetry:
         self.since, self.since_step = time.monotonic(), step + 1
         if not self.chief:
             return
-        for kind, text in (complaints or {}).items():
-            if kind not in self.said:
+        complaints = complaints or {}
+        self.in_a_row = {kind: self.in_a_row.get(kind, 0) + 1 for kind in complaints}
+        for kind, text in complaints.items():
+            if self.in_a_row[kind] >= PATIENCE and kind not in self.said:
                 self.said.add(kind)
                 self.bar.write(f"stage {self.stage}, step {step}: {text}", file=sys.stderr)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{lr:.2g}"})

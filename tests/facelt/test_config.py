@@ -44,10 +44,11 @@ def test_each_row_of_the_disagreement_between_paper_and_code_is_in_both_presets(
         "centroid_weight": (0.01, 0.1),
         "centroid_margin": (10, 5),
         "centroid_gradient": (False, True),
+        "centroid_update": ("released", "gradient"),
     }
     for knob, (code, print_) in values.items():
         assert (getattr(released, knob), getattr(paper, knob)) == (code, print_)
-    assert set(PRESETS["paper"]) <= set(HeadConfig.model_fields)
+    assert set(PRESETS["paper"]) | set(PRESETS["facelt"]) <= set(HeadConfig.model_fields)
 
 
 def test_a_knob_overrides_its_preset_and_a_configuration_survives_json(tmp_path):
@@ -77,6 +78,17 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"preset": "papper"}, ["facelt.preset is 'papper'", "released"]),
         ({"augment": {"flip": 2}}, ["facelt.augment.flip is 2"]),
         (["plain"], ["facelt"]),
+        ({"head": {"temperature": 8}}, ["facelt.head: temperature needs", "cosine"]),
+        ({"head": {"refresh_every": 8}}, ["facelt.head: refresh_every needs", "refresh"]),
+        ({"head": {"centroid_momentum": 0.5}}, ["facelt.head: centroid_momentum needs", "mean"]),
+        ({"head": {"retrieval": "mean", "mask_own": 0.5}}, ["facelt.head: mask_own"]),
+        ({"head": {"retrieval": "cosine", "hallucinator": "linear"}}, ["facelt.head", "linear"]),
+        ({"head": {"centroid_loss": "paper"}}, ["facelt.head", "centroid_update"]),
+        ({"head": {"centroid_update": "mean", "centroid_gradient": True}}, ["facelt.head: centroid_gradient"]),
+        ({"head": {"margin": "arcface"}}, ["facelt.head: margin", "set both, or neither"]),
+        ({"plain_head": {"scale": 32}}, ["facelt.plain_head: scale needs", "cosine"]),
+        ({"plain_head": {"classifier": "cosine", "margin_size": 0.3}}, ["facelt.plain_head: margin"]),
+        ({"plain": {"sample_rate": 0}}, ["facelt.plain.sample_rate is 0"]),
     ],
 )
 def test_a_mistake_in_the_block_is_one_line(tmp_path, block, words):

@@ -26,7 +26,9 @@ def inputs(K: int, near: bool) -> dict[str, torch.Tensor]:
     return {**p, "f": f, "y": y, "t": torch.tensor([3.0], dtype=torch.float64)}
 
 
-def head_of(K: int, preset: str, knobs: dict, x: dict[str, torch.Tensor], rate: float = 1) -> MetaHead:
+def head_of(
+    K: int, preset: str, knobs: dict, x: dict[str, torch.Tensor], rate: float = 1, device: str = "cpu"
+) -> MetaHead:
     """This rank's shard of a head with the given weights."""
     torch.set_default_dtype(torch.float64)
     partition = Partition(K, comms.rank(), comms.world_size())
@@ -36,12 +38,13 @@ def head_of(K: int, preset: str, knobs: dict, x: dict[str, torch.Tensor], rate: 
     names |= {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
     rows = {name: x[short][slice(*partition.bounds())] for short, name in names.items()}
     head.load_state_dict({name: rows[name] for name in head.state_dict()})
-    return head
+    return head.to(device)
 
 
-def sharded(K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1) -> dict:
+def sharded(K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1, device: str = "cpu") -> dict:
     x = inputs(K, near)
-    head = head_of(K, preset, knobs, x, rate)
+    head = head_of(K, preset, knobs, x, rate, device)
+    x = {name: tensor.to(device) for name, tensor in x.items()}
     head.memory.block = head.classifier.block = block
     B = G // comms.world_size()
     mine = slice(comms.rank() * B, (comms.rank() + 1) * B)
@@ -95,36 +98,39 @@ def expected(K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> d
 def compare(ranks: int, K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> None:
     want = expected(K, preset, near, knobs, rate)
     for block in (3, 4096):
-        got = run_ranks(ranks, sharded, K, preset, near, block, knobs, rate)
-        for part in got[0]["parts"]:
-            total = sum(r["parts"][part] for r in got)
-            assert total == pytest.approx(want["parts"][part].item(), rel=1e-10, abs=1e-12)
-        np.testing.assert_allclose(sum(r["t"] for r in got), want["grads"]["t"], rtol=1e-8, atol=1e-10)
-        for name in ("f", "e", "c", "hw", "hb", "w"):
-            if name in got[0]:
-                whole = np.concatenate([r[name] for r in got])
-                np.testing.assert_allclose(whole, want["grads"][name], rtol=1e-8, atol=1e-10, err_msg=name)
+        assert_dense(run_ranks(ranks, sharded, K, preset, near, block, knobs, rate), want)
+
+
+def assert_dense(got: list[dict], want: dict) -> None:
+    for part in got[0]["parts"]:
+        total = sum(r["parts"][part] for r in got)
+        assert total == pytest.approx(want["parts"][part].item(), rel=1e-10, abs=1e-12)
+    np.testing.assert_allclose(sum(r["t"] for r in got), want["grads"]["t"], rtol=1e-8, atol=1e-10)
+    for name in ("f", "e", "c", "hw", "hb", "w"):
+        if name in got[0]:
+            whole = np.concatenate([r[name] for r in got])
+            np.testing.assert_allclose(whole, want["grads"][name], rtol=1e-8, atol=1e-10, err_msg=name)
+
+
+CASES = [
+    (13, "released", False, {}),  # beyond the margin: nothing repels
+    (10, "released", True, {"centroid_margin": 30}),  # within it
+    (7, "released", False, {"centroid_gradient": True}),
+    (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
+    (7, "paper", False, {}),  # beyond it
+    (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
+    (13, "facelt", False, {}),
+    (10, "facelt", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
+    (7, "released", True, {"mask_own": 0.5, "centroid_update": "gradient", "centroid_gradient": True}),
+    (7, "paper", True, {"mask_own": 1, "direct_weight": 2}),
+    (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
+    (13, "released", True, {"margin": "cosface", "margin_size": 0.35, "centroid_update": "refresh"}),
+    (10, "released", True, {"retrieval": "mean"}),
+]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize(
-    "K, preset, near, knobs",
-    [
-        (13, "released", False, {}),  # beyond the margin: nothing repels
-        (10, "released", True, {"centroid_margin": 30}),  # within it
-        (7, "released", False, {"centroid_gradient": True}),
-        (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
-        (7, "paper", False, {}),  # beyond it
-        (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
-        (13, "facelt", False, {}),
-        (10, "facelt", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
-        (7, "released", True, {"mask_own": 0.5, "centroid_update": "gradient", "centroid_gradient": True}),
-        (7, "paper", True, {"mask_own": 1, "direct_weight": 2}),
-        (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
-        (13, "released", True, {"margin": "cosface", "margin_size": 0.35, "centroid_update": "refresh"}),
-        (10, "released", True, {"retrieval": "mean"}),
-    ],
-)
+@pytest.mark.parametrize("K, preset, near, knobs", CASES)
 def test_meta_head_is_the_dense_head(ranks, K, preset, near, knobs):
     compare(ranks, K, preset, near, knobs)
 

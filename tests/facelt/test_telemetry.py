@@ -30,6 +30,18 @@ def test_shares_are_summed_and_rank_0_alone_writes(tmp_path):
     assert line["rate"] > 0
 
 
+def test_a_complaint_is_said_once_when_it_lasts(tmp_path, capsys):
+    telemetry = Telemetry(tmp_path, "meta", 20, 0, 4)
+    complaints = [{"stale": "it is stale"}] * 2 + [{}] + [{"stale": "it is stale"}] * 6
+    for step, now in enumerate(complaints):
+        telemetry.log(step, {"loss": torch.tensor(1.0)}, torch.tensor([True]), 0.1, {"selector": 0.5}, now)
+    telemetry.close()
+    said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "stale" in line]
+    assert [line[line.index("stage") :].strip() for line in said] == ["stage meta, step 5: it is stale"]
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["selector"] for line in lines] == [0.5] * 9
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path, loss):
     telemetry = Telemetry(tmp_path, "meta", 9, 0, 4)

@@ -1,0 +1,188 @@
+"""Presets of the meta head, and each piece of the preset `facelt` alone, on drawn identities at equal images seen.
+
+    python tests/bench/presets.py [--seeds 3] [--arms released facelt …] [--folder FOLDER]
+
+For each seed: one plain stage on a long tail of drawn people; from it, every arm for as many images again. Then rank-1
+of strangers: the share of probes whose nearest other image, among probes and distractors, shows the same person.
+Defaults are chosen on the validation people; test people are others again. Mean and spread (half the range) over seeds.
+"control" is the meta-embedding with the memory's mean in place of the memory: what survives it is not memory.
+A FOLDER keeps what is done: run again with the same one, it takes up where it stopped.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from facelt import extract, train
+from facelt.head_config import PRESETS
+from recordio_tools.__main__ import main as recordio
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a small network gains nothing from more
+
+SETS = {  # identities, images, first identity
+    "train": (300, 6000, 0),
+    "validation": (100, 600, 100_000),
+    "test": (100, 600, 200_000),
+    "distractors": (500, 500, 300_000),
+}
+EPOCHS = 6
+FACELT = PRESETS["facelt"]
+
+
+def without(*names: str, **instead: object) -> dict:
+    """The preset facelt with some of its pieces as released, or otherwise."""
+    return {"preset": "released", "head": {k: v for k, v in FACELT.items() if k not in names} | instead}
+
+
+ARMS: dict[str, dict] = {
+    "plain again": {},
+    "released": {"preset": "released"},
+    "paper": {"preset": "paper"},
+    "facelt": {"preset": "facelt"},
+    "  hallucinator": without("retrieval"),
+    "  own class never masked": without("mask_own"),
+    "  own class always masked": without(mask_own=1.0),
+    "  selector as released": without("selector"),
+    "  centroids as released": without("centroid_update"),
+    "  centroids by gradient": without(centroid_update="gradient"),
+    "  centroids refreshed": without(centroid_update="refresh", refresh_every=50),
+    "  classifier from nothing": without("classifier_start"),
+    "  no margin": without("margin", "margin_size"),
+    "  no margin, scale 16": without("margin", "margin_size", "scale"),
+    "  loss on the direct feature": without(direct_weight=1.0),
+}
+
+
+UNIFORM = {"meta": {"epochs": EPOCHS, "decay_every": EPOCHS * 2 / 3, "sampler": "uniform"}}
+ARMS |= {
+    "x1": {"preset": "facelt"},
+    "x2": {"preset": "facelt", **UNIFORM},
+    "x3": {"preset": "facelt", **UNIFORM, "head": {"direct_weight": 1.0}},
+    "x4": {"preset": "facelt", **UNIFORM, "head": {"margin": "none", "margin_size": 0, "scale": 16}},
+    "x5": {"preset": "released", **UNIFORM},
+}
+
+
+def draw(folder: Path) -> None:
+    """The four sets."""
+    for name, (identities, images, first) in SETS.items():
+        tail = ["--tail", "zipf", "--min-images", "4", "--max-images", "80"] if name == "train" else []
+        shape = ["--identities", str(identities), "--images", str(images), "--first-identity", str(first)]
+        target = folder / name
+        if not target.exists():
+            assert recordio(["synth", str(target), *shape, "--size", "64", "--zoom", "1.6", *tail]) in (0, None)
+
+
+def configuration(seed: int, block: dict) -> dict:
+    stage = {"epochs": EPOCHS, "decay_every": EPOCHS * 2 / 3}
+    return {
+        "train_batch_size": 64,
+        "optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}},
+        "steps_per_print": 10**9,
+        "facelt": {
+            "seed": seed,
+            "image_size": 64,
+            "embedding_size": 64,
+            "backbone": {"name": "resnet10", "width": 16, "neck": "batch_norm"},
+            "plain": stage,
+            "meta": stage,
+            "checkpoint_every": 10**6,
+            **block,
+        },
+    }
+
+
+def run(arm: str, seed: int, folder: Path) -> dict[str, float]:
+    """Rank-1, %, of an arm: "validation direct" … "test control"."""
+    out = folder / f"seed-{seed}" / arm.strip().replace(" ", "-").replace(",", "")
+    if (out / "result.json").exists():
+        return json.loads((out / "result.json").read_text())
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    plain = folder / f"seed-{seed}" / "start"
+    train_stage("plain", plain, configuration(seed, {}), folder)
+    block = ARMS[arm] or {"seed": seed + 1000}  # plain again: other orders of the same images
+    train_stage("meta" if ARMS[arm] else "plain", out, configuration(seed, block), folder, plain)
+    result = {}
+    for memory in ("", "mean") if ARMS[arm] else ("",):
+        names = ["meta"] if memory else ["direct", "meta"] if ARMS[arm] else ["direct"]
+        sets = [str(folder / name) for name in list(SETS)[1:]]
+        arguments = ["--checkpoint", str(out), "--data", *sets, "--output", str(out / "f"), "--embedding", *names]
+        assert extract.main([*arguments, "--force", *(["--memory", memory] if memory else [])]) == 0
+        for name in names:
+            where = out / "f" / name if len(names) > 1 else out / "f"
+            for probes in ("validation", "test"):
+                result[f"{probes} {'control' if memory else name}"] = rank_1(where / probes, where / "distractors")
+    shutil.rmtree(out / "f")
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    result["health"] = {k: lines[-1][k] for k in ("memory_drift", "selector", "memory_share") if k in lines[-1]}
+    (out / "result.json").write_text(json.dumps(result))
+    return result
+
+
+def train_stage(stage: str, out: Path, configuration: dict, folder: Path, start: Path | None = None) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "ds.json").write_text(json.dumps(configuration))
+    arguments = ["--deepspeed_config", str(out / "ds.json"), "--data", str(folder / "train"), "--output", str(out)]
+    assert train.main([*arguments, "--stage", stage, *(["--start-from", str(start)] if start else [])]) == 0
+
+
+def rank_1(probes: Path, distractors: Path) -> float:
+    """Percentage of probes whose most similar other image is of the same person."""
+    load = lambda folder: np.load(folder / "features.npy")  # noqa: E731
+    p, d = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (load(probes), load(distractors)))
+    labels = np.load(probes / "labels.npy")
+    among = p @ p.T
+    np.fill_diagonal(among, -np.inf)
+    best = among.argmax(1)
+    return 100 * float(((labels[best] == labels) & (among.max(1) > (p @ d.T).max(1))).mean())
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    columns = ["validation direct", "validation meta", "test direct", "test meta", "test control"]
+    lines = ["| arm | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for arm, runs in results.items():
+        cells = []
+        for column in columns:
+            values = [r[column] for r in runs if column in r]
+            spread = (max(values) - min(values)) / 2 if values else 0
+            cells.append(f"{statistics.mean(values):.1f} ± {spread:.1f}" if values else "–")
+        lines.append(f"| {arm.replace('  ', '… ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=[a.strip() for a in ARMS], metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--folder", type=Path, help="where to keep what is done (default: nowhere)")
+    args = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        arms = [arm for arm in ARMS if args.arms is None or arm.strip() in args.arms]
+        log = stack.enter_context((folder / "log.txt").open("a"))
+        bar = tqdm(total=args.seeds * len(arms), unit="run")
+        with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+            draw(folder)
+        results: dict[str, list[dict]] = {arm: [] for arm in arms}
+        for seed in range(args.seeds):
+            for arm in arms:
+                with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+                    results[arm].append(run(arm, seed, folder))
+                bar.update()
+        bar.close()
+        print(f"rank-1 of strangers, %, {args.seeds} seeds, {EPOCHS} + {EPOCHS} epochs of {SETS['train'][1]:,} images")
+        print(table(results))
+
+
+if __name__ == "__main__":
+    main()
