@@ -106,7 +106,7 @@ class Keys(NamedTuple):
         return l_Gb if self.bias_k is None else l_Gb.add_(self.bias_k[rows])
 
     def learn(self, x_GD: Tensor, l_Gb: Tensor, dl_Gb: Tensor, rows: Rows, wants_weight: bool, dx_GD: Tensor) -> None:
-        """Backward of `scores`: the gradient is added to dx and, where they want it, to weight and bias.
+        """Backward of `scores`: the gradient is added to dx and, where they want it, to weight and bias. Uses up dl.
 
         Towards w, l = x·(w/‖w‖)ᵀ has (dlᵀ·x - ŵ Σ_g dl·l)/‖w‖: the part along w comes from the scores themselves.
         """
@@ -115,7 +115,7 @@ class Keys(NamedTuple):
             add_at(gradient_of(self.bias_k), rows, dl_Gb.sum(0))
         if self.inverse_norm_k is not None:
             along_b = (dl_Gb * l_Gb).sum(0).mul_(self.inverse_norm_k[rows].square())
-            dl_Gb = dl_Gb * self.inverse_norm_k[rows]
+            dl_Gb.mul_(self.inverse_norm_k[rows])
         dl_low = dl_Gb.to(low)
         add_product(dx_GD, dl_low, weight_bD.to(low))
         if not wants_weight:

@@ -59,7 +59,7 @@ class _BlockedScores(torch.autograd.Function):
         for start, rows in blocks(len(ctx.keys.weight_kD), ctx.block, chosen):
             l_Gb = ctx.keys.scores(x_low, rows)
             here, at = ctx.own.within(start, l_Gb.shape[1])
-            dl_Gb = torch.exp(l_Gb - reference_G[:, None])
+            dl_Gb = (l_Gb - reference_G[:, None]).exp_()
             dl_Gb[at] = 0  # a score above the others' top may have overflown
             dl_Gb.mul_(dsum_G[:, None])
             dl_Gb[at] = down[here]

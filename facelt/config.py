@@ -62,6 +62,8 @@ class StageConfig(Block):
     freeze_backbone: bool = False
 
 
+# Stage meta draws class by class as released; the preset facelt image by image (`tests/bench/presets.py`).
+_SAMPLERS = {"facelt": "uniform"}
 _META = {"sampler": "class_aware"}
 
 
@@ -93,7 +95,9 @@ class FaceltConfig(Block):
     @classmethod
     def _presets(cls, block: Any) -> Any:
         if isinstance(block, dict):
-            defaults = {"head": PRESETS.get(str(block.get("preset", "released")), {}), "meta": _META}
+            preset = str(block.get("preset", "released"))
+            meta = {"sampler": _SAMPLERS.get(preset, _META["sampler"])}
+            defaults = {"head": PRESETS.get(preset, {}), "meta": meta}
             own = {name: block.get(name, {}) for name in defaults}
             merged = {n: {**defaults[n], **knobs} if isinstance(knobs, dict) else knobs for n, knobs in own.items()}
             block = {**block, **merged}

@@ -138,10 +138,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retrieval": "cosine",
         "mask_own": 0.5,
         "selector": "zero",
-        "scale": 32,
         "classifier_start": "centroids",
-        "margin": "cosface",
-        "margin_size": 0.2,
         "centroid_update": "mean",
+        "memory_weight_decay": 0,
     },
 }

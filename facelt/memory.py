@@ -75,7 +75,7 @@ class _BlockedRead(torch.autograd.Function):
             l_Gb = ctx.keys.scores(q_low, rows)
             own = ctx.own.within(start, l_Gb.shape[1])[1] if len(ctx.own.rows) else None
             dl_Gb = (da_low @ ctx.centroids[rows].to(q_low.dtype).T).to(l_Gb.dtype)
-            p_Gb = torch.exp(l_Gb - reference_G[:, None]) if ctx.softmax else l_Gb
+            p_Gb = (l_Gb - reference_G[:, None]).exp_() if ctx.softmax else l_Gb
             if own is not None:
                 p_Gb[own] = dl_Gb[own] = 0
             if ctx.softmax:
