@@ -1,6 +1,8 @@
 """Feature sets: what is written is read, and what cannot be right is refused in one line."""
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -168,6 +170,53 @@ def test_a_meta_that_is_not_an_object_is_refused(tmp_path, rows):
     for content in ("{", json.dumps([1])):
         (tmp_path / "meta.json").write_text(content)
         refuse(tmp_path, "meta.json")
+
+
+def test_a_meta_that_a_report_could_not_hold_is_refused(tmp_path, rows):
+    write_features(tmp_path, rows, np.zeros(50, int))
+    for content, problem in (
+        ('{"a": NaN}', "NaN"),
+        ('{"method": "\\ud800"}', "surrogates"),
+        ("[" * 99999, "recursion"),
+    ):
+        (tmp_path / "meta.json").write_text(content)
+        refuse(tmp_path, "meta.json", problem)
+
+
+def test_sizes_that_no_memory_holds_are_refused(tmp_path, rows):
+    write_features(tmp_path, rows, np.zeros(50, int))
+    whole = (tmp_path / "features.npy").read_bytes()
+    (tmp_path / "features.npy").write_bytes(whole.replace(b"(50, 8)", b"(50,-8)"))
+    refuse(tmp_path, "not readable as .npy")
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 16)})
+    for name, content, problem in (
+        ("features.npy", header.getvalue() + b"\0" * 99, "not readable as .npz"),
+        ("features", b"no array", "features of type"),
+    ):
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr(name, content)
+            archive.write(tmp_path / "labels.npy", "labels.npy")
+        refuse(tmp_path / "x.npz", problem)
+
+
+def test_labels_beyond_int64_are_refused(tmp_path, rows):
+    write_features(tmp_path, rows, np.zeros(50, int))
+    np.save(tmp_path / "labels.npy", np.full(50, 2**63 + 5, np.uint64))
+    refuse(tmp_path, f"label {2**63 + 5}", "int64")
+
+
+def test_float64_beyond_float32_is_refused_in_one_line(tmp_path, rows, recwarn):
+    write_features(tmp_path, rows.astype(np.float64) * 1e300, np.zeros(50, int))
+    with pytest.raises(InputError, match="row 0 holds"):
+        load_features(tmp_path).unit(0, 50)
+    assert not recwarn.list
+
+
+def test_a_name_may_hold_what_looks_like_the_end_of_a_line(tmp_path, rows):
+    names = ["a\u2028b", "c\x1cd", " e "]
+    write_features(tmp_path, rows, np.arange(50) % 3, names)
+    assert load_features(tmp_path).names == names
 
 
 def test_norms_are_those_of_the_stored_rows(tmp_path, rows):

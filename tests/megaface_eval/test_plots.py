@@ -27,6 +27,14 @@ def test_the_cmc_s_line_is_the_curve_to_the_end_of_the_gallery():
     assert axes.get_xscale() == "log"
 
 
+def test_a_name_is_no_formula_and_never_left_out():
+    figure = cmc_figure([method("$\\frac$", {}), method("_hidden", {})], 100)
+    assert to_svg(figure)  # drawn: a formula that cannot be read raises
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        r"\$\frac\$ (50.00)", " _hidden (50.00)"
+    ]  # fmt: skip
+
+
 def test_bars_have_their_heights_and_intervals_and_an_empty_bucket_says_so():
     columns = [{"key": "a", "title": "A"}, {"key": "b", "title": "B"}]
     (axes,) = bars_figure([method("m", {"a": 0.8, "b": None})], columns).axes

@@ -32,6 +32,16 @@ def test_latex_marks_the_best_and_escapes_names(made):
     assert all(line.endswith(r"\\") for line in lines if "&" in line)
 
 
+def test_names_cannot_break_a_table(made):
+    contents = contents_of(made / "compared")
+    contents["methods"][0]["name"] = "a|b\\c{$^~"
+    contents["columns"][-1]["title"] = "50% & #1"
+    lines = to_latex(contents).splitlines()
+    assert lines[4].startswith(r"a|b\textbackslash{}c\{\$\textasciicircum{}\textasciitilde{} & ")
+    assert lines[2].endswith(r"50\% \& \#1 \\")
+    assert markdown_table([["a|b", "c"], ["d", "e"]]).splitlines()[0] == r"| a\|b | c |"
+
+
 def test_columns_line_up():
     lines = markdown_table([["a", "bb"], ["long", "1"], ["x", "≥5"]]).splitlines()
     assert lines == ["| a    | bb |", "|------|---:|", "| long |  1 |", "| x    | ≥5 |"]

@@ -272,6 +272,12 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
         (["--similarity", "0.5"], ["without --train"]),
         (["--probe-images", "."], ["paths.txt"]),
         (["--enrol", "0"], ["at least one image"]),
+        (["--seed", "-1"], ["--seed -1"]),
+        (["--gallery", "9" * 400], ["expected a number"]),
+        (["--similarity", "nan", "--train", "x"], ["--similarity nan", "from -1"]),
+        (["--probe-images", "no_such_folder"], ["no such folder"]),
+        (["--subgroups", "\udcff.tsv"], ["not UTF-8"]),
+        (["--output", "x" * 300], ["cannot be written"]),
         (["--rejection", "none.npy"], ["none.npy", "one number a row"]),
         (["--rejection", "labels.npy", "--cohort", "nowhere"], ["nowhere", "no such feature set"]),
         (["--compare", "x"], ["give one of"]),
@@ -285,6 +291,26 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
 def test_mistakes_in_the_command_are_answered_in_one_line(sets, capsys, more, words):
     refused(capsys, command(sets, *more), *words)
     assert not [path for path in sets.iterdir() if path.name.startswith((".out", "out"))]
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(sets, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plots, "to_png", full)
+    refused(capsys, command(sets), "cannot be written", "No space left")
+    assert not [path for path in sets.iterdir() if "out" in path.name]
+
+
+def test_an_interrupted_run_leaves_nothing(sets, capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "print_result", lambda *_: None)
+    monkeypatch.setattr(plots, "to_png", interrupt)
+    assert main(command(sets)) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; nothing was written"
+    assert not [path for path in sets.iterdir() if "out" in path.name]
 
 
 def test_options_that_would_do_nothing_are_refused(sets, capsys):

@@ -49,6 +49,7 @@ def test_identities_without_names_go_by_their_number(tmp_path):
         ("ann\tf\nann\tm\n", "'ann' again"),
         ("zoe\tf\n", "none of the probes"),
         ("identity\ta\tb\nann\tf\n", "line 2 has 2"),
+        ("identity\ta\ta\nann\tf\tm\n", "an attribute twice"),
     ],
 )
 def test_what_cannot_be_right_is_refused(tmp_path, probes, text, problem):
