@@ -3,15 +3,20 @@
 B: images, C: channels, D: embedding size.
 """
 
-from collections.abc import Callable
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from facelt.batch_norm import KINDS
+from facelt.batch_norm import KINDS, statistics_aside
 
 DEPTHS: dict[str, tuple[type[nn.Module], list[int]]] = {
     "resnet10": (BasicBlock, [1, 1, 1, 1]),
@@ -27,12 +32,14 @@ class ResNet(nn.Module):
     stem: "imagenet" (7x7 stride 2 and pooling: a map of 1/32 of the image) or
     "face" (3x3 stride 1, no pooling: a map of 1/8, as face recognisers at 112x112 have it).
     norm_layer: makes a batch normalisation of the given number of channels.
+    channels_last, checkpointing: off until `switch`.
     """
 
     def __init__(self, name: str, width: int, stem: str, norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()
         block, depths = DEPTHS[name]
         self.norm_layer = norm_layer
+        self.channels_last = self.checkpointing = False
         self.inplanes = width
         if stem == "imagenet":
             self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -65,10 +72,28 @@ class ResNet(nn.Module):
             self.inplanes = planes * block.expansion
         return nn.Sequential(*blocks)
 
+    def blocks(self) -> Iterator[nn.Module]:
+        """The residual blocks, from the images on."""
+        return itertools.chain(self.layer1, self.layer2, self.layer3, self.layer4)
+
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """B x 3 x H x W -> the last feature map, B x C x H' x W'."""
+        if self.channels_last:
+            images_B3HW = images_B3HW.contiguous(memory_format=torch.channels_last)
         x = self.maxpool(self.relu(self.bn1(self.conv1(images_B3HW))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
+        for block in self.blocks():
+            x = _recomputed(block, x) if again else block(x)
+        return x.contiguous()  # a small map: what follows need not know how the network was run
+
+
+def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x), which keeps nothing but x for the backward pass and is done again there, collectives included."""
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), statistics_aside(block)
+
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 class Neck(nn.Module):
@@ -91,6 +116,27 @@ class Neck(nn.Module):
 def build(name: str, width: int, stem: str, batch_norm: str) -> ResNet:
     """A ResNet whose batch normalisation is a key of `batch_norm.KINDS`."""
     return ResNet(name, width, stem, KINDS[batch_norm])
+
+
+def switch(net: ResNet, compile: bool, channels_last: bool, checkpointing: bool) -> None:
+    """Choose how a network is run, in place: the numbers and the names of its tensors stay the same.
+
+    compile: torch.compile, which fuses normalisation and activation, at its first batch. channels_last: maps in the
+    order B x H x W x C. checkpointing: residual blocks keep their input alone and are run again in the backward pass.
+    Raises ValueError where there is no compiler for `compile`, or too few channels for channels_last.
+    """
+    if channels_last and net.conv1.out_channels < 8:
+        # oneDNN's gradient of a strided 1x1 convolution writes past its memory there.
+        raise ValueError(f"backbone.channels_last with width {net.conv1.out_channels}; expected width 8 or more")
+    net.channels_last, net.checkpointing = channels_last, checkpointing
+    if not compile:
+        return
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.cuda.is_available() and shutil.which(compiler) is None:
+        raise ValueError(f"backbone.compile needs the C++ compiler {compiler}, not found; install it, or set it false")
+    # The compiler cannot look through a block that is done again: then each is compiled by itself.
+    for part in net.blocks() if checkpointing else (net,):
+        part.compile()
 
 
 def load_pretrained(backbone: ResNet, path: str | Path) -> None:

@@ -1,5 +1,8 @@
 """Batch normalisation whose statistics are those of the global batch, on any device and number of ranks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +46,23 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return F.batch_norm(
             x_BCHW, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
+
+
+@contextmanager
+def statistics_aside(module: nn.Module) -> Iterator[None]:
+    """Within, the batch normalisations of a module move copies of their running statistics, which are dropped after.
+
+    For a forward pass that is done again: the same numbers come out, and the batch counts once.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    own = [(layer, name, buffer) for layer in layers for name, buffer in layer.named_buffers(recurse=False)]
+    for layer, name, buffer in own:
+        setattr(layer, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for layer, name, buffer in own:
+            setattr(layer, name, buffer)
 
 
 KINDS: dict[str, type[nn.BatchNorm2d]] = {

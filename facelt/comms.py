@@ -24,7 +24,10 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """What this process handed to collectives since `reset`: number of calls and bytes of their inputs."""
+    """What this process handed to collectives since `reset`: number of calls and bytes of their inputs.
+
+    Those within a compiled network go uncounted.
+    """
 
     calls: int = 0
     bytes: int = 0
@@ -33,6 +36,8 @@ class Traffic:
         self.calls = self.bytes = 0
 
     def count(self, tensor: Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return  # a graph would be traced anew whenever the figures have changed
         self.calls += 1
         self.bytes += tensor.numel() * tensor.element_size()
 

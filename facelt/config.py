@@ -19,6 +19,8 @@ class BackboneConfig(Block):
     width: channels of the first layer. stem: 7x7 stride 2 and pooling, or 3x3 stride 1 as face recognisers have it.
     neck: what follows the linear embedding. batch_norm: whose images make the statistics (all ranks', this rank's), or
     "frozen" at what `init` holds. init: a torchvision state dict.
+    How it is run in training, with the same numbers (see `backbone.switch`): compile by torch.compile, maps with
+    channels_last, checkpointing of the residual blocks.
     """
 
     name: Literal["resnet10", "resnet18", "resnet50"] = "resnet50"
@@ -27,6 +29,9 @@ class BackboneConfig(Block):
     neck: Literal["linear", "relu", "batch_norm"] = "linear"
     batch_norm: Literal["synchronised", "local", "frozen"] = "synchronised"
     init: str | None = None
+    compile: bool = False
+    channels_last: bool = False
+    checkpointing: bool = False
 
 
 class AugmentConfig(Block):

@@ -201,6 +201,12 @@ class Engine:
                 for moment in self.moments:
                     self.head_optimizer.state[parameter][moment].copy_(rows[f"{name}.{moment}"])
 
+    def figures(self) -> dict[str, float]:
+        """What a log may say of the last step, the same on all ranks: the gradient's norm, unless it was skipped."""
+        norm = {"gradient_norm": self.gradient_norm} if math.isfinite(self.gradient_norm) else {}
+        scale = {"loss_scale": self.loss_scale} if self.scaler.dynamic else {}
+        return {**norm, **scale, "skipped_steps": self.skipped_steps}
+
     def scalars(self) -> dict[str, float]:
         """What else the steps remember, the same on all ranks: AdaFace's norm statistics, a dynamic loss scale."""
         scale = {name: getattr(self.scaler, name) for name in _SCALER_STATE} if self.scaler.dynamic else {}

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from facelt import checkpoint, comms
-from facelt.backbone import load_pretrained
+from facelt.backbone import load_pretrained, switch
 from facelt.class_means import ClassMeans
 from facelt.config import FaceltConfig, StageConfig
 from facelt.embedder import Embedder
@@ -63,6 +63,8 @@ def make_engine(
     """Network, head and optimizers of a stage, as a checkpoint left them, or else as the stage starts from `source`."""
     torch.manual_seed(config.seed)
     embedder = Embedder(config, meta=name == "meta").to(device)
+    b = config.backbone
+    switch(embedder.backbone, b.compile, b.channels_last, b.checkpointing)
     head = (MetaHead if name == "meta" else PlainHead)(config, partition).to(device)
     if resumed:
         embedder.load_state_dict(comms.together(checkpoint.read_weights, resumed))

@@ -99,7 +99,7 @@ def train_stage(
         telemetry.advance()
         asked = False
         if step % config.log_every == 0 or step == steps - 1:
-            figures = {"gradient_norm": engine.gradient_norm, **health.measure(engine.head)}
+            figures = {**engine.figures(), **health.measure(engine.head)}
             telemetry.log(step, result.parts, result.correct_B, lr, figures, health.complaints(figures))
             asked = stop.agreed(device)
         if asked or step == steps - 1 or (step + 1) % config.checkpoint_every == 0:
