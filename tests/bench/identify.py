@@ -21,16 +21,22 @@ TRAIN = 887_500  # the training images of MS1M-LT
 BYTES = 4
 
 
-def write_gallery(path: Path, rows: int, dimension: int) -> None:
-    """Uniform rows straight to disk, 64K at a time."""
+def lengths(dimension: int, decay: float | None) -> np.ndarray:
+    """What each dimension is multiplied by, so that the features' variances fall as exp(-i/decay); ones for None."""
+    return np.exp(-np.arange(dimension) / (2 * (decay or np.inf))).astype(np.float32)
+
+
+def write_gallery(path: Path, rows: int, lengths_D: np.ndarray) -> None:
+    """Random rows straight to disk, 64K at a time."""
     from megaface_eval.features import spans
     from megaface_eval.simulate import UniformRows
 
     path.mkdir()
+    dimension = len(lengths_D)
     source = UniformRows(rows, dimension, 0)
     stored = np.lib.format.open_memmap(path / "features.npy", "w+", np.float32, (rows, dimension))
     for start, stop in spans(rows, 65536):
-        block = source.read(start, stop)
+        block = source.read(start, stop) * lengths_D
         stored[start:stop] = block / np.linalg.norm(block, axis=1, keepdims=True)
     stored.flush()
     np.save(path / "labels.npy", np.zeros(rows, np.int64))
@@ -124,6 +130,11 @@ def main() -> None:
         "--gallery", default="100K", help="number of distractors (100K); 1M takes minutes and 2 GB of disk"
     )
     parser.add_argument("--mate-cosine", type=float, default=0.45, help="mean cosine of mates (0.45)")
+    parser.add_argument(
+        "--decay",
+        type=float,
+        help="variances fall as exp(-i/DECAY), as features of faces do in some way; even by default",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--search", default="auto", help="megaface_eval's own --search (auto)")
     parser.add_argument("--certified", action="store_true", help="also time the certified searches")
@@ -133,7 +144,7 @@ def main() -> None:
         name, folder, rows, *more = options.measure
         print(json.dumps(MEASURES[name](Path(folder), int(rows), *more)))
         return
-    from megaface_eval.features import write_features
+    from megaface_eval.features import normalise, write_features
     from megaface_eval.gallery import parse_size
     from megaface_eval.simulate import make_scene
 
@@ -141,8 +152,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
         scene = make_scene(rows, options.mate_cosine)
-        write_features(folder / "probes", scene.probes.unit(0, len(scene.probes)), scene.probes.labels)
-        write_gallery(folder / "gallery", rows, scene.probes.dimension)
+        scale = lengths(scene.probes.dimension, options.decay)
+        write_features(
+            folder / "probes", normalise(scene.probes.unit(0, len(scene.probes)) * scale), scene.probes.labels
+        )
+        write_gallery(folder / "gallery", rows, scale)
         train = min(rows, TRAIN)
         flat, ours, buckets = [], [], []
         for _ in range(options.rounds):
