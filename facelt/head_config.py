@@ -139,6 +139,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "mask_own": 0.5,
         "selector": "zero",
         "classifier_start": "centroids",
+        "direct_weight": 0.5,
         "centroid_update": "mean",
         "memory_weight_decay": 0,
     },

@@ -4,7 +4,8 @@
 
 For each seed: one plain stage on a long tail of drawn people; from it, every arm for as many images again. Then rank-1
 of strangers: the share of probes whose nearest other image, among probes and distractors, shows the same person.
-Defaults are chosen on the validation people; test people are others again. Mean and spread (half the range) over seeds.
+Arms that begin with "…" change one piece of "facelt without its direct loss". Defaults are chosen on the validation
+people; test people are others again. Mean and spread (half the range) over seeds.
 "control" is the meta-embedding with the memory's mean in place of the memory: what survives it is not memory.
 A FOLDER keeps what is done: run again with the same one, it takes up where it stopped.
 """
@@ -38,8 +39,9 @@ FACELT = PRESETS["facelt"]
 
 
 def without(*names: str, sampler: str = "uniform", **instead: object) -> dict:
-    """The preset facelt with some of its pieces as released, or otherwise."""
-    head = {name: value for name, value in FACELT.items() if name not in names} | instead
+    """The preset facelt without its loss on the direct feature, and some of its pieces as released, or otherwise."""
+    left = {"direct_weight", *names}
+    head = {name: value for name, value in FACELT.items() if name not in left} | instead
     return {"preset": "released", "head": head, "meta": {**STAGE, "sampler": sampler}}
 
 
@@ -47,8 +49,11 @@ STAGE = {"epochs": EPOCHS, "decay_every": EPOCHS * 3 / 4}
 ARMS: dict[str, dict] = {
     "plain again": {},
     "released": {"preset": "released"},
+    "released, clipped at 1": {"preset": "released", "clipping": 1.0},
     "paper": {"preset": "paper"},
+    "paper, clipped at 1": {"preset": "paper", "clipping": 1.0},
     "facelt": {"preset": "facelt"},
+    "facelt without its direct loss": without(),
     "  class by class": without(sampler="class_aware"),
     "  classifier from nothing": without("classifier_start"),
     "  hallucinator": without("retrieval"),
@@ -56,7 +61,6 @@ ARMS: dict[str, dict] = {
     "  selector as released": without("selector"),
     "  centroids as released": without("centroid_update", "memory_weight_decay"),
     "  cosface 0.2, scale 32": without(margin="cosface", margin_size=0.2, scale=32),
-    "  loss on the direct feature": without(direct_weight=0.5),
 }
 
 
@@ -71,10 +75,13 @@ def draw(folder: Path) -> None:
 
 
 def configuration(seed: int, block: dict) -> dict:
+    block = dict(block)
+    clipping = {"gradient_clipping": block.pop("clipping")} if "clipping" in block else {}
     return {
         "train_batch_size": 64,
         "optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}},
         "steps_per_print": 10**9,
+        **clipping,
         "facelt": {
             "seed": seed,
             "image_size": 64,
