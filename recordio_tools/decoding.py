@@ -1,5 +1,6 @@
 """Decodes every image of a set, on all cores, to find those that do not decode."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -37,8 +38,10 @@ def decode_all(images: ImageRecords) -> Iterator[tuple[int, str | tuple[int, int
     if len(images) <= BATCH:
         yield from ((row, decode_one(images, row)) for row in range(len(images)))
         return
+    # Not forked: a child of a process with threads may wait for a lock that no thread of its own will open.
+    context = multiprocessing.get_context("spawn")
     with (
-        ProcessPoolExecutor(os.cpu_count(), initializer=_begin, initargs=(images,)) as pool,
+        ProcessPoolExecutor(os.cpu_count(), context, _begin, (images,)) as pool,
         tqdm(total=len(images), desc="decoding", unit="image", unit_scale=True, delay=2, leave=False) as bar,
     ):
         for batch in pool.map(_decode, pairwise(edges)):

@@ -5,6 +5,7 @@ whatever else is in the set. Disjoint ranges of identities (training, probes, di
 """
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
@@ -133,8 +134,10 @@ def jpegs(
             drawn = draw_jpegs(seed, identities, images, size, grey, zoom)
             yield from zip(drawn, identities - first_identity, strict=True)
         return
-    # An interrupt is for this process to answer; the workers end with it.
-    with ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
+    # An interrupt is for this process to answer; the workers end with it. They are not forked: a child of a process
+    # with threads may wait for a lock that no thread of its own will open.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         ahead: deque = deque()
         try:
             for identities, images in batches:
