@@ -92,12 +92,14 @@ def measure_identify(folder: Path, rows: int, search: str) -> dict:
     return {**watch.read(), "rank1": rank1, "mean_rank": mean, "search": note}
 
 
-def measure_buckets(folder: Path, rows: int) -> dict:
+def measure_buckets(folder: Path, rows: int, search: str) -> dict:
     """Pseudo-shot counts of all probes over a training set, from disk."""
     from dataclasses import replace
 
     from megaface_eval.features import ArrayRows, load_features
     from megaface_eval.pseudo_shot import count_similar
+    from megaface_eval.ranks import Ranks
+    from megaface_eval.searchers import choose_scan
 
     class First(ArrayRows):
         """The first rows of a file."""
@@ -110,8 +112,10 @@ def measure_buckets(folder: Path, rows: int) -> dict:
 
     gallery = load_features(folder / "gallery")
     train = replace(gallery, rows=First(gallery.rows), labels=gallery.labels[:rows])
+    probes = load_features(folder / "probes")
+    scan, _ = choose_scan(search, probes.dimension, len(probes) * rows, Ranks())
     watch = Watch()
-    count_similar(load_features(folder / "probes"), train, 0.7)
+    count_similar(probes, train, 0.7, scan=scan)
     return watch.read()
 
 
@@ -162,7 +166,7 @@ def main() -> None:
         for _ in range(options.rounds):
             flat.append(apart("flat", folder, rows))
             ours.append(apart("identify", folder, rows, options.search))
-            buckets.append(apart("buckets", folder, train))
+            buckets.append(apart("buckets", folder, train, options.search))
         print(f"search: {ours[0]['search']}")
         for what in ("seconds", "cpu"):
             reference, identified, counted = (min(results, key=lambda r: r[what]) for results in (flat, ours, buckets))
