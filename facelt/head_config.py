@@ -61,7 +61,7 @@ class HeadConfig(Block):
                         of the batch's features of its class - c)), or "refresh" (class means over the whole set)
     centroid_momentum   of "mean"
     refresh_every       steps between two passes of "refresh"
-    memory_weight_decay weight decay of the centroids; None: the optimizer's
+    memory_weight_decay weight decay of the centroids; None: the optimizer's; none where no gradient moves them
     attention           modulated attention on the last map (eq. 5)
     """
 
@@ -100,6 +100,10 @@ class HeadConfig(Block):
             raise ValueError('"centroid_loss": "paper" has no released step; set "centroid_update": "gradient"')
         if self.centroid_update in ("mean", "refresh") and self.centroid_gradient:
             raise ValueError(f'centroid_gradient and "centroid_update": "{self.centroid_update}" both move the memory')
+        if self.centroid_update in ("mean", "refresh") and self.memory_weight_decay:
+            raise ValueError(
+                f'memory_weight_decay does nothing with "centroid_update": "{self.centroid_update}"; leave it out'
+            )
         if self.centroid_update != "mean":
             _refuse(self, {"centroid_momentum"}, 'needs "centroid_update": "mean"')
         if self.centroid_update != "refresh":
@@ -141,6 +145,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classifier_start": "centroids",
         "direct_weight": 0.5,
         "centroid_update": "mean",
-        "memory_weight_decay": 0,
     },
 }

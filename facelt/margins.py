@@ -10,7 +10,6 @@ import math
 import torch
 from torch import Tensor
 
-MARGINS = ("none", "cosface", "arcface", "adaface")
 # Within this of cosθ = ±1, sinθ is taken as constant, so that its gradient stays finite.
 SMALLEST_SIN2 = 1e-6
 
@@ -40,13 +39,15 @@ def arcface(own: Tensor, r: Tensor, size: float | Tensor) -> Tensor:
 def adaface(own: Tensor, r: Tensor, size: float, quality: Tensor) -> Tensor:
     """r·(cos(θ - m·q) - (m·q + m)), Kim et al. 2022: blurred images (low norms) are pushed less at wide angles.
 
-    quality: q in [-1, 1] of each image, by `NormStatistics`.
+    quality: q in [-1, 1] of each image, by `Margin.quality`.
     """
     return arcface(own, r, -size * quality) - r * size * (quality + 1)
 
 
 class Margin:
-    """One of MARGINS and its size, with what AdaFace remembers of feature norms: the same on all ranks.
+    """A kind of margin (none, cosface, arcface, adaface), its size, and what AdaFace remembers of feature norms.
+
+    The same on all ranks.
 
     h: how many deviations of the norm count as one. pace: share of a new batch in the running numbers. As published.
     """

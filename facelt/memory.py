@@ -26,8 +26,6 @@ from facelt.blocks import (
 )
 from facelt.partition import Partition
 
-RETRIEVALS = ("hallucinator", "cosine", "mean")
-
 
 class _BlockedRead(torch.autograd.Function):
     """This rank's part of o·M, equation 1: a softmax-weighted, or a linear, sum of its centroids.

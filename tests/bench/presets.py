@@ -59,7 +59,7 @@ ARMS: dict[str, dict] = {
     "  hallucinator": without("retrieval"),
     "  own class never masked": without("mask_own"),
     "  selector as released": without("selector"),
-    "  centroids as released": without("centroid_update", "memory_weight_decay"),
+    "  centroids as released": without("centroid_update"),
     "  cosface 0.2, scale 32": without(margin="cosface", margin_size=0.2, scale=32),
 }
 

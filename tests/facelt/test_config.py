@@ -85,6 +85,7 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"head": {"retrieval": "cosine", "hallucinator": "linear"}}, ["facelt.head", "linear"]),
         ({"head": {"centroid_loss": "paper"}}, ["facelt.head", "centroid_update"]),
         ({"head": {"centroid_update": "mean", "centroid_gradient": True}}, ["facelt.head: centroid_gradient"]),
+        ({"head": {"centroid_update": "mean", "memory_weight_decay": 0.1}}, ["facelt.head: memory_weight_decay"]),
         ({"head": {"margin": "arcface"}}, ["facelt.head: margin", "set both, or neither"]),
         ({"plain_head": {"scale": 32}}, ["facelt.plain_head: scale needs", "cosine"]),
         ({"plain_head": {"classifier": "cosine", "margin_size": 0.3}}, ["facelt.plain_head: margin"]),

@@ -105,11 +105,11 @@ def assert_dense(got: list[dict], want: dict) -> None:
     for part in got[0]["parts"]:
         total = sum(r["parts"][part] for r in got)
         assert total == pytest.approx(want["parts"][part].item(), rel=1e-10, abs=1e-12)
-    np.testing.assert_allclose(sum(r["t"] for r in got), want["grads"]["t"], rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(sum(r["t"] for r in got), want["grads"]["t"], rtol=1e-10, atol=1e-10)
     for name in ("f", "e", "c", "hw", "hb", "w"):
         if name in got[0]:
             whole = np.concatenate([r[name] for r in got])
-            np.testing.assert_allclose(whole, want["grads"][name], rtol=1e-8, atol=1e-10, err_msg=name)
+            np.testing.assert_allclose(whole, want["grads"][name], rtol=1e-10, atol=1e-10, err_msg=name)
 
 
 CASES = [
