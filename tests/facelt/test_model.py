@@ -250,3 +250,23 @@ def test_plain_head_is_linear_and_cross_entropy(ranks, K):
     np.testing.assert_array_equal(np.concatenate([r["correct"] for r in got]), (logits.argmax(1) == x["y"]).numpy())
     for name, leaf in leaves.items():
         np.testing.assert_allclose(np.concatenate([r[name] for r in got]), leaf.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["released", "paper", "facelt"])
+@pytest.mark.parametrize("classes", [1, 9])
+def test_the_whole_head_is_finite_at_its_edges(products, preset, classes):
+    """A feature on its centroid, a zero vector, huge features; one class alone."""
+    torch.manual_seed(0)
+    config = FaceltConfig.model_validate({"preset": preset, "embedding_size": D, "products": products})
+    head = MetaHead(config, Partition(classes))
+    for parameter in head.memory.parameters():
+        torch.nn.init.normal_(parameter)
+    f = torch.cat([head.memory.centroids[:1].detach(), torch.zeros(1, D), 1e4 * torch.randn(2, D)]).requires_grad_()
+    e = torch.tanh(torch.randn(4, D)).requires_grad_()
+    step = head(Embedded(f, e, torch.tensor([16.0], requires_grad=True)), torch.arange(4) % classes, SEED)
+    step.loss.backward()
+    assert step.loss.isfinite()
+    for tensor in (f, e, *(p for p in head.parameters() if p.requires_grad)):
+        assert tensor.grad is not None
+        assert tensor.grad.isfinite().all()
