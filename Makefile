@@ -23,7 +23,7 @@ bench: $(READY)
 # On a machine with CUDA: the head's exactness there, and its bench.
 gpu: $(READY)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: no CUDA device; make gpu needs one")'
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/facelt/test_cuda.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/facelt/head/test_cuda.py
 	$(BIN)/python tests/bench/head.py --only products && $(BIN)/python tests/bench/head.py --only memory
 
 lint: $(READY)

@@ -1,10 +1,12 @@
 """Installs facelt, recordio_tools and megaface_eval."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 # Wheels of DALI and FAISS with CUDA are for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "platform_system != 'Linux' or platform_machine != 'x86_64'"
+
+PACKAGES = ("facelt", "recordio_tools", "megaface_eval")
 
 setup(
     name="facelt",
@@ -12,8 +14,10 @@ setup(
     description="Face recognition under long tails and open worlds: a distributed trainer and evaluator",
     license="MIT",
     python_requires=">=3.11",
-    packages=["facelt", "recordio_tools", "recordio_tools.faces", "megaface_eval"],
-    package_data={"megaface_eval": ["*.jinja"]},
+    packages=find_packages(
+        include=["facelt", "facelt.*", "recordio_tools", "recordio_tools.*", "megaface_eval", "megaface_eval.*"]
+    ),
+    package_data={"megaface_eval.report": ["*.jinja"]},
     install_requires=[
         "numpy>=1.26,<3",
         "torch~=2.14.1",

@@ -23,14 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facelt import checkpoint, comms
 from facelt.config import FaceltConfig
-from facelt.embedder import Embedder
-from facelt.embedding import EMBEDDINGS
-from facelt.inference import each_batch
-from facelt.mistakes import one_line
-from facelt.model import MetaHead
-from facelt.partition import Partition
+from facelt.errors import one_line
+from facelt.head.embedding import EMBEDDINGS
+from facelt.head.heads import MetaHead
+from facelt.images.one_pass import each_batch
+from facelt.network.embedder import Embedder
+from facelt.parallel import collectives, group
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint
 from recordio_tools.dataset import RecordDataset
 
 # Images B x 3 x H x W in [-1, 1] -> features B x D, one for each embedding asked for.
@@ -40,7 +41,7 @@ Recogniser = Callable[[Tensor], list[Tensor]]
 def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.extract"):
-        device = comms.start()
+        device = group.start()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
         outputs = [output_folders(args, source) for source in args.data]
         every = [folder for folders in outputs for folder in folders]
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.flip:
             recogniser = with_flip(recogniser)
         for source, folders in zip(args.data, outputs, strict=True):
-            dataset = comms.together(RecordDataset, source)
+            dataset = group.together(RecordDataset, source)
             with one_line("facelt.extract", every_rank=True):
                 write_features(folders, recogniser, image_size, dataset, {**facts, "data": source}, args, device)
     return 0
@@ -99,22 +100,22 @@ def from_checkpoint(
         asked = " ".join(embeddings)
         raise ValueError(f"--embedding {asked}: {folder} is of stage plain, which has only direct; give a meta run")
     embedder = Embedder(config, meta)
-    embedder.load_state_dict(comms.together(checkpoint.read_weights, folder))
+    embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
     embedder.to(device).eval()
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state["step"]}
     if control:
         facts["memory"] = control
     if embeddings == ["direct"]:
         return lambda images_B3HW: [embedder(images_B3HW)[0]], config.image_size, facts
-    partition = Partition(state["num_classes"], comms.rank(), comms.world_size())
+    partition = Partition(state["num_classes"], group.rank(), group.world_size())
     head = MetaHead(config, partition, control)
-    rows = comms.together(checkpoint.read_rows, folder, partition, False)
+    rows = group.together(checkpoint.read_rows, folder, partition, False)
     head.load_state_dict({name: rows[name] for name in head.state_dict()})
     head.to(device).eval()
 
     def embed(images_B3HW: Tensor) -> list[Tensor]:
         embedded = embedder(images_B3HW)
-        every = head.embeddings(embedded, comms.gather(embedded.direct_BD))
+        every = head.embeddings(embedded, collectives.gather(embedded.direct_BD))
         return [every[name] for name in embeddings]
 
     return embed, config.image_size, facts
@@ -182,7 +183,7 @@ def write_features(
 ) -> None:
     """Run the recogniser over the set, all ranks together, into drafts beside the outputs, then rename them there."""
     drafts = [folder.with_name(f".{folder.name}.draft") for folder in folders]
-    chief = comms.rank() == 0
+    chief = group.rank() == 0
     for draft in drafts if chief else ():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -191,7 +192,7 @@ def write_features(
         title = f"features of {Path(facts['data']).name}"
         for batch in each_batch(recogniser, dataset, image_size, args.batch, device, args.threads, title):
             # Rank 0 writes for all: pages that several machines map for writing would overwrite each other.
-            outputs = [comms.gather(rows.float().contiguous()) for rows in batch.output]
+            outputs = [collectives.gather(rows.float().contiguous()) for rows in batch.output]
             if not chief:
                 continue
             if not features:
@@ -210,7 +211,7 @@ def write_features(
         for draft in drafts if chief else ():
             shutil.rmtree(draft, ignore_errors=True)
         raise
-    comms.barrier()
+    group.barrier()
 
 
 def complete(draft: Path, dataset: RecordDataset, facts: dict[str, Any]) -> None:
@@ -263,5 +264,5 @@ def arguments() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     status = main()
-    comms.stop()
+    group.stop()
     sys.exit(status)

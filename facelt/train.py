@@ -12,13 +12,15 @@ from typing import Any
 import deepspeed
 import torch
 
-from facelt import checkpoint, comms, health, stage
 from facelt.config import FaceltConfig, StageConfig, load
-from facelt.mistakes import one_line
-from facelt.partition import Partition
-from facelt.sampling import step_seed
-from facelt.schedule import learning_rate, total_steps
-from facelt.telemetry import StopRequest, Telemetry, say
+from facelt.errors import one_line
+from facelt.head import health
+from facelt.images.sampling import step_seed
+from facelt.parallel import group
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint, start
+from facelt.training.schedule import learning_rate, total_steps
+from facelt.training.telemetry import StopRequest, Telemetry, say
 from recordio_tools.dataset import RecordDataset
 
 
@@ -31,15 +33,15 @@ def main(argv: list[str] | None = None) -> int:
         for name, value in (("data", data), ("output", output)):
             if value is None:
                 raise ValueError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
-        device = comms.start()
+        device = group.start()
         stop = StopRequest()
-        dataset = comms.together(RecordDataset, data)
-        partition = Partition(dataset.num_classes, comms.rank(), comms.world_size())
+        dataset = group.together(RecordDataset, data)
+        partition = Partition(dataset.num_classes, group.rank(), group.world_size())
         names = checkpoint.STAGES if args.stage is None else (args.stage,)
         for name in names:
-            stage.check(name, dataset, partition, ds, config)
+            start.check(name, dataset, partition, ds, config)
         for name in names:
-            source = stage.find_start(name, Path(output), args.start_from)
+            source = start.find_start(name, Path(output), args.start_from)
             if not train_stage(name, Path(output), source, dataset, partition, ds, config, device, stop):
                 break
     return 0
@@ -62,18 +64,18 @@ def train_stage(
     """
     knobs: StageConfig = getattr(config, name)
     steps = total_steps(knobs, len(dataset), ds["train_batch_size"])
-    resumed = comms.share(checkpoint.latest(run, name))
+    resumed = group.share(checkpoint.latest(run, name))
     first = 0
     if resumed:
-        state = stage.check_same_run(resumed, ds, config)
+        state = start.check_same_run(resumed, ds, config)
         first = state["step"]
         if first >= steps:
             say(f"stage {name}: finished in {resumed}")
             return not stop.agreed(device)
         say(f"stage {name}: taking up {resumed} at step {first}")
-    engine = stage.make_engine(name, resumed, source, dataset, partition, ds, config, device)
-    sampler = stage.make_sampler(knobs, dataset, engine.global_batch, config.seed)
-    batches = iter(stage.make_pipeline(dataset, sampler, engine, config, first, steps, device))
+    engine = start.make_engine(name, resumed, source, dataset, partition, ds, config, device)
+    sampler = start.make_sampler(knobs, dataset, engine.global_batch, config.seed)
+    batches = iter(start.make_pipeline(dataset, sampler, engine, config, first, steps, device))
     labels = torch.from_numpy(dataset.labels)
     telemetry = Telemetry(run, name, steps, first, engine.global_batch)
 
@@ -87,8 +89,8 @@ def train_stage(
     engine.embedder.backbone.train(not knobs.freeze_backbone)
     for step in range(first, steps):
         lr = learning_rate(knobs, engine.base_lr, step, len(dataset), engine.global_batch)
-        if name == "meta" and stage.refreshes(config.head, step):
-            stage.fill_memory(engine.embedder, engine.head.memory, dataset, config, device)
+        if name == "meta" and start.refreshes(config.head, step):
+            start.fill_memory(engine.embedder, engine.head.memory, dataset, config, device)
         for part, micro_indices in enumerate(sampler.indices(step).reshape(engine.accumulation, -1)):
             with one_line("facelt.train", every_rank=True):
                 images_B3HW, _ = next(batches)
@@ -132,5 +134,5 @@ def arguments() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     status = main()
-    comms.stop()
+    group.stop()
     sys.exit(status)

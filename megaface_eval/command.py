@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import InputError
+from megaface_eval.errors import InputError
 
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 

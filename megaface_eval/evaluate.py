@@ -4,15 +4,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import identification, metrics, open_set, pseudo_shot, verification
-from .candidates import Scan
-from .cohort import Cohort
-from .errors import InputError
-from .features import FeatureSet
-from .gallery import Gallery
-from .metrics import Column, Tallies
-from .product import ProductScan
-from .ranks import Ranks
+from megaface_eval.errors import InputError
+from megaface_eval.features.feature_set import FeatureSet
+from megaface_eval.features.gallery import Gallery
+from megaface_eval.processes import Ranks
+from megaface_eval.protocols import identification, metrics, open_set, pseudo_shot, verification
+from megaface_eval.protocols.cohort import Cohort
+from megaface_eval.protocols.metrics import Column, Tallies
+from megaface_eval.search.candidates import Scan
+from megaface_eval.search.product import ProductScan
 
 RATE = "MegaFace identification rate"
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from . import noise
-from .candidates import Scan
-from .errors import InputError
-from .evaluate import Method, check_methods
-from .features import FeatureSet, load_features
-from .options import parse_method
-from .pseudo_shot import SIMILARITY, count_similar, quantile_threshold
-from .ranks import Ranks
-from .simulate import make_scene
-from .subgroups import subgroup_masks
+from megaface_eval.errors import InputError
+from megaface_eval.evaluate import Method, check_methods
+from megaface_eval.features import noise
+from megaface_eval.features.feature_set import FeatureSet, load_features
+from megaface_eval.features.simulate import make_scene
+from megaface_eval.features.subgroups import subgroup_masks
+from megaface_eval.options import parse_method
+from megaface_eval.processes import Ranks
+from megaface_eval.protocols.pseudo_shot import SIMILARITY, count_similar, quantile_threshold
+from megaface_eval.search.candidates import Scan
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
-from .cohort import FORMS
-from .command import Parser
-from .errors import InputError
-from .gallery import parse_size
-from .identification import IMPOSTORS, PROTOCOLS, TIES
-from .noise import MODES
-from .pseudo_shot import BOUNDS, SIMILARITY, parse_bounds
-from .searchers import SEARCHES
+from megaface_eval.command import Parser
+from megaface_eval.errors import InputError
+from megaface_eval.features.gallery import parse_size
+from megaface_eval.features.noise import MODES
+from megaface_eval.protocols.cohort import FORMS
+from megaface_eval.protocols.identification import IMPOSTORS, PROTOCOLS, TIES
+from megaface_eval.protocols.pseudo_shot import BOUNDS, SIMILARITY, parse_bounds
+from megaface_eval.search.choose import SEARCHES
 
 EXAMPLE = """
 examples:

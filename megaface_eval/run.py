@@ -12,19 +12,21 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from . import compare, devkit, evaluate, records, report
-from .command import answer, refuse
-from .conventions import conventions_of
-from .errors import InputError
-from .evaluate import Task
-from .figures import draw
-from .gallery import nested_sizes
-from .inputs import open_inputs, pseudo_shots
-from .metrics import Bootstrap
-from .options import build_parser, check
-from .ranks import Ranks, join, leave
-from .scan import engine
-from .searchers import choose_scan
+from megaface_eval import evaluate
+from megaface_eval.command import answer, refuse
+from megaface_eval.errors import InputError
+from megaface_eval.evaluate import Task
+from megaface_eval.features.gallery import nested_sizes
+from megaface_eval.formats import devkit
+from megaface_eval.inputs import open_inputs, pseudo_shots
+from megaface_eval.options import build_parser, check
+from megaface_eval.processes import Ranks, join, leave
+from megaface_eval.protocols.metrics import Bootstrap
+from megaface_eval.report import compare, records, tables
+from megaface_eval.report.conventions import conventions_of
+from megaface_eval.report.figures import draw
+from megaface_eval.search.choose import choose_scan
+from megaface_eval.search.faiss_scan import engine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,14 +49,14 @@ def report_on(options: Namespace, arguments: list[str], ranks: Ranks) -> None:
     command = shlex.join(["python", "-m", "megaface_eval.run", *(a for a in arguments if "local_rank" not in a)])
     if not command.isascii() and command != command.encode(errors="replace").decode():
         raise InputError("a name on the command line is not UTF-8; a report could not quote it: rename it")
-    report.check_output(options.output, options.force)
+    tables.check_output(options.output, options.force)
     if options.compare:
         contents, tallies = compare.merge(options.compare, command)
         extras = {"tallies.npz": npz(compare.save_tallies(tallies))}
     else:
         contents, extras = evaluation(options, command, ranks)
     if ranks.rank == 0:
-        report.write_report(contents, draw(contents), options.output, extras)
+        tables.write_report(contents, draw(contents), options.output, extras)
         print_result(contents, options)
 
 
@@ -168,7 +170,7 @@ def print_result(contents: dict, options: Namespace) -> None:
     if options.json:
         print(json.dumps(contents, allow_nan=False))
         return
-    print(report.markdown_table(report.table_rows(contents, mark="")))
+    print(tables.markdown_table(tables.table_rows(contents, mark="")))
     for record, line in zip([*contents["differences"], *contents["gaps"]], contents["statements"], strict=True):
         if record.get("column", "Full") == "Full":  # the other columns' are in the report
             print(line)

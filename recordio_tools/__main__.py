@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recordio_tools import commands, writing_commands
 from recordio_tools.atomic import refuse_existing
+from recordio_tools.cli import reading, writing
 
-COMMANDS = {**commands.COMMANDS, **writing_commands.COMMANDS}
+COMMANDS = {**reading.COMMANDS, **writing.COMMANDS}
 PROGRAM = "python -m recordio_tools"
 
 

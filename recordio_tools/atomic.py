@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recordio_tools.recordio import RecordError
+from recordio_tools.format.recordio import RecordError
 
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.heads import read_heads
-from recordio_tools.index import read_index
-from recordio_tools.mapping import map_file
-from recordio_tools.recordio import RecordError
-from recordio_tools.records import ImageRecords
+from recordio_tools.format.heads import read_heads
+from recordio_tools.format.index import read_index
+from recordio_tools.format.mapping import map_file
+from recordio_tools.format.recordio import RecordError
+from recordio_tools.format.records import ImageRecords
 from recordio_tools.writer import IDX, NAMES, PROPERTY, REC, DatasetWriter
 
 __all__ = ["DatasetWriter", "RecordDataset"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from recordio_tools.atomic import output_folder
-from recordio_tools.index import format_index
-from recordio_tools.recordio import IMAGE_HEAD, MAGIC, IRHeader, RecordError, RecordWriter, pack
+from recordio_tools.format.index import format_index
+from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, RecordError, RecordWriter, pack
 
 REC, IDX, PROPERTY, NAMES = "train.rec", "train.idx", "property", "names.txt"
 BUFFER_BYTES = 1 << 20

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from facelt import backbone
+from facelt.network import backbone
 
 WAYS: dict[str, tuple[dict[str, bool], torch.dtype | None]] = {
     "plain": ({}, None),

@@ -21,11 +21,11 @@ import torch
 import torch.multiprocessing as mp
 from tqdm import tqdm
 
-from facelt import comms
 from facelt.config import FaceltConfig
-from facelt.embedder import Embedded
-from facelt.model import MetaHead
-from facelt.partition import Partition
+from facelt.head.heads import MetaHead
+from facelt.network.embedder import Embedded
+from facelt.parallel import collectives, group
+from facelt.parallel.partition import Partition
 
 K, D = 74_500, 512
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,12 +63,12 @@ class Subject:
     def __init__(self, classes: int, size: int, G: int, preset: str = "released", products: str = "float32") -> None:
         torch.manual_seed(0)
         config = FaceltConfig.model_validate({"embedding_size": size, "preset": preset, "products": products})
-        self.head = MetaHead(config, Partition(classes, comms.rank(), comms.world_size())).to(DEVICE)
+        self.head = MetaHead(config, Partition(classes, group.rank(), group.world_size())).to(DEVICE)
         for parameter in self.head.memory.parameters():
             torch.nn.init.normal_(parameter, std=0.05)
         learned = [p for p in self.head.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(learned, lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
-        B = G // comms.world_size()
+        B = G // group.world_size()
         self.f = torch.randn(B, size, device=DEVICE, requires_grad=True)
         self.e = torch.tanh(torch.randn(B, size, device=DEVICE)).requires_grad_()
         self.t = torch.full((1,), 16.0, device=DEVICE, requires_grad=True)
@@ -172,22 +172,22 @@ def one_rank(rank: int, world: int, port: int, G: int, rounds: int, answers: dic
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    comms.start()
+    group.start()
     subject = Subject(K, D, G)
     subject.seconds()
     times = []
     for _ in range(rounds):
-        comms.barrier()
+        group.barrier()
         times.append(subject.seconds())
     sent = []
     for count in (K, 10 * K):
         small = Subject(count, 32, G)
-        comms.traffic.reset()
+        collectives.traffic.reset()
         small.seconds()
-        sent.append((comms.traffic.calls, comms.traffic.bytes))
+        sent.append((collectives.traffic.calls, collectives.traffic.bytes))
     if rank == 0:
         answers[0] = (statistics.median(times), *sent)
-    comms.stop()
+    group.stop()
 
 
 PARTS = {"products": products, "memory": memory, "classes": classes, "ranks": ranks}

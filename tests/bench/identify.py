@@ -28,8 +28,8 @@ def lengths(dimension: int, decay: float | None) -> np.ndarray:
 
 def write_gallery(path: Path, rows: int, lengths_D: np.ndarray) -> None:
     """Random rows straight to disk, 64K at a time."""
-    from megaface_eval.features import spans
-    from megaface_eval.simulate import UniformRows
+    from megaface_eval.features.feature_set import spans
+    from megaface_eval.features.simulate import UniformRows
 
     path.mkdir()
     dimension = len(lengths_D)
@@ -62,7 +62,7 @@ def measure_flat(folder: Path, rows: int) -> dict:
     """Bare IndexFlatIP, k = 1, all in memory; only the search is timed."""
     import faiss
 
-    from megaface_eval.features import load_features, spans
+    from megaface_eval.features.feature_set import load_features, spans
 
     probes = np.load(folder / "probes/features.npy")
     index = faiss.IndexFlatIP(probes.shape[1])
@@ -76,11 +76,11 @@ def measure_flat(folder: Path, rows: int) -> dict:
 
 def measure_identify(folder: Path, rows: int, search: str) -> dict:
     """Devkit identification from disk: reading, scaling and ranking are timed."""
-    from megaface_eval.features import load_features
-    from megaface_eval.gallery import Gallery, nested_sizes
-    from megaface_eval.identification import identify
-    from megaface_eval.ranks import Ranks
-    from megaface_eval.searchers import choose_scan
+    from megaface_eval.features.feature_set import load_features
+    from megaface_eval.features.gallery import Gallery, nested_sizes
+    from megaface_eval.processes import Ranks
+    from megaface_eval.protocols.identification import identify
+    from megaface_eval.search.choose import choose_scan
 
     probes = load_features(folder / "probes")
     unit = probes.unit(0, len(probes))
@@ -96,10 +96,10 @@ def measure_buckets(folder: Path, rows: int, search: str) -> dict:
     """Pseudo-shot counts of all probes over a training set, from disk."""
     from dataclasses import replace
 
-    from megaface_eval.features import ArrayRows, load_features
-    from megaface_eval.pseudo_shot import count_similar
-    from megaface_eval.ranks import Ranks
-    from megaface_eval.searchers import choose_scan
+    from megaface_eval.features.feature_set import ArrayRows, load_features
+    from megaface_eval.processes import Ranks
+    from megaface_eval.protocols.pseudo_shot import count_similar
+    from megaface_eval.search.choose import choose_scan
 
     class First(ArrayRows):
         """The first rows of a file."""
@@ -148,9 +148,9 @@ def main() -> None:
         name, folder, rows, *more = options.measure
         print(json.dumps(MEASURES[name](Path(folder), int(rows), *more)))
         return
-    from megaface_eval.features import normalise, write_features
-    from megaface_eval.gallery import parse_size
-    from megaface_eval.simulate import make_scene
+    from megaface_eval.features.feature_set import normalise, write_features
+    from megaface_eval.features.gallery import parse_size
+    from megaface_eval.features.simulate import make_scene
 
     rows = parse_size(options.gallery)
     with tempfile.TemporaryDirectory() as at:

@@ -24,10 +24,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from facelt.config import AugmentConfig
-from facelt.pipeline import DRAWS, ImagePipeline
-from facelt.sampling import UniformSampler, augmentation_seeds, uniforms
+from facelt.images.dali import DRAWS, ImagePipeline
+from facelt.images.sampling import UniformSampler, augmentation_seeds, uniforms
 from recordio_tools.dataset import DatasetWriter, RecordDataset
-from recordio_tools.index import format_index
+from recordio_tools.format.index import format_index
 
 SIZE, CLASSES, SEED = 112, 50, 0
 TURN = 12  # batches
@@ -132,7 +132,7 @@ def main() -> None:
         f"{args.images} JPEGs of {dataset.heads.image_bytes.mean():.0f} bytes, batches of {args.batch}, "
         f"{args.threads} threads on the CPU, {args.turns} turns of {TURN} batches each"
     )
-    for name, arm in (("fn.readers.mxnet", 0), ("facelt.pipeline", 1)):
+    for name, arm in (("fn.readers.mxnet", 0), ("facelt.images.dali", 1)):
         rate, cost = seen[arm].sum() / seconds[arm].sum(), work[arm].sum() / seen[arm].sum()
         print(f"{name:17} {rate:7,.0f} images/s  {cost * 1e6:4.0f} µs of processor an image")
     ratios = seconds[0] / seconds[1]

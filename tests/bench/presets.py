@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from facelt import extract, train
-from facelt.head_config import PRESETS
+from facelt.config import PRESETS
 from recordio_tools.__main__ import main as recordio
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a small network gains nothing from more

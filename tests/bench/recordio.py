@@ -22,13 +22,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recordio_tools.curate import READINGS, curate
+from recordio_tools.check.verify import verify
 from recordio_tools.dataset import DatasetWriter, RecordDataset
-from recordio_tools.mapping import map_file
-from recordio_tools.recordio import IMAGE_HEAD, MAGIC, PART_HEAD
-from recordio_tools.scan import scan
-from recordio_tools.shuffle import shuffle
-from recordio_tools.verify import verify
+from recordio_tools.format.mapping import map_file
+from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, PART_HEAD
+from recordio_tools.format.scan import scan
+from recordio_tools.rewrite.curate import READINGS, curate
+from recordio_tools.rewrite.shuffle import shuffle
 
 IMAGES, IDENTITIES, KEPT = 5_822_653, 85_742, 887_500
 SPREAD = 0.75  # sigma of the log-normal tail: MS1MV2's counts run from a few to some 600 about a mean of 68

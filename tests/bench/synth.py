@@ -17,8 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.faces.camera import encode
-from recordio_tools.synthetic import image_counts, write_synthetic
+from recordio_tools.sources.faces.camera import encode
+from recordio_tools.sources.synthetic import image_counts, write_synthetic
 
 
 def encoding_seconds(files: list[bytes]) -> float:

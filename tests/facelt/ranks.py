@@ -16,7 +16,7 @@ _groups: dict[int, "_Group"] = {}
 def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """[function(*args) on rank 0, 1 …] within one gloo group; tensors come back as numpy arrays.
 
-    The function must be importable; it sees the group through `facelt.comms`.
+    The function must be importable; it sees the group through `facelt.parallel`.
     """
     if world_size not in _groups:
         _groups[world_size] = _Group(world_size)
@@ -58,9 +58,9 @@ def _serve(rank: int, world_size: int, port: int, tasks: Any, results: Any) -> N
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), CUDA_VISIBLE_DEVICES="", OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
-    from facelt import comms
+    from facelt.parallel import group
 
-    comms.start(timeout_minutes=2)
+    group.start(timeout_minutes=2)
     while True:
         torch.set_default_dtype(torch.float32)
         try:

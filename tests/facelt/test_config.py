@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from facelt.config import PRESETS, FaceltConfig, HeadConfig, load
-from facelt.schedule import learning_rate, total_steps
+from facelt.training.schedule import learning_rate, total_steps
 
 JOBS = Path(__file__).parents[2] / "jobs"
 

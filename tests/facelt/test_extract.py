@@ -13,11 +13,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 from test_train import launch
 
-from facelt import checkpoint, extract
+from facelt import extract
 from facelt.config import FaceltConfig
-from facelt.embedder import Embedder
-from facelt.model import MetaHead
-from facelt.partition import Partition
+from facelt.head.heads import MetaHead
+from facelt.network.embedder import Embedder
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint
 from recordio_tools.dataset import RecordDataset
 
 K, D = 5, 16

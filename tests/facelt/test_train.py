@@ -15,7 +15,8 @@ import torch
 from faces import TINY, write_faces
 from safetensors.torch import load_file
 
-from facelt import checkpoint, train
+from facelt import train
+from facelt.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 LAUNCHER = Path(sys.executable).with_name("deepspeed")

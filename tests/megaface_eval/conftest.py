@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megaface_eval.features import write_features
+from megaface_eval.features.feature_set import write_features
 from megaface_eval.run import main
 
 

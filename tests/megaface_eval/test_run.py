@@ -7,10 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from megaface_eval import inputs, plots, run, verification
-from megaface_eval.features import normalise, write_features
+from megaface_eval import inputs, run
+from megaface_eval.features.feature_set import normalise, write_features
+from megaface_eval.features.simulate import make_scene
+from megaface_eval.protocols import verification
+from megaface_eval.report import plots
 from megaface_eval.run import main
-from megaface_eval.simulate import make_scene
 
 
 def people(rng, identities, images, dimension=16, spread=0.5):

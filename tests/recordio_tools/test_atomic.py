@@ -6,7 +6,7 @@ import pytest
 
 from recordio_tools import atomic
 from recordio_tools.atomic import output_file, output_folder
-from recordio_tools.recordio import RecordError
+from recordio_tools.format.recordio import RecordError
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path):

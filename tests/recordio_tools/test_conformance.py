@@ -8,10 +8,10 @@ import sets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recordio_tools.check.reindex import write_index
 from recordio_tools.dataset import DatasetWriter, RecordDataset
-from recordio_tools.index import format_index
-from recordio_tools.recordio import IRHeader, RecordWriter, pack, unpack
-from recordio_tools.reindex import write_index
+from recordio_tools.format.index import format_index
+from recordio_tools.format.recordio import IRHeader, RecordWriter, pack, unpack
 
 SALT = [b"", b"a", b"bc", b"def", b"ghij", sets.MAGIC, sets.MAGIC[:3], sets.MAGIC[1:]]
 images = st.lists(st.sampled_from(SALT), max_size=10).map(b"".join)

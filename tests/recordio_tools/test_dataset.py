@@ -9,7 +9,7 @@ import pytest
 import sets
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.recordio import RecordError
+from recordio_tools.format.recordio import RecordError
 
 LABELS = [0, 0, 0, 1, 2, 2, 4]
 

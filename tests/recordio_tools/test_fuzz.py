@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import sets
 
+from recordio_tools.check.repair import repair
+from recordio_tools.check.verify import verify
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.recordio import RecordError
-from recordio_tools.repair import repair
-from recordio_tools.verify import verify
+from recordio_tools.format.recordio import RecordError
 
 CASES = 1700  # of each of the twelve kinds
 SURVEYED = 2  # every so many are also verified

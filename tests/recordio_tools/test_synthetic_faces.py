@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from recordio_tools.faces import camera, curves, head, identity, nuisance, paint
-from recordio_tools.faces.chance import GOLDEN, bell, mix, uniforms
-from recordio_tools.faces.identity import TRAITS, draw_identities
-from recordio_tools.faces.nuisance import NUISANCES, draw_shots
+from recordio_tools.sources.faces import camera, curves, head, identity, nuisance, paint
+from recordio_tools.sources.faces.chance import GOLDEN, bell, mix, uniforms
+from recordio_tools.sources.faces.identity import TRAITS, draw_identities
+from recordio_tools.sources.faces.nuisance import NUISANCES, draw_shots
 
 PEOPLE = 12
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sets
 
+from recordio_tools.check.verify import verify
 from recordio_tools.dataset import DatasetWriter, RecordDataset
-from recordio_tools.recordio import RecordError, RecordWriter
-from recordio_tools.verify import verify
+from recordio_tools.format.recordio import RecordError, RecordWriter
 from recordio_tools.writer import range_records
 
 

@@ -1,0 +1,117 @@
+"""Class-sharded classifiers: linear for stage plain, cosine for stage meta (equation 6).
+
+G: images of all ranks, D: embedding size, K: classes, k: classes of this rank. Classes are visited in blocks.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from facelt.head.blocked import BLOCK, Keys, Pairs, accumulate_dtype, blocks, finite, inverse_norms
+from facelt.parallel.partition import Partition
+
+
+class Scores(NamedTuple):
+    """What a softmax over all classes needs from one rank, for each gathered image.
+
+    top_G: the largest score of a class that is not the image's own (no gradient; -inf where there is none).
+    sum_G: Σ e^(score - top) over those. own: the score of the image's own class, for the images whose class this rank
+    owns, and own_rows their rows among G.
+    """
+
+    top_G: Tensor
+    sum_G: Tensor
+    own: Tensor
+    own_rows: Tensor
+
+
+class _BlockedScores(torch.autograd.Function):
+    """The fields of `Scores` for the scores that `Keys` give. own: (image, class) pairs of own classes.
+
+    Products, each G x k x D: forward x·Wᵀ; backward x·Wᵀ again (cheaper than keeping G x k), dl·W, dlᵀ·x.
+    """
+
+    @staticmethod
+    def forward(ctx, x_GD, weight_kD, bias_k, inverse_norm_k, own, chosen, block, low):
+        keys, x_low, G, dtype = Keys(weight_kD, bias_k, inverse_norm_k), x_GD.to(low), len(x_GD), accumulate_dtype(x_GD)
+        top_G = x_GD.new_full((G,), -torch.inf, dtype=dtype)
+        sum_G = x_GD.new_zeros(G, dtype=dtype)
+        own_scores = x_GD.new_zeros(len(own.rows), dtype=dtype)
+        for start, rows in blocks(len(weight_kD), block, chosen):
+            l_Gb = keys.scores(x_low, rows)
+            here, at = own.within(start, l_Gb.shape[1])
+            own_scores[here] = l_Gb[at]
+            l_Gb[at] = -torch.inf
+            new_G = torch.maximum(top_G, l_Gb.amax(1))
+            reference_G = finite(new_G)
+            sum_G.mul_(torch.exp(top_G - reference_G)).add_(l_Gb.sub_(reference_G[:, None]).exp_().sum(1))
+            top_G = new_G
+        ctx.save_for_backward(x_low, top_G, chosen)
+        ctx.keys, ctx.own, ctx.block = keys, own, block
+        ctx.mark_non_differentiable(top_G)
+        return top_G, sum_G, own_scores
+
+    @staticmethod
+    def backward(ctx, _top, dsum_G, down):
+        x_low, top_G, chosen = ctx.saved_tensors
+        reference_G, dx_GD = finite(top_G), x_low.new_zeros(x_low.shape, dtype=dsum_G.dtype)
+        for start, rows in blocks(len(ctx.keys.weight_kD), ctx.block, chosen):
+            l_Gb = ctx.keys.scores(x_low, rows)
+            here, at = ctx.own.within(start, l_Gb.shape[1])
+            dl_Gb = (l_Gb - reference_G[:, None]).exp_()
+            dl_Gb[at] = 0  # a score above the others' top may have overflown
+            dl_Gb.mul_(dsum_G[:, None])
+            dl_Gb[at] = down[here]
+            ctx.keys.learn(x_low, l_Gb, dl_Gb, rows, ctx.needs_input_grad[1], dx_GD)
+        return dx_GD, *[None] * 7
+
+
+def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> Tensor:
+    """U(-bound, bound) rows for this rank's classes: the same for a class at any number of ranks."""
+    start, stop = partition.bounds()
+    rows = []
+    for block in range(start // BLOCK, -(-stop // BLOCK)):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + block)
+        first = block * BLOCK
+        values = torch.empty(BLOCK, width).uniform_(-bound, bound, generator=generator)
+        rows.append(values[max(start - first, 0) : stop - first])
+    return torch.cat(rows)
+
+
+class Classifier(nn.Module):
+    """This rank's rows of a classifier. kind "linear": x·wᵀ + b, "cosine": x·(w/‖w‖)ᵀ.
+
+    Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        embedding_size: int,
+        kind: str,
+        seed: int = 0,
+        products: torch.dtype | None = None,
+        block: int = BLOCK,
+    ) -> None:
+        super().__init__()
+        self.partition, self.kind, self.products, self.block = partition, kind, products, block
+        if kind == "linear":
+            rows_kE = _uniform_rows(partition, embedding_size + 1, embedding_size**-0.5, seed)
+            self.weight = nn.Parameter(rows_kE[:, :-1].contiguous())
+            self.bias = nn.Parameter(rows_kE[:, -1].contiguous())
+        else:
+            self.weight = nn.Parameter(_uniform_rows(partition, embedding_size, embedding_size**-0.5, seed))
+
+    def forward(self, x_GD: Tensor, labels_G: Tensor, chosen: Tensor | None = None) -> Scores:
+        """x_GD: gathered embeddings; a cosine classifier's logits are scaled by x's own norm.
+
+        chosen: the classes that take part (`negatives.choose`), own classes among them; None for all.
+        """
+        rows, columns = self.partition.own(labels_G)
+        if self.kind == "linear":
+            keys = Keys(self.weight, self.bias, None)
+        else:
+            keys = Keys(self.weight, None, inverse_norms(self.weight))
+        rest = (Pairs.of(rows, columns, chosen), chosen, self.block, self.products or x_GD.dtype)
+        return Scores(*_BlockedScores.apply(x_GD, *keys, *rest), rows)

@@ -1,0 +1,175 @@
+"""The two heads: how a batch flows through what is sharded by class, and what it is held to.
+
+B: images of this rank, G: images of all ranks, D: embedding size, N: rows that are classified (G, or twice G).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from facelt.config import FaceltConfig, HeadConfig
+from facelt.head import class_sampling, embedding, losses
+from facelt.head.classifier import Classifier
+from facelt.head.margins import Margin
+from facelt.head.memory import CentroidMemory
+from facelt.network.embedder import Embedded
+from facelt.parallel import collectives, group
+from facelt.parallel.partition import Partition
+
+
+class Step(NamedTuple):
+    """loss: this rank's share of the objective. parts: shares of its terms, for the log. correct_B: own class first."""
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+    correct_B: Tensor
+
+
+class Head(nn.Module):
+    """What both heads have: a classifier over class shards, a margin, and a sample of the classes in each step."""
+
+    def __init__(
+        self, config: FaceltConfig, partition: Partition, kind: str, margin: Margin, sample_rate: float
+    ) -> None:
+        super().__init__()
+        self.partition, self.margin, self.sample_rate = partition, margin, sample_rate
+        # float32 leaves the operands as they are: a head in float64 stays there.
+        self.products = torch.bfloat16 if config.products == "bfloat16" else None
+        self.classifier = Classifier(partition, config.embedding_size, kind, config.seed, self.products)
+
+    def classify(self, x_ND: Tensor, labels_N: Tensor, norms_N: Tensor, chosen: Tensor | None) -> losses.CrossEntropy:
+        """Cross-entropy of gathered rows, with the margin. norms_N: ‖v_direct‖ of each row's image."""
+        top_N, sum_N, own, rows = self.classifier(x_ND, labels_N, chosen)
+        r = torch.linalg.vector_norm(x_ND[rows], dim=1)
+        return losses.cross_entropy(top_N, sum_N, self.margin(own, r, rows, norms_N), rows, own.detach())
+
+    def after_step(self, applied: bool) -> None:
+        """Called once the optimizer has stepped (applied) or skipped a step."""
+
+    def draw(self, seed: int, labels_G: Tensor) -> tuple[torch.Generator, Tensor | None]:
+        """A generator that is the same on all ranks, and the classes that take part in a step."""
+        generator = torch.Generator().manual_seed(seed)
+        return generator, class_sampling.choose(self.partition, labels_G, self.sample_rate, generator)
+
+
+class PlainHead(Head):
+    """Stage plain: a linear or a cosine classifier, and cross-entropy."""
+
+    def __init__(self, config: FaceltConfig, partition: Partition) -> None:
+        knobs = config.plain_head
+        margin = Margin(knobs.margin, knobs.margin_size)
+        super().__init__(config, partition, knobs.classifier, margin, config.plain.sample_rate)
+        self.scale = knobs.scale
+
+    def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> Step:
+        """One step. seed: of the classes that are drawn, the same on all ranks."""
+        direct_GD = collectives.gather(embedded.direct_BD)
+        _, chosen = self.draw(seed, labels_G)
+        x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * self.scale
+        losses_G, correct_G = self.classify(x_GD, labels_G, direct_GD.norm(dim=1), chosen)
+        loss = losses_G.mean() / group.world_size()
+        return Step(loss, {"cross_entropy": loss.detach()}, collectives.own_rows(correct_G))
+
+
+class Seen(NamedTuple):
+    """What the last step saw, detached: for reports of the memory's health."""
+
+    direct_GD: Tensor
+    labels_G: Tensor
+    concept_BD: Tensor
+    memory_BD: Tensor
+    reach_B: Tensor
+    temperature: Tensor | None
+
+
+class MetaHead(Head):
+    """Stage meta: memory, meta-embedding, cosine classifier, centroid loss.
+
+    retrieval: in place of the configured one, such as "mean" for the control.
+    """
+
+    def __init__(self, config: FaceltConfig, partition: Partition, retrieval: str | None = None) -> None:
+        knobs = config.head
+        margin = Margin(knobs.margin, knobs.margin_size)
+        super().__init__(config, partition, "cosine", margin, config.meta.sample_rate)
+        self.knobs: HeadConfig = knobs
+        how = (retrieval or knobs.retrieval, knobs.hallucinator == "softmax", knobs.centroid_gradient)
+        self.memory = CentroidMemory(partition, config.embedding_size, *how, self.products)
+        self.memory.centroids.requires_grad_(knobs.centroid_update in ("released", "gradient"))
+        self.seen: Seen | None = None
+        self._met: list[tuple[Tensor, Tensor]] = []
+
+    def embeddings(
+        self,
+        embedded: Embedded,
+        direct_GD: Tensor,
+        masked: tuple[Tensor, Tensor] | None = None,
+        chosen: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Every embedding of this rank's images, B x D: the keys are `embedding.EMBEDDINGS`; and "memory", "reach" (B).
+
+        direct_GD: the direct features of all ranks. masked, chosen: see `CentroidMemory.read`.
+        """
+        direct_BD, concept_BD, temperature = embedded
+        memory_BD, nearest_BD = self.memory.read(direct_GD, temperature, masked, chosen)
+        reach_B = embedding.reach(direct_BD, nearest_BD)
+        infused_BD = embedding.infuse(direct_BD, concept_BD, memory_BD)
+        meta_BD = embedding.calibrate(infused_BD, reach_B, self.knobs.reach_scale)
+        squashed_BD = embedding.squash(meta_BD, self.knobs.squash)
+        v = {"direct": direct_BD, "infused": infused_BD, "meta": meta_BD, "squashed": squashed_BD}
+        return v | {"memory": memory_BD, "reach": reach_B}
+
+    def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> Step:
+        """One step. seed: of what it draws, the same on all ranks: classes that take part, own classes left out."""
+        direct_GD = collectives.gather(embedded.direct_BD)
+        generator, chosen = self.draw(seed, labels_G)
+        v = self.embeddings(embedded, direct_GD, self._masked(labels_G, generator), chosen)
+        parts, correct_B = self._cross_entropies(collectives.gather(v["squashed"]), direct_GD, labels_G, chosen)
+        parts["centroid"] = self._centroid_loss(direct_GD, v["meta"], labels_G)
+        seen = (direct_GD, labels_G, embedded.concept_BD, v["memory"], v["reach"], embedded.temperature)
+        self.seen = Seen(*(None if tensor is None else tensor.detach() for tensor in seen))
+        if self.training and self.knobs.centroid_update == "mean":
+            self._met.append((self.seen.direct_GD, labels_G))
+        return Step(sum(parts.values()), {name: part.detach() for name, part in parts.items()}, correct_B)
+
+    def _masked(self, labels_G: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """(rows, classes of this rank) of own classes that this step leaves out of what their images read."""
+        if not self.training or not self.knobs.mask_own:
+            return None
+        rows, columns = self.partition.own(labels_G)
+        drawn_G = torch.rand(len(labels_G), generator=generator, dtype=torch.float32) < self.knobs.mask_own
+        drawn = drawn_G.to(rows.device)[rows]
+        return rows[drawn], columns[drawn]
+
+    def _cross_entropies(
+        self, squashed_GD: Tensor, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Shares of the cross-entropy of v_meta and, if asked for, of the direct feature; correct_B of v_meta."""
+        knobs, G, norms_G = self.knobs, len(labels_G), direct_GD.norm(dim=1)
+        weights = {"cross_entropy": 1.0}
+        x_ND, labels_N, norms_N = squashed_GD, labels_G, norms_G
+        if knobs.direct_weight:
+            weights["direct"] = knobs.direct_weight
+            x_ND = torch.cat([squashed_GD, normalize(direct_GD)])
+            labels_N, norms_N = labels_G.repeat(2), norms_G.repeat(2)
+        losses_N, correct_N = self.classify(x_ND * knobs.scale, labels_N, norms_N, chosen)
+        shares = losses_N.view(-1, G).sum(1) / group.world_size() / (G if knobs.reduction == "mean" else 1)
+        parts = {name: weight * share for (name, weight), share in zip(weights.items(), shares, strict=True)}
+        return parts, collectives.own_rows(correct_N[:G])
+
+    def _centroid_loss(self, direct_GD: Tensor, meta_BD: Tensor, labels_G: Tensor) -> Tensor:
+        knobs, centroids_kD = self.knobs, self.memory.centroids
+        rest = (self.partition, knobs.centroid_weight, knobs.centroid_margin)
+        if knobs.centroid_loss == "paper":
+            return losses.paper_centroid_loss(collectives.gather(meta_BD), labels_G, centroids_kD, *rest)
+        pull = knobs.centroid_update if centroids_kD.requires_grad else None
+        return losses.released_centroid_loss(direct_GD, labels_G, centroids_kD, *rest, pull)
+
+    def after_step(self, applied: bool) -> None:
+        """Move the centroids towards the class means of the step's features, where those are what moves them."""
+        if self._met and applied:
+            features, labels = zip(*self._met, strict=True)
+            self.memory.follow(torch.cat(features), torch.cat(labels), self.knobs.centroid_momentum)
+        self._met.clear()

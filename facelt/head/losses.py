@@ -1,0 +1,146 @@
+"""Cross-entropy over class shards, and the centroid losses (equations 7 to 9).
+
+G: images of all ranks, D: embedding size, K: classes, k: classes of this rank.
+N: rows of scores (G, or several times G).
+Every loss is returned as this rank's *share*: the sum of the shares over ranks is the loss.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from facelt.head.blocked import BLOCK, blocks, gradient_of, take_rows
+from facelt.parallel import collectives, group
+from facelt.parallel.partition import Partition
+
+
+class CrossEntropy(NamedTuple):
+    """losses_N: of every row, the same on all ranks. correct_N: whether the own class scored highest."""
+
+    losses_N: Tensor
+    correct_N: Tensor
+
+
+def cross_entropy(
+    top_N: Tensor, sum_N: Tensor, own: Tensor, own_rows: Tensor, unchanged: Tensor | None = None
+) -> CrossEntropy:
+    """Softmax cross-entropy (equation 8) of each row, from each rank's part of the scores: `classifier.Scores`.
+
+    unchanged: the own scores before a margin, by which `correct_N` judges. One collective, of 4N numbers, forward; none
+    backward. Every rank gets every row's loss: a rank's share of their sum is 1/ranks of it.
+    """
+    nowhere_N = torch.full_like(top_N, -torch.inf)
+    own_N = nowhere_N.index_put((own_rows,), own)
+    unchanged_N = own_N if unchanged is None else nowhere_N.index_put((own_rows,), unchanged)
+    table_R4N = collectives.gather_alike(torch.stack([top_N, sum_N, own_N, unchanged_N.detach()]))
+    top_RN, sum_RN, own_N = table_R4N[:, 0].detach(), table_R4N[:, 1], table_R4N[:, 2].amax(0)
+    best_N = top_RN.amax(0)
+    reference_N = torch.maximum(best_N, own_N.detach())
+    z_N = (sum_RN * torch.exp(top_RN - reference_N)).sum(0) + torch.exp(own_N - reference_N)
+    return CrossEntropy(reference_N + torch.log(z_N) - own_N, table_R4N[:, 3].amax(0).detach() >= best_N)
+
+
+class _CentroidLoss(torch.autograd.Function):
+    """This rank's part of weight·Σ‖f-c_y‖²/2G and of Σ_g Σ_{k≠y}‖f-c_k‖² (two scalars), with gradients in closed form.
+
+    pull: "released", "gradient" or None: what the attracting part does to the centroids (see `released_centroid_loss`).
+    Attraction touches the centroids of the batch's classes alone; repulsion all, where there is any.
+    """
+
+    @staticmethod
+    def forward(ctx, f_GD, centroids_kD, rows, columns, weight, pull):
+        own_distance = (f_GD[rows] - centroids_kD[columns]).square().sum()
+        moment_D, flat = centroids_kD.sum(0), centroids_kD.reshape(-1)
+        # Σ_k ‖f-c_k‖² = k‖f‖² - 2f·Σc + Σ‖c‖²: no product over classes.
+        spread = len(centroids_kD) * f_GD.square().sum() + len(f_GD) * torch.dot(flat, flat)
+        ctx.save_for_backward(f_GD, rows, columns, moment_D)
+        ctx.centroids, ctx.weight, ctx.pull = centroids_kD, weight, pull
+        return own_distance * (weight / (2 * len(f_GD))), spread - 2 * f_GD.sum(0) @ moment_D - own_distance
+
+    @staticmethod
+    def backward(ctx, dattract, ddistances):
+        f_GD, rows, columns, moment_D = ctx.saved_tensors
+        c_kD, G = ctx.centroids, len(f_GD)
+        repels = bool(ddistances)  # beyond the margin nothing repels: no pass over the memory
+        difference = f_GD[rows] - c_kD[columns]
+        df_GD = torch.zeros_like(f_GD)
+        if repels:
+            df_GD += 2 * ddistances * (len(c_kD) * f_GD - moment_D)
+        df_GD.index_add_(0, rows, difference * (ctx.weight * dattract / G - 2 * ddistances))
+        if ctx.pull is not None:
+            gradient_kD = gradient_of(c_kD)
+            if repels:
+                gradient_kD.add_(c_kD, alpha=float(2 * G * ddistances)).sub_(2 * ddistances * f_GD.sum(0))
+            of_class_k = torch.bincount(columns, minlength=len(c_kD))
+            share = 1 / (1 + of_class_k[columns]) if ctx.pull == "released" else ctx.weight
+            gradient_kD.index_add_(0, columns, -difference * (share * dattract / G - 2 * ddistances).reshape(-1, 1))
+        return df_GD, *[None] * 5
+
+
+def released_centroid_loss(
+    features_GD: Tensor,
+    labels_G: Tensor,
+    centroids_kD: Tensor,
+    partition: Partition,
+    weight: float,
+    margin: float,
+    pull: str | None = "released",
+) -> Tensor:
+    """weight · (Σ‖f-c_y‖²/2G + 0.01·max(0, margin - Σ_{k≠y}‖f-c_k‖²/GK)), as released. This rank's share.
+
+    features_GD: gathered features, labels_G: their classes. The attracting part moves the centroids by `pull`:
+        "released"  Σ_{y=k}(c_k-f)/((1+n_k)·G), n_k the images of class k in the *global* batch, not scaled by `weight`
+        "gradient"  the plain gradient
+        None        nothing moves the centroids here, repulsion neither
+    One collective, of one number, forward; none backward.
+    """
+    rows, columns = partition.own(labels_G)
+    attract, distances = _CentroidLoss.apply(features_GD, centroids_kD, rows, columns, weight, pull)
+    total = collectives.gather_alike(distances).sum()
+    repel = (margin - total / (len(labels_G) * partition.num_classes)).clamp(min=0)
+    return attract + weight * 0.01 * repel / group.world_size()
+
+
+class _DistanceSum(torch.autograd.Function):
+    """Σ_k ‖f_g - c_k‖ for each g, unsquared, over k x D rows in blocks. Differentiable towards both."""
+
+    @staticmethod
+    def forward(ctx, f_GD: Tensor, rows_kD: Tensor, block: int) -> Tensor:
+        ctx.save_for_backward(f_GD)
+        ctx.rows, ctx.block = rows_kD, block
+        return sum(torch.cdist(f_GD, rows_kD[rows]).sum(1) for _, rows in blocks(len(rows_kD), block))
+
+    @staticmethod
+    def backward(ctx, grad_G: Tensor) -> tuple[Tensor, None, None]:
+        (f_GD,) = ctx.saved_tensors
+        df_GD = torch.zeros_like(f_GD)
+        for _, rows in blocks(len(ctx.rows), ctx.block):
+            c_bD = ctx.rows[rows]
+            distance_Gb = torch.cdist(f_GD, c_bD)
+            # d‖f-c‖/df = (f-c)/‖f-c‖, and zero where they meet.
+            pull_Gb = torch.where(distance_Gb > 0, grad_G[:, None] / distance_Gb, 0)
+            df_GD += pull_Gb.sum(1, keepdim=True) * f_GD - pull_Gb @ c_bD
+            if ctx.needs_input_grad[1]:
+                gradient_of(ctx.rows)[rows].addmm_(pull_Gb.T, f_GD, alpha=-1).addcmul_(pull_Gb.sum(0)[:, None], c_bD)
+        return df_GD, None, None
+
+
+def paper_centroid_loss(
+    features_GD: Tensor,
+    labels_G: Tensor,
+    centroids_kD: Tensor,
+    partition: Partition,
+    weight: float,
+    margin: float,
+    block: int = BLOCK,
+) -> Tensor:
+    """weight · Σ_g max(0, ‖v-c_y‖ - Σ_{k≠y}‖v-c_k‖ + margin): equations 7 and 9, unsquared. This rank's share.
+
+    features_GD: gathered meta-embeddings. The gradient is the plain one, to the features and to the centroids where
+    they require one.
+    """
+    rows, columns = partition.own(labels_G)
+    own = torch.linalg.vector_norm(features_GD[rows] - take_rows(centroids_kD, columns), dim=1)
+    hinge_G = -_DistanceSum.apply(features_GD, centroids_kD, block).index_add(0, rows, -2 * own)
+    return weight * (collectives.scatter_sum(hinge_G) + margin).clamp(min=0).sum()

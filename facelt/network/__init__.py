@@ -1,0 +1,1 @@
+"""The replicated network, from images to direct features; nothing with a class axis lives here."""

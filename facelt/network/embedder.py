@@ -1,0 +1,53 @@
+"""The replicated network: images to direct features, and what a memory is asked with.
+
+B: images of this rank, D: embedding size.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from facelt.config import FaceltConfig
+from facelt.network import backbone
+from facelt.network.attention import ModulatedAttention
+from facelt.network.selector import ConceptSelector, Temperature
+
+
+class Embedded(NamedTuple):
+    """direct_BD: v_direct. concept_BD: e of equation 4, or None in stage plain. temperature: of cosine retrieval."""
+
+    direct_BD: Tensor
+    concept_BD: Tensor | None = None
+    temperature: Tensor | None = None
+
+
+class Embedder(nn.Module):
+    """Images -> direct feature, and in stage meta what the memory is asked with. Replicated: it lives in the engine."""
+
+    def __init__(self, config: FaceltConfig, meta: bool) -> None:
+        super().__init__()
+        b = config.backbone
+        self.backbone = backbone.build(b.name, b.width, b.stem, b.batch_norm)
+        self.attention: nn.Module = nn.Identity()
+        if meta and config.head.attention:
+            self.attention = ModulatedAttention(self.backbone.channels, *self._map_size(config.image_size))
+        self.neck = backbone.Neck(self.backbone.channels, config.embedding_size, b.neck, self.backbone.norm_layer)
+        self.selector = ConceptSelector(config.embedding_size, config.head.selector) if meta else None
+        cosine = meta and config.head.retrieval == "cosine"
+        self.temperature = Temperature(config.head.temperature) if cosine else None
+
+    def _map_size(self, image_size: int) -> tuple[int, int]:
+        with torch.no_grad():
+            mode = self.backbone.training
+            shape = self.backbone.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+            self.backbone.train(mode)
+        return shape[2], shape[3]
+
+    def forward(self, images_B3HW: Tensor) -> Embedded:
+        map_BCHW = self.attention(self.backbone(images_B3HW))
+        # Distances to centroids need more than autocast's eight bits: from the last map on, the weights' own precision.
+        with torch.autocast(map_BCHW.device.type, enabled=False):
+            direct_BD = self.neck(map_BCHW.to(self.neck.fc.weight.dtype))
+            concept_BD = None if self.selector is None else self.selector(direct_BD)
+            return Embedded(direct_BD, concept_BD, None if self.temperature is None else self.temperature())

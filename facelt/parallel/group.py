@@ -1,0 +1,96 @@
+"""The group of ranks: joining and leaving it, this rank's number, and plain Python values shared between ranks."""
+
+import datetime
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# Slurm's names for what a launcher would set.
+_SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+# Ranks on this machine, as deepspeed, torchrun and Slurm name them.
+_LOCAL_RANKS = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
+
+
+def start(timeout_minutes: float = 30.0) -> torch.device:
+    """Join the process group (NCCL with CUDA, else gloo) and return this rank's device.
+
+    Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as a launcher sets them, or SLURM_* under srun;
+    with neither, a group of one. CPU threads are the cores divided by the ranks of this machine, unless
+    OMP_NUM_THREADS says otherwise.
+    """
+    if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items()})
+        if "MASTER_ADDR" not in os.environ:
+            raise ValueError(
+                "srun started several tasks but MASTER_ADDR is not set: export the first node's address "
+                "and a free MASTER_PORT, as jobs/train.sbatch does"
+            )
+    alone = "RANK" not in os.environ
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        local_ranks = int(next((os.environ[n] for n in _LOCAL_RANKS if n in os.environ), 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // local_ranks))
+    if not dist.is_initialized():
+        group = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
+        timeout = datetime.timedelta(minutes=timeout_minutes)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, **group)
+    return torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+
+
+def stop() -> None:
+    """Leave the process group, if one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def share(value: object) -> object:
+    """Rank 0's value (any picklable object) on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def first_error(error: str | None) -> str | None:
+    """The first rank's error among all, or None: so that all ranks stop together and one speaks."""
+    if world_size() == 1:
+        return error
+    errors: list[str | None] = [None] * world_size()
+    dist.all_gather_object(errors, error)
+    return next((e for e in errors if e is not None), None)
+
+
+def together(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args) on every rank; a ValueError of any becomes the first one's on all, so none waits for it."""
+    answer, error = None, None
+    try:
+        answer = function(*args)
+    except ValueError as mistake:
+        error = str(mistake)
+    if (first := first_error(error)) is not None:
+        raise ValueError(first)
+    return answer

@@ -1,0 +1,128 @@
+"""What a run says and hears: progress with loss, rate and time left; TensorBoard; JSON lines; requests to stop."""
+
+import json
+import math
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from facelt.parallel import collectives, group
+
+# Reports in a row that must complain of one thing before it is said: a batch may be odd.
+PATIENCE = 3
+
+
+class Telemetry:
+    """Progress of one stage. Only rank 0 shows and writes anything; all ranks must call `log` alike.
+
+    run: folder for tensorboard/<stage> and metrics.jsonl. total_steps, start_step: of the stage.
+    """
+
+    def __init__(self, run: Path, stage: str, total_steps: int, start_step: int, global_batch: int) -> None:
+        self.run, self.stage, self.global_batch = run, stage, global_batch
+        self.chief = group.rank() == 0
+        self.said: set[str] = set()
+        self.in_a_row: dict[str, int] = {}
+        self.since, self.since_step = time.monotonic(), start_step
+        self.bar = tqdm(
+            total=total_steps * global_batch,
+            initial=start_step * global_batch,
+            desc=stage,
+            unit="img",
+            unit_scale=True,
+            mininterval=1,
+            disable=not self.chief,
+        )
+        if self.chief:
+            self.writer = SummaryWriter(run / "tensorboard" / stage, purge_step=start_step)
+            self.lines = _reopen(run / "metrics.jsonl", stage, start_step)
+
+    def advance(self) -> None:
+        """One step is done."""
+        self.bar.update(self.global_batch)
+
+    def log(
+        self,
+        step: int,
+        parts: dict[str, Tensor],
+        correct_B: Tensor,
+        lr: float,
+        figures: dict[str, float] | None = None,
+        complaints: dict[str, str] | None = None,
+    ) -> None:
+        """Report the loss terms of a step, given as each rank's share.
+
+        correct_B: whether this rank's images were classified right. figures: more numbers, the same on all ranks.
+        complaints: kind -> what is wrong, said once for each kind, when it stands at PATIENCE reports in a row.
+        Raises ValueError when the loss is not finite.
+        """
+        accuracy = correct_B.float().sum() / (correct_B.numel() * group.world_size())
+        values = collectives.all_sum(torch.stack([*(p.float() for p in parts.values()), accuracy])).tolist()
+        now = dict(zip([*parts, "accuracy"], values, strict=True))
+        if not all(math.isfinite(v) for v in values):
+            raise ValueError(
+                f"the loss at step {step} of stage {self.stage} is not finite ({now}): lower optimizer.params.lr, "
+                f"or delete the newest folder of {self.run / self.stage} to go back to the one before"
+            )
+        seconds = max(time.monotonic() - self.since, 1e-9)
+        rate = (step + 1 - self.since_step) * self.global_batch / seconds
+        self.since, self.since_step = time.monotonic(), step + 1
+        if not self.chief:
+            return
+        complaints = complaints or {}
+        self.in_a_row = {kind: self.in_a_row.get(kind, 0) + 1 for kind in complaints}
+        for kind, text in complaints.items():
+            if self.in_a_row[kind] >= PATIENCE and kind not in self.said:
+                self.said.add(kind)
+                self.bar.write(f"stage {self.stage}, step {step}: {text}", file=sys.stderr)
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{lr:.2g}"})
+        now |= figures or {}
+        for name, value in (*now.items(), ("lr", lr), ("images_per_second", rate)):
+            self.writer.add_scalar(name, value, step)
+        self.lines.write(json.dumps({"stage": self.stage, "step": step, "lr": lr, "rate": rate, **now}) + "\n")
+        self.lines.flush()
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.chief:
+            self.writer.close()
+            self.lines.close()
+
+
+def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
+    """The file to go on with, without the lines of steps that are done again: those after the last checkpoint."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if (now := json.loads(line))["stage"] != stage or now["step"] < start_step]
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text("".join(kept))
+    draft.replace(path)
+    return path.open("a")
+
+
+class StopRequest:
+    """SIGTERM or SIGUSR1 (as Slurm sends before the end), from its making on: save at the next log step and stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+
+    def agreed(self, device: torch.device) -> bool:
+        """Whether any rank was asked. All ranks must call it."""
+        return bool(collectives.all_max(torch.tensor(float(self.asked), device=device)))
+
+
+def say(text: str) -> None:
+    """One line on stderr, from rank 0."""
+    if group.rank() == 0:
+        print(text, file=sys.stderr, flush=True)

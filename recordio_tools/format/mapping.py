@@ -1,0 +1,44 @@
+"""Files as memory maps."""
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+
+from recordio_tools.format.recordio import RecordError
+
+
+def map_file(path: Path) -> np.ndarray:
+    """The bytes of a file (uint8, read-only) as a memory map that forked processes share.
+
+    Raises RecordError when the file is missing or empty.
+    """
+    if not path.is_file():
+        raise RecordError("no such file", path=path, kind="missing")
+    with open(path, "rb") as file:
+        if path.stat().st_size == 0:
+            raise RecordError("the file is empty", path=path, kind="empty")
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+
+
+def release(data: np.ndarray) -> None:
+    """Let go of the pages of a map that were read so far, so that a pass over a large file does not fill the process.
+
+    They stay in the system's cache. Does nothing for arrays that are no map.
+    """
+    owner = _owner(data)
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def sliceable(data: np.ndarray) -> mmap.mmap | bytes | memoryview:
+    """The same bytes as what is quick to cut pieces from: the map or bytes behind `data`, else a view of it."""
+    owner = _owner(data)
+    return owner if isinstance(owner, mmap.mmap | bytes) and len(owner) == len(data) else memoryview(data)
+
+
+def _owner(data: np.ndarray) -> object:
+    owner = data
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) else owner

@@ -1,0 +1,1 @@
+"""A set in figures and pictures; nothing here writes a set."""

@@ -1,0 +1,1 @@
+"""New sets from old ones: encoded images are copied as bytes and never decoded."""

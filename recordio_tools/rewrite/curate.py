@@ -1,0 +1,158 @@
+"""Long-tailed selections of a set: how many images of each identity stay, and which.
+
+MS1M-LT is described as sampling "images for each identity with a probability proportional to the image numbers of each
+identity" (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, 2019, section 4). Both readings are
+offered:
+
+- `uniform`: every image is kept with the same probability α, so about α·n_i images of an identity that has n_i;
+- `proportional`: an image of identity i is kept with probability min(1, α·n_i), so about min(n_i, α·n_i²).
+
+α follows from the number of images that is asked for; how many identities remain is then a result.
+`pareto` gives the tail of ImageNet-LT and Places-LT instead, and `listed` takes the images that a published list names.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from recordio_tools.dataset import RecordDataset
+from recordio_tools.format.recordio import RecordError
+from recordio_tools.rewrite.selection import write_selection
+
+READINGS = ("uniform", "proportional")
+
+
+def keep_probability(counts: np.ndarray, alpha: float, reading: str) -> np.ndarray:
+    """Probability that an image of each identity is kept, float64[K], from its image counts int64[K]."""
+    rate = np.full(len(counts), alpha) if reading == "uniform" else alpha * counts
+    return np.minimum(1.0, rate)
+
+
+def solve_alpha(counts: np.ndarray, images: int, reading: str) -> float:
+    """The α at which Σ n_i·p_i(α) = `images`, by bisection. Raises RecordError when there are fewer images."""
+    total = int(counts.sum())
+    if not 1 <= images <= total:
+        raise RecordError(
+            f"{images} images asked for, expected 1 to {total}, which is what the set holds", kind="count"
+        )
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        if float(counts @ keep_probability(counts, middle, reading)) < images:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """`count` float64 in [0, 1) from the raw PCG64 stream, which is the same on every machine and numpy version."""
+    return (np.random.PCG64(seed).random_raw(count) >> np.uint64(11)) * 2.0**-53
+
+
+def sample_images(labels: np.ndarray, images: int, reading: str, seed: int) -> np.ndarray:
+    """Indices (ascending, int64[images]) of the images that stay, of a set with these `labels` (int64[N]).
+
+    Image j of identity i stays while u_j < p_i, with u_j uniform: that is u_j/n_i < α (`proportional`) or u_j < α
+    (`uniform`). Keeping the images with the smallest ratios gives exactly the number asked for.
+    """
+    ratios = uniforms(seed, len(labels))
+    if reading == "proportional":
+        ratios /= np.bincount(labels)[labels]
+    kept = np.flatnonzero(ratios <= np.partition(ratios, images - 1)[images - 1])
+    return kept if len(kept) == images else np.sort(np.argsort(ratios, kind="stable")[:images])
+
+
+def pareto_counts(counts: np.ndarray, alpha: float, most: int, least: int) -> np.ndarray:
+    """Images to keep of each identity, int64[K]: a Pareto tail from `most` down to `least`, as far as the images go.
+
+    The identity of rank r among the K with images, by their number, is given the quantile q = 1 - (r + ½)/K of the
+    Pareto distribution with power α, x = (1 - q)^(-1/α), scaled so that rank 0 has `most` images and the last `least`.
+    ImageNet-LT has α = 6, 1280 and 5; Places-LT α = 6, 4980 and 5. Raises RecordError.
+    """
+    if not (alpha > 0 and np.isfinite(alpha) and 1 <= least <= most):
+        problem = (
+            f"alpha {alpha:g}, at most {most}, at least {least} given, expected alpha above 0 and 1 <= least <= most"
+        )
+        raise RecordError(problem, kind="count")
+    ranked = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+    tail = ((np.arange(len(ranked)) + 0.5) / len(ranked)) ** (-1 / alpha)
+    share = (tail - tail[-1]) / (tail[0] - tail[-1]) if len(ranked) > 1 else np.ones(1)
+    wanted = np.zeros(len(counts), np.int64)
+    wanted[ranked] = np.rint(least + (most - least) * share).astype(np.int64)
+    return np.minimum(wanted, counts)
+
+
+def take(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
+    """Indices (ascending) of `wanted[i]` random images of each identity i."""
+    order = np.lexsort((uniforms(seed, len(labels)), labels))
+    grouped = labels[order]
+    place = np.arange(len(grouped)) - np.searchsorted(grouped, grouped)
+    return np.sort(order[place < wanted[grouped]])
+
+
+def curate(source: RecordDataset, out: Path, *, images: int, reading: str, seed: int, force: bool = False) -> dict:
+    """MS1M-LT sampling of `source` down to `images` images, written to `out` with its manifest, which is returned."""
+    alpha = solve_alpha(np.bincount(source.labels), images, reading)
+    choice = {"method": reading, "seed": seed, "alpha": alpha}
+    rows = sample_images(source.labels, images, reading, seed)
+    return write_selection(source, rows, out, choice=choice, force=force)
+
+
+def curate_pareto(
+    source: RecordDataset, out: Path, *, alpha: float, most: int, least: int, seed: int, force: bool = False
+) -> dict:
+    """A Pareto-tailed selection (`pareto_counts`) with random images of each identity, and its manifest."""
+    wanted = pareto_counts(np.bincount(source.labels), alpha, most, least)
+    choice = {"method": "pareto", "seed": seed, "alpha": alpha, "most": most, "least": least}
+    return write_selection(source, take(source.labels, wanted, seed), out, choice=choice, force=force)
+
+
+def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: bool = False) -> dict:
+    """The images that a list names, with the list's labels where it has them, and the manifest.
+
+    A line is `image` or `image label`: the image's record key, or a path whose file name is that key (as `unpack` names
+    files). Labels must stand for the set's identities one to one; they are made contiguous in their order.
+    Raises RecordError for the first line that does not fit.
+    """
+    keys, given = _read_list(listing)
+    place = np.minimum(np.searchsorted(source.keys, keys), len(source) - 1)
+    if (unknown := np.flatnonzero(source.keys[place] != keys)).size:
+        problem = f"line {unknown[0] + 1} names image key {keys[unknown[0]]}, which {source.rec_path} does not have"
+        raise RecordError(problem, path=listing, kind="list")
+    choice = {"method": "list", "list": listing.name}
+    new_label = None if given is None else _listed_labels(source.labels[place], given, source.num_classes, listing)
+    return write_selection(source, np.unique(place), out, choice=choice, new_label=new_label, force=force)
+
+
+def _read_list(listing: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    keys, labels = [], []
+    with open(listing, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split()
+            stem = Path(fields[0]).stem if fields else ""
+            if not (stem.isdecimal() and len(stem) < 19 and len(fields) <= 2):
+                problem = f"line {number} is {line.strip()[:40]!r}, expected an image's key or path, and a label"
+                raise RecordError(problem, path=listing, kind="list")
+            keys.append(int(stem))
+            if len(fields) == 2:
+                if not (fields[1].isdecimal() and len(fields[1]) < 10):
+                    raise RecordError(f"line {number}: label {fields[1][:20]!r} is no class", path=listing, kind="list")
+                labels.append(int(fields[1]))
+    if not keys:
+        raise RecordError("the list is empty", path=listing, kind="list")
+    if labels and len(labels) != len(keys):
+        raise RecordError(f"only {len(labels)} of {len(keys)} lines have a label", path=listing, kind="list")
+    return np.array(keys, np.int64), np.array(labels, np.int64) if labels else None
+
+
+def _listed_labels(old: np.ndarray, given: np.ndarray, classes: int, listing: Path) -> np.ndarray:
+    """Old label -> contiguous new label in the order of the given ones, -1 for identities that are not listed."""
+    pairs = np.unique(np.stack([given, old]), axis=1)
+    for column, what, other in ((0, "label", "identities"), (1, "identity", "labels")):
+        values, times = np.unique(pairs[column], return_counts=True)
+        if (times > 1).any():
+            problem = f"{what} {values[np.argmax(times > 1)]} stands for {times.max()} {other} of the set"
+            raise RecordError(f"{problem}; is it a list of this set?", path=listing, kind="list")
+    new_label = np.full(classes, -1, np.int64)
+    new_label[pairs[1]] = np.arange(pairs.shape[1])
+    return new_label

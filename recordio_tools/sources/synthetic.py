@@ -1,0 +1,233 @@
+"""Synthetic identities that belong to no one: drawn faces, as many identities and images as one asks for.
+
+Image j of identity i is a pure function of (seed, i, j): the same on any machine, with any number of processes, and
+whatever else is in the set. Disjoint ranges of identities (training, probes, distractors) come from one seed.
+"""
+
+import argparse
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from recordio_tools.dataset import DatasetWriter
+from recordio_tools.sources.faces.camera import encode
+from recordio_tools.sources.faces.identity import draw_identities
+from recordio_tools.sources.faces.nuisance import draw_shots
+from recordio_tools.sources.faces.paint import render
+
+ATTRIBUTES = "attributes.tsv"
+BATCH = 256  # images drawn together: enough to spread the cost of a call to numpy
+SIZES = range(32, 1025)
+TAILS = ("balanced", "zipf")
+GREY = 0.3
+MOST_IDENTITIES, LARGEST = 10**8, 2**48  # of a set; of a seed, a number of images or the first of a range
+
+
+def image_counts(
+    identities: int,
+    images: int,
+    tail: str = "balanced",
+    exponent: float = 1.0,
+    shortest: int = 1,
+    longest: int | None = None,
+) -> np.ndarray:
+    """How many of `images` each identity gets, int64 (identities,), descending.
+
+    `balanced`: as equal as they can be. `zipf`: in proportion to rank^−exponent, no fewer than `shortest` and no more
+    than `longest`. Raises ValueError when no such split exists.
+    """
+    if not 1 <= identities <= MOST_IDENTITIES:
+        raise ValueError(f"{identities} identities given, expected 1 to {MOST_IDENTITIES}")
+    if tail not in TAILS:
+        raise ValueError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
+    if not 0 < exponent <= 10:
+        raise ValueError(f"exponent {exponent:g} given, expected a number above 0, at most 10")
+    if images > LARGEST:
+        raise ValueError(f"{images} images given, expected at most {LARGEST}")
+    longest = images if longest is None else longest
+    if not 1 <= shortest <= longest:
+        raise ValueError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
+    if not identities * shortest <= images <= identities * longest:
+        raise ValueError(
+            f"{images} images given for {identities} identities of {shortest} to {longest} images each, "
+            f"expected {identities * shortest} to {identities * longest} images"
+        )
+    longest = min(longest, images)
+    if tail == "balanced":
+        return images // identities + (np.arange(identities) < images % identities)
+    weights = np.arange(1, identities + 1) ** -float(exponent)
+    low, high = 0.0, images / weights[-1]
+    for _ in range(100):  # bisection: the sum grows with the scale
+        scale = (low + high) / 2
+        if np.clip(scale * weights, shortest, longest).sum() < images:
+            low = scale
+        else:
+            high = scale
+    shares = np.clip(low * weights, shortest, longest)
+    counts = np.floor(shares).astype(np.int64)
+    order = np.argsort(-np.where(counts < longest, shares - counts, -1), kind="stable")
+    counts[order[: images - counts.sum()]] += 1
+    return -np.sort(-counts)
+
+
+def identity_names(identities: np.ndarray) -> list[str]:
+    """`synth-000123` for identity 123."""
+    return [f"synth-{identity:06d}" for identity in identities]
+
+
+def attribute_table(seed: int, identities: np.ndarray) -> str:
+    """Tab-separated attributes of each identity with a heading: name, sex, skin, age, hair, beard."""
+    face = draw_identities(seed, identities)
+    length = np.where(face.bun > 0, 0.3, face.hair_length)
+    columns = (
+        identity_names(identities),
+        np.where(face.male > 0, "male", "female"),
+        np.select([face.skin_tone < 1 / 3, face.skin_tone < 2 / 3], ["dark", "medium"], "light"),
+        np.where(face.age > 0.35, "older", "younger"),
+        np.select([face.recession > 0.7, length < 0.19, length < 0.5], ["bald", "short", "medium"], "long"),
+        np.select([face.beard > 0, face.moustache > 0], ["beard", "moustache"], "none"),
+    )
+    lines = [("name", "sex", "skin", "age", "hair", "beard"), *zip(*columns, strict=True)]
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+def draw_jpegs(
+    seed: int, identities: np.ndarray, images: np.ndarray, size: int = 112, grey: float = GREY, zoom: float = 1.0
+) -> list[bytes]:
+    """The pictures images[b] of identities[b] (B,), as RGB JPEGs of size × size; a share `grey` has no colour."""
+    shots = draw_shots(seed, identities, images, grey, zoom)
+    pictures = render(draw_identities(seed, identities), shots, size)
+    return [encode(picture, round(quality)) for picture, quality in zip(pictures, shots.quality.tolist(), strict=True)]
+
+
+def _batches(counts: np.ndarray, first_identity: int, first_image: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Identities and image numbers, BATCH at a time, identity by identity."""
+    ends = np.cumsum(counts)
+    for begin in range(0, int(ends[-1]), BATCH):
+        flat = np.arange(begin, min(begin + BATCH, int(ends[-1])))
+        labels = np.searchsorted(ends, flat, side="right")
+        yield first_identity + labels, first_image + flat - (ends - counts)[labels]
+
+
+def jpegs(
+    counts: np.ndarray,
+    seed: int = 0,
+    size: int = 112,
+    grey: float = GREY,
+    zoom: float = 1.0,
+    first_identity: int = 0,
+    first_image: int = 0,
+    workers: int = 1,
+) -> Iterator[tuple[bytes, int]]:
+    """JPEG and label (0 for the first identity) of counts[k] images of each identity, in that order, as a stream."""
+    batches = _batches(counts, first_identity, first_image)
+    if min(workers, np.sum(counts) / BATCH) <= 1:
+        for identities, images in batches:
+            drawn = draw_jpegs(seed, identities, images, size, grey, zoom)
+            yield from zip(drawn, identities - first_identity, strict=True)
+        return
+    # An interrupt is for this process to answer; the workers end with it. They are not forked: a child of a process
+    # with threads may wait for a lock that no thread of its own will open.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        ahead: deque = deque()
+        try:
+            for identities, images in batches:
+                ahead.append((identities, pool.submit(draw_jpegs, seed, identities, images, size, grey, zoom)))
+                if len(ahead) > 3 * workers:  # enough to keep everyone busy, and memory bounded
+                    done, task = ahead.popleft()
+                    yield from zip(task.result(), done - first_identity, strict=True)
+            for done, task in ahead:
+                yield from zip(task.result(), done - first_identity, strict=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def write_synthetic(
+    out: Path | str,
+    counts: np.ndarray,
+    seed: int = 0,
+    size: int = 112,
+    grey: float = GREY,
+    zoom: float = 1.0,
+    first_identity: int = 0,
+    first_image: int = 0,
+    workers: int | None = None,
+    force: bool = False,
+) -> int:
+    """Writes a set of counts[k] images of identity first_identity + k, and its attributes; returns the image count.
+
+    Raises ValueError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an
+    existing output.
+    """
+    workers = _cores() if workers is None else workers
+    if not 1 <= workers <= 1024:
+        raise ValueError(f"workers {workers} given, expected 1 to 1024")
+    for name, value in {"seed": seed, "first identity": first_identity, "first image": first_image}.items():
+        if not 0 <= value < LARGEST:
+            raise ValueError(f"{name} {value} given, expected 0 to {LARGEST - 1}")
+    if size not in SIZES:
+        raise ValueError(f"size {size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
+    if not 0 <= grey <= 1:
+        raise ValueError(f"share {grey:g} of grey images given, expected 0 to 1")
+    if not 0.5 <= zoom <= 3:
+        raise ValueError(f"zoom {zoom:g} given, expected 0.5 (far) to 3 (close)")
+    identities = first_identity + np.arange(len(counts))
+    stream = jpegs(counts, seed, size, grey, zoom, first_identity, first_image, workers)
+    with DatasetWriter(out, len(counts), (size, size), names=identity_names(identities), force=force) as writer:
+        for jpeg, label in tqdm(stream, total=int(np.sum(counts)), desc="synth", unit="img", delay=1):
+            writer.add(jpeg, int(label))
+        (writer.partial / ATTRIBUTES).write_text(attribute_table(seed, identities), encoding="utf-8")
+    return int(np.sum(counts))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `synth`."""
+    parser.add_argument("out", metavar="OUT", type=Path, help="new data folder")
+    parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of identities")
+    parser.add_argument("--images", type=int, required=True, metavar="M", help="number of images in all")
+    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds draw other people (%(default)s)")
+    parser.add_argument(
+        "--first-identity", type=int, default=0, metavar="I", help="draw identities I to I+N-1 (%(default)s)"
+    )
+    parser.add_argument("--first-image", type=int, default=0, metavar="J", help="draw images J… of each (%(default)s)")
+    parser.add_argument("--tail", choices=TAILS, default="balanced", help="split of the images (%(default)s)")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of the zipf tail (%(default)s)")
+    parser.add_argument("--min-images", type=int, default=1, metavar="A", help="least per identity (%(default)s)")
+    parser.add_argument("--max-images", type=int, metavar="B", help="most per identity (no limit)")
+    parser.add_argument("--grey", type=float, default=GREY, metavar="P", help="share without colour (%(default)s)")
+    parser.add_argument("--zoom", type=float, default=1.0, help="1 a portrait, 1.6 framed as aligned face crops (1)")
+    parser.add_argument("--workers", type=int, metavar="W", help="processes (all cores)")
+    parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the set that the arguments describe."""
+    split = (args.tail, args.exponent, args.min_images, args.max_images)
+    counts = image_counts(args.identities, args.images, *split)
+    written = write_synthetic(
+        args.out,
+        counts,
+        seed=args.seed,
+        size=args.size,
+        grey=args.grey,
+        zoom=args.zoom,
+        first_identity=args.first_identity,
+        first_image=args.first_image,
+        workers=args.workers,
+        force=args.force,
+    )
+    print(f"{args.out}: {written:,} images of {args.identities:,} identities", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""The scores a rank reports, by hand; weights that do not depend on the number of ranks; finite at extremes."""
+
+import pytest
+import torch
+
+from facelt.head.blocked import BLOCK
+from facelt.head.classifier import Classifier
+from facelt.head.losses import cross_entropy
+from facelt.parallel.partition import Partition
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_scores_by_hand(kind):
+    torch.manual_seed(0)
+    classifier = Classifier(Partition(7, 1, 2), 4, kind, block=2)  # owns classes 4, 5, 6
+    x, labels = torch.randn(5, 4), torch.tensor([4, 0, 6, 4, 3])
+    got = classifier(x, labels)
+    weight = classifier.weight
+    if kind == "cosine":
+        logits = x @ (weight / weight.norm(dim=1, keepdim=True)).T
+    else:
+        logits = x @ weight.T + classifier.bias
+    assert got.own_rows.tolist() == [0, 2, 3]
+    torch.testing.assert_close(got.own, logits[[0, 2, 3], [0, 2, 0]])
+    rest = logits.clone()
+    rest[[0, 2, 3], [0, 2, 0]] = -torch.inf
+    torch.testing.assert_close(got.top_G, rest.max(1).values)
+    torch.testing.assert_close(got.sum_G.log() + got.top_G, torch.logsumexp(rest, 1))
+
+
+def test_a_class_starts_the_same_at_any_number_of_ranks():
+    classes = 2 * BLOCK + 5
+    whole = Classifier(Partition(classes), 3, "linear", seed=4)
+    parts = [Classifier(Partition(classes, rank, 3), 3, "linear", seed=4) for rank in range(3)]
+    assert torch.equal(torch.cat([p.weight for p in parts]), whole.weight)
+    assert torch.equal(torch.cat([p.bias for p in parts]), whole.bias)
+    bound = 3**-0.5
+    assert whole.weight.abs().max() <= bound
+    assert whole.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert not torch.equal(Classifier(Partition(classes), 3, "linear", seed=5).weight, whole.weight)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 9])
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4])
+def test_cross_entropy_is_finite_at_extreme_logits(classes, size):
+    classifier = Classifier(Partition(classes), 4, "linear", block=2)
+    torch.nn.init.normal_(classifier.weight)
+    x = (size * torch.randn(6, 4)).requires_grad_()
+    labels = torch.arange(6) % classes
+    losses, correct = cross_entropy(*classifier(x, labels))
+    loss = losses.mean()
+    want = torch.nn.functional.cross_entropy(x @ classifier.weight.T + classifier.bias, labels)
+    torch.testing.assert_close(loss, want, rtol=1e-4, atol=1e-5)
+    loss.backward()
+    assert x.grad.isfinite().all()
+    assert classifier.weight.grad.isfinite().all()
+    if classes == 1:
+        assert loss == 0
+        assert correct.all()

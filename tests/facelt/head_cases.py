@@ -1,0 +1,129 @@
+"""A small meta head, sharded and dense: the same batch through both, for each knob that changes the numbers."""
+
+import dense
+import numpy as np
+import pytest
+import torch
+from ranks import run_ranks
+
+from facelt.config import FaceltConfig
+from facelt.head.heads import MetaHead
+from facelt.network.embedder import Embedded
+from facelt.parallel import group
+from facelt.parallel.partition import Partition
+
+D, G, SEED = 5, 12, 3
+HALLUCINATOR = {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
+
+
+def inputs(K: int, near: bool) -> dict[str, torch.Tensor]:
+    """A batch with repeated and absent classes, and a head's weights. near: images close to their centroids."""
+    g = torch.Generator().manual_seed(K)
+    random = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    y = torch.randint(0, max(K // 2, 1), (G,), generator=g)  # the upper half of the classes is absent
+    p = {"c": random(K, D), "hw": random(K, D), "hb": random(K), "w": random(K, D), "e": torch.tanh(random(G, D))}
+    f = p["c"][y] + 0.1 * random(G, D) if near else 3 * random(G, D)
+    return {**p, "f": f, "y": y, "t": torch.tensor([3.0], dtype=torch.float64)}
+
+
+def head_of(
+    K: int, preset: str, knobs: dict, x: dict[str, torch.Tensor], rate: float = 1, device: str = "cpu"
+) -> MetaHead:
+    """This rank's shard of a head with the given weights."""
+    torch.set_default_dtype(torch.float64)
+    partition = Partition(K, group.rank(), group.world_size())
+    block = {"preset": preset, "embedding_size": D, "head": knobs, "meta": {"sample_rate": rate}}
+    head = MetaHead(FaceltConfig.model_validate(block), partition)
+    names = {"c": "memory.centroids", "w": "classifier.weight"}
+    names |= {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
+    rows = {name: x[short][slice(*partition.bounds())] for short, name in names.items()}
+    head.load_state_dict({name: rows[name] for name in head.state_dict()})
+    return head.to(device)
+
+
+def sharded(K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1, device: str = "cpu") -> dict:
+    x = inputs(K, near)
+    head = head_of(K, preset, knobs, x, rate, device)
+    x = {name: tensor.to(device) for name, tensor in x.items()}
+    head.memory.block = head.classifier.block = block
+    B = G // group.world_size()
+    mine = slice(group.rank() * B, (group.rank() + 1) * B)
+    f, e = x["f"][mine].clone().requires_grad_(), x["e"][mine].clone().requires_grad_()
+    t = x["t"].clone().requires_grad_()
+    step = head(Embedded(f, e, t), x["y"], SEED)
+    step.loss.backward()
+    grads = {name: p.grad if p.grad is not None else torch.zeros_like(p) for name, p in head.named_parameters()}
+    return {
+        "parts": step.parts,
+        "correct": step.correct_B,
+        "f": f.grad,
+        "e": e.grad,
+        "t": t.grad if t.grad is not None else torch.zeros_like(t),
+        "c": grads["memory.centroids"],
+        "w": grads["classifier.weight"],
+        **{s: grads[n] for s, n in HALLUCINATOR.items() if n in grads},
+    }
+
+
+def expected(K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> dict:
+    """Parts and gradients by the dense twin, over the classes that take part."""
+    x = inputs(K, near)
+    knobs = FaceltConfig.model_validate({"preset": preset, "head": knobs}).head.model_dump()
+    generator = torch.Generator().manual_seed(SEED)
+    taking = torch.ones(K, dtype=bool)
+    if rate < 1:
+        taking = torch.rand(K, generator=generator) < rate
+        taking[x["y"]] = True
+        assert not taking.all(), "the case must leave classes out"
+    y = (taking.cumsum(0) - 1)[x["y"]]
+    masked = None
+    if knobs["mask_own"]:
+        rows = torch.rand(G, generator=generator) < knobs["mask_own"]
+        assert rows.any()
+        masked = rows[:, None] & torch.nn.functional.one_hot(y, int(taking.sum())).bool()
+    leaves = {name: x[name].clone().requires_grad_() for name in ("f", "e", "c", "hw", "hb", "w", "t")}
+    part = {name: leaves[name][taking] for name in ("c", "hw", "hb", "w")} | {"t": leaves["t"]}
+    # The centroid loss needs no product over classes, so no class is left out of it.
+    parts = dense.meta_objective(part, leaves["f"], leaves["e"], y, knobs, masked)
+    whole = dense.meta_objective(leaves, leaves["f"], leaves["e"], x["y"], knobs)
+    parts["centroid"] = whole["centroid"]
+    sum(parts.values()).backward()
+    grads = {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    if knobs["centroid_update"] == "released":
+        weight, margin = knobs["centroid_weight"], knobs["centroid_margin"]
+        grads["c"] = grads["c"] + dense.released_centroid_step(x["f"], x["y"], x["c"], weight, margin)
+    return {"parts": parts, "grads": grads}
+
+
+def compare(ranks: int, K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> None:
+    want = expected(K, preset, near, knobs, rate)
+    for block in (3, 4096):
+        assert_dense(run_ranks(ranks, sharded, K, preset, near, block, knobs, rate), want)
+
+
+def assert_dense(got: list[dict], want: dict) -> None:
+    for part in got[0]["parts"]:
+        total = sum(r["parts"][part] for r in got)
+        assert total == pytest.approx(want["parts"][part].item(), rel=1e-10, abs=1e-12)
+    np.testing.assert_allclose(sum(r["t"] for r in got), want["grads"]["t"], rtol=1e-10, atol=1e-10)
+    for name in ("f", "e", "c", "hw", "hb", "w"):
+        if name in got[0]:
+            whole = np.concatenate([r[name] for r in got])
+            np.testing.assert_allclose(whole, want["grads"][name], rtol=1e-10, atol=1e-10, err_msg=name)
+
+
+CASES = [
+    (13, "released", False, {}),  # beyond the margin: nothing repels
+    (10, "released", True, {"centroid_margin": 30}),  # within it
+    (7, "released", False, {"centroid_gradient": True}),
+    (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
+    (7, "paper", False, {}),  # beyond it
+    (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
+    (13, "facelt", False, {}),
+    (10, "facelt", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
+    (7, "released", True, {"mask_own": 0.5, "centroid_update": "gradient", "centroid_gradient": True}),
+    (7, "paper", True, {"mask_own": 1, "direct_weight": 2}),
+    (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
+    (13, "released", True, {"margin": "cosface", "margin_size": 0.35, "centroid_update": "refresh"}),
+    (10, "released", True, {"retrieval": "mean"}),
+]

@@ -1,0 +1,320 @@
+"""DALI's batches against Pillow and numpy: order, labels, augmentations, purity, and images that are not as told."""
+
+import sys
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from facelt.config import AugmentConfig
+from facelt.images.dali import DRAWS, ImagePipeline, changes
+from facelt.images.sampling import ClassAwareSampler, augmentation_seeds, local, uniforms
+from recordio_tools.dataset import DatasetWriter, RecordDataset
+
+STILL = AugmentConfig(crop=1, flip=0, jitter=0, grey=0)
+SIDE, FLIP, SATURATION, GREY = 0, 3, 6, 7  # columns of the draws
+N, G, SEED = 60, 12, 5
+
+
+def picture(rng, height, width):
+    """A smooth colourful picture with some grain: a JPEG of it looks like one of a face to a codec."""
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    return np.clip(np.asarray(coarse, float) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def encoded(pixels, format_="JPEG"):
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, format_, **({"quality": 90} if format_ == "JPEG" else {}))
+    return out.getvalue()
+
+
+def pillow(data):
+    return Image.open(BytesIO(bytes(data))).convert("RGB")
+
+
+class Memory:
+    """A data set in memory: what ImagePipeline asks of one, and no more."""
+
+    folder = "faces"
+
+    def __init__(self, images, image_size):
+        self.images = [np.frombuffer(image, np.uint8) for image in images]
+        self.labels = np.arange(len(images)) * 7 % 11
+        self.keys = np.arange(len(images)) + 100
+        self.image_size = image_size
+
+    def jpeg(self, i):
+        return self.images[i]
+
+
+@pytest.fixture(scope="module")
+def faces():
+    rng = np.random.default_rng(0)
+    return Memory([encoded(picture(rng, 48, 48)) for _ in range(N)], (48, 48))
+
+
+def in_order(dataset, augment=None, draws=None, size=48, batch=16, **options):
+    """All images of a set in order, as one B x S x S x 3 array in 0 … 255 (not rounded)."""
+    steps = -(-len(dataset.images) // batch)
+
+    def part(array):
+        return lambda step: array[step * batch : (step + 1) * batch]
+
+    pipeline = ImagePipeline(
+        dataset,
+        part(np.arange(len(dataset.images))),
+        None if augment is None else part(draws),
+        batch_size=batch,
+        image_size=size,
+        augment=augment,
+        num_steps=steps,
+        **options,
+    )
+    images, labels = zip(*pipeline, strict=True)
+    assert len(images) == len(pipeline) == steps
+    assert torch.equal(torch.cat(labels), torch.from_numpy(dataset.labels))
+    return torch.cat(images).permute(0, 2, 3, 1).numpy().astype(np.float64) * 127.5 + 127.5
+
+
+def drawn(n, seed=1):
+    return np.random.default_rng(seed).random((n, DRAWS))
+
+
+def test_without_augmentation_images_are_pillows_and_the_last_batch_is_short(faces):
+    expected = np.stack([np.asarray(pillow(image)) for image in faces.images])
+    assert np.abs(in_order(faces) - expected).max() < 1e-4
+
+
+def test_normalised_as_arcface_and_labels_from_the_set(faces):
+    pipeline = ImagePipeline(faces, lambda step: np.array([3, 1]), batch_size=2, image_size=48, num_steps=1)
+    ((images, labels),) = pipeline
+    expected = (np.asarray(pillow(faces.images[3]), np.float32).transpose(2, 0, 1) - 127.5) / 127.5
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [21 % 11, 7]
+    np.testing.assert_allclose(images[0], expected, atol=1e-6)
+
+
+def test_grey_jpegs_and_pngs_become_rgb():
+    pixels = picture(np.random.default_rng(2), 48, 48)
+    mixed = Memory([encoded(pixels[:, :, 0]), encoded(pixels, "PNG")], (48, 48))
+    out = in_order(mixed)
+    assert np.abs(out[0] - np.asarray(pillow(mixed.images[0]))).max() < 1e-4
+    assert np.abs(out[1] - pixels).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_other_sizes_are_resized_as_pillow_does(faces, size):
+    expected = np.stack([np.asarray(pillow(image).resize((size, size), Image.BILINEAR)) for image in faces.images])
+    assert np.abs(in_order(faces, size=size) - expected).max() < 1.01
+
+
+def test_flip_is_exact(faces):
+    draws = drawn(N)
+    out = in_order(faces, AugmentConfig(crop=1, flip=0.5, jitter=0, grey=0), draws)
+    for image, turned, data in zip(out, draws[:, FLIP] < 0.5, faces.images, strict=True):
+        expected = np.asarray(pillow(data))
+        assert np.abs(image - (expected[:, ::-1] if turned else expected)).max() < 1e-4
+    assert 10 < np.sum(draws[:, FLIP] < 0.5) < 50
+
+
+def test_a_crop_of_whole_pixels_is_exact(faces):
+    """48 · 0.75 = 36 pixels are kept, from row 12 · y and column 12 · x."""
+    rng = np.random.default_rng(3)
+    draws = drawn(N)
+    draws[:, SIDE] = 0
+    corner = rng.integers(0, 12, (N, 2))
+    draws[:, 1:3] = corner / 12 + 1e-9
+    out = in_order(faces, AugmentConfig(crop=0.75, flip=0, jitter=0, grey=0), draws, size=36)
+    for image, (y, x), data in zip(out, corner, faces.images, strict=True):
+        assert np.abs(image - np.asarray(pillow(data))[y : y + 36, x : x + 36]).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [48, 24])
+def test_a_crop_is_what_pillow_resizes_from_the_same_window(faces, size):
+    draws = drawn(N)
+    out = in_order(faces, AugmentConfig(crop=0.5, flip=0, jitter=0, grey=0), draws, size=size)
+    for image, (u, v, w), data in zip(out, draws[:, :3], faces.images, strict=True):
+        side = 48 * (0.5 + 0.5 * u)
+        top, left = v * (48 - side), w * (48 - side)
+        window = (left, top, left + side, top + side)
+        expected = np.asarray(pillow(data).resize((size, size), Image.BILINEAR, box=window), float)
+        assert np.abs(image - expected).max() <= 2
+
+
+def test_jitter_and_grey_follow_the_formula(faces):
+    draws = drawn(N)
+    out = in_order(faces, AugmentConfig(crop=1, flip=0, jitter=0.4, grey=0.3), draws)
+    for image, (b, c, s, g), data in zip(out, draws[:, 4:], faces.images, strict=True):
+        brightness, contrast, saturation = 0.6 + 0.8 * b, 0.6 + 0.8 * c, 0.0 if g < 0.3 else 0.6 + 0.8 * s
+        pixels = np.asarray(pillow(data), float)
+        luma = pixels @ [[0.299], [0.587], [0.114]]
+        saturated = luma + saturation * (pixels - luma)
+        expected = np.clip(brightness * (128 + contrast * (saturated - 128)), 0, 255)
+        difference = np.abs(image - expected)
+        assert difference.max() < 1.5  # half a level of rounding, and DALI's luma to three digits
+        assert difference.mean() < 0.35
+        assert np.ptp(image, axis=2).max() < 1.01 or g >= 0.3
+    assert 8 < np.sum(draws[:, GREY] < 0.3) < 30
+
+
+def test_amounts_that_change_nothing_change_nothing(faces):
+    assert np.array_equal(in_order(faces, STILL, drawn(N)), in_order(faces))
+
+
+def test_changes_by_hand():
+    draws = np.zeros((3, DRAWS))
+    draws[1] = [1, 0.5, 1, 0.49, 1, 0.5, 1, 0.1]
+    draws[2] = [0.5, 1, 0, 0.51, 0.5, 1, 0.25, 0.9]
+    made = changes(draws, AugmentConfig(crop=0.5, flip=0.5, jitter=0.4, grey=0.2))
+    np.testing.assert_allclose(made.start_B2, [[0, 0], [0, 0], [0.25, 0]])
+    np.testing.assert_allclose(made.end_B2, [[0.5, 0.5], [1, 1], [1, 0.75]])
+    assert made.mirror_B.tolist() == [1, 1, 0]
+    np.testing.assert_allclose(made.brightness_B, [0.6, 1.4, 1], rtol=1e-6)
+    np.testing.assert_allclose(made.contrast_B, [0.6, 1, 1.4], rtol=1e-6)
+    np.testing.assert_allclose(made.saturation_B, [0, 0, 0.8], rtol=1e-6)
+
+
+def train_batches(dataset, rank=0, world_size=1, start=0, steps=8, threads=2):
+    sampler = ClassAwareSampler(dataset.labels, G, SEED, images_per_class=2)
+    return list(
+        ImagePipeline(
+            dataset,
+            lambda step: local(sampler.indices(step), rank, world_size, sampler.group),
+            lambda step: uniforms(local(augmentation_seeds(SEED, step, G), rank, world_size), DRAWS),
+            batch_size=G // world_size,
+            image_size=40,
+            augment=AugmentConfig(grey=0.2),
+            threads=threads,
+            start_step=start,
+            num_steps=steps - start,
+        )
+    )
+
+
+def test_the_same_images_bit_for_bit_on_any_ranks_threads_and_start(faces):
+    whole = train_batches(faces)
+    assert len(torch.unique(torch.cat([images for images, _ in whole]).flatten(1), dim=0)) > 7 * G
+    for world_size in (2, 3):
+        ranks = [train_batches(faces, rank, world_size, threads=1 + rank) for rank in range(world_size)]
+        for (images, labels), *parts in zip(whole, *ranks, strict=True):
+            assert torch.equal(torch.cat([part[0] for part in parts]), images)
+            assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+    for (images, labels), late in zip(whole[5:], train_batches(faces, start=5), strict=True):
+        assert torch.equal(late[0], images)
+        assert torch.equal(late[1], labels)
+
+
+def test_images_come_out_of_a_real_set_in_the_order_asked_for(tmp_path):
+    """The file's order is not that of the labels, and one record holds the magic word, so it has two parts."""
+    rng = np.random.default_rng(4)
+    images = [encoded(picture(rng, 32, 32)) for _ in range(12)]
+    images[5] += b"\0" * (-len(images[5]) % 4) + b"\x0a\x23\xd7\xce" + b"\0" * 8
+    labels = [2, 0, 1] * 4
+    with DatasetWriter(tmp_path / "set", 3, (32, 32)) as writer:
+        for image, label in zip(images, labels, strict=True):
+            writer.add(image, label)
+    dataset = RecordDataset(tmp_path / "set")
+    by_label = sorted(range(12), key=labels.__getitem__)
+    order = np.array([4, 11, 0, 7])
+    ((out, out_labels),) = ImagePipeline(dataset, lambda step: order, batch_size=4, image_size=32, num_steps=1)
+    assert out_labels.tolist() == [labels[by_label[i]] for i in order]
+    for image, i in zip(out, order, strict=True):
+        expected = np.asarray(pillow(images[by_label[i]]), np.float32).transpose(2, 0, 1)
+        np.testing.assert_allclose(image * 127.5 + 127.5, expected, atol=1e-4)
+
+
+def test_one_image_of_another_size_is_resized_and_the_others_stay_as_they_are(faces):
+    odd = Memory([image.tobytes() for image in faces.images], (48, 48))
+    odd.images[37] = np.frombuffer(encoded(picture(np.random.default_rng(5), 30, 70)), np.uint8)
+    out = in_order(odd)
+    expected = np.stack([np.asarray(pillow(image).resize((48, 48), Image.BILINEAR)) for image in odd.images])
+    assert np.abs(out[37] - expected[37]).max() < 1.01
+    assert np.abs(np.delete(out - expected, 37, axis=0)).max() < 1e-4
+
+
+def test_a_set_whose_images_all_differ_from_what_it_says(faces):
+    liar = Memory([image.tobytes() for image in faces.images], (32, 32))
+    expected = np.stack([np.asarray(pillow(image).resize((32, 32), Image.BILINEAR)) for image in faces.images])
+    assert np.abs(in_order(liar, size=32) - expected).max() < 1.01
+
+
+def test_decoding_runs_ahead_and_a_batch_outlives_the_next_ones(faces):
+    asked = []
+
+    def indices_for(step):
+        asked.append(step)
+        return np.arange(4) + step
+
+    def batches():
+        return iter(ImagePipeline(faces, indices_for, batch_size=4, image_size=48, num_steps=30, prefetch=3))
+
+    held = []
+    for step, (images, _) in enumerate(batches()):
+        held.append((images, images.clone()))
+        assert max(asked) == min(step + 3, 29)
+    assert all(torch.equal(images, copy) for images, copy in held)
+    assert torch.equal(next(batches())[0], held[0][1])  # a new iteration starts again; the old one may be left half-way
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda image: b"not a picture " * 30, "not an image of a known format"),
+        (lambda image: image[:3], "not an image of a known format"),
+        (lambda image: image[:900], "truncated"),
+        (lambda image: b"", "not an image of a known format"),
+    ],
+)
+def test_an_undecodable_image_is_named_with_the_remedy(faces, damage, reason, threads):
+    broken = Memory([image.tobytes() for image in faces.images], (48, 48))
+    broken.images[41] = np.frombuffer(damage(broken.images[41].tobytes()), np.uint8)
+    pipeline = ImagePipeline(
+        broken, lambda step: np.arange(10) + 10 * step, batch_size=10, image_size=48, num_steps=6, threads=threads
+    )
+    batches = iter(pipeline)
+    assert [len(next(batches)[1]) for _ in range(4)] == [10] * 4  # those before it are whole
+    with pytest.raises(ValueError, match=r"^faces: the image of record 141 does not decode \(.*\); mend") as caught:
+        next(batches)
+    message = str(caught.value)
+    assert reason in message
+    assert "python -m recordio_tools verify --decode faces --repair" in message
+    assert "\n" not in message
+
+
+def test_where_only_dali_fails_the_records_of_the_batch_are_named(faces, monkeypatch):
+    broken = Memory([image.tobytes() for image in faces.images], (48, 48))
+    broken.images[3] = np.frombuffer(b"\xff\xd8\xff" + b"junk" * 20, np.uint8)
+    monkeypatch.setattr("facelt.images.dali._undecodable", lambda image: None)
+    pipeline = ImagePipeline(broken, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+    with pytest.raises(
+        ValueError, match=r"^faces: DALI cannot decode .* records 100 to 107 \(nvIm.+\); mend"
+    ) as caught:
+        list(pipeline)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failure_of_another_kind_is_not_blamed_on_the_images(faces):
+    pipeline = ImagePipeline(faces, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+
+    class Broken:
+        def schedule_run(self):
+            pass
+
+        def share_outputs(self):
+            raise RuntimeError("out of memory")
+
+    pipeline._graph = lambda source, resize: Broken()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(pipeline)
+
+
+def test_without_dali_the_error_says_where_it_is_to_be_had(faces, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.delattr("nvidia.dali", raising=False)
+    with pytest.raises(ValueError, match="DALI, which cannot be imported here") as caught:
+        ImagePipeline(faces, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+    assert "\n" not in str(caught.value)

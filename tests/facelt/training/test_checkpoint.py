@@ -1,0 +1,120 @@
+"""Checkpoints: saved at some number of ranks, loaded at any other; whole or absent; damage answered in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from engines import K, batch, build
+from ranks import run_ranks
+
+from facelt.parallel import group
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint
+
+ROWS = torch.arange(K * 3, dtype=torch.float32).view(K, 3)
+
+
+def save_rows(run: str, step: int, finished: bool = True) -> str:
+    partition = Partition(K, group.rank(), group.world_size())
+    rows = {"w": ROWS[slice(*partition.bounds())], "w.momentum_buffer": -ROWS[slice(*partition.bounds())]}
+    state = {"stage": "plain", "step": step, "finished": finished}
+    replicated = {"a": torch.ones(2), "tail": torch.arange(10.0)[7:]}  # a view into a larger buffer
+    return str(checkpoint.save(Path(run), state, replicated, {"a.momentum_buffer": torch.zeros(2)}, rows, partition))
+
+
+def load_rows(folder: str) -> dict:
+    return checkpoint.read_rows(Path(folder), Partition(K, group.rank(), group.world_size()))
+
+
+@pytest.mark.parametrize("saved, loaded", [(1, 2), (2, 3), (3, 1), (3, 2), (2, 4)])
+def test_rows_load_at_any_number_of_ranks(tmp_path, saved, loaded):
+    folder = run_ranks(saved, save_rows, str(tmp_path), 5)[0]
+    parts = run_ranks(loaded, load_rows, folder)
+    np.testing.assert_array_equal(np.concatenate([p["w"] for p in parts]), ROWS)
+    np.testing.assert_array_equal(np.concatenate([p["w.momentum_buffer"] for p in parts]), -ROWS)
+    torch.testing.assert_close(checkpoint.read_weights(Path(folder))["tail"], torch.tensor([7.0, 8.0, 9.0]))
+
+
+def train_on(run: str, first: int, last: int, zero: int) -> dict:
+    """Ten steps in one go, or in two halves with a checkpoint between, perhaps at another number of ranks."""
+    engine = build("meta", "synchronised", {"zero_optimization": {"stage": zero}})
+    partition = engine.head.classifier.partition
+    if first:
+        folder = checkpoint.find(run)
+        engine.embedder.load_state_dict(checkpoint.read_weights(folder))
+        engine = rebuilt(engine, zero)
+        engine.load_replicated_moments(checkpoint.read_moments(folder))
+        engine.load_sharded_rows(checkpoint.read_rows(folder, partition))
+    engine.embedder.train()
+    for step in range(first, last):
+        engine.forward_backward(*batch(step, group.rank(), group.world_size()))
+        engine.step(0.001)
+    state = {"stage": "meta", "step": last, "finished": False}
+    weights, moments, rows = engine.replicated_weights(), engine.replicated_moments(), engine.sharded_rows()
+    checkpoint.save(Path(run), state, weights, moments, rows, partition)
+    return {"weights": {n: w.clone() for n, w in weights.items()}, "rows": {n: r.clone() for n, r in rows.items()}}
+
+
+def rebuilt(engine, zero: int):
+    """DeepSpeed copies the weights when it starts, so they are loaded before it does."""
+    from facelt.training.engine import Engine
+
+    ds = {"train_batch_size": 16, "steps_per_print": 10**9, "zero_optimization": {"stage": zero}}
+    optimizer = {"type": "SGD", "params": {"lr": 0.001, "momentum": 0.9, "weight_decay": 5e-4}}
+    return Engine(engine.embedder, engine.head, {**ds, "optimizer": optimizer})
+
+
+@pytest.mark.parametrize("zero, first_ranks, then_ranks", [(0, 1, 2), (1, 2, 1), (1, 2, 4), (2, 2, 2)])
+def test_a_run_taken_up_at_other_ranks_is_the_run_that_never_stopped(tmp_path, zero, first_ranks, then_ranks):
+    straight = run_ranks(1, train_on, str(tmp_path / "straight"), 0, 10, 0)
+    run_ranks(first_ranks, train_on, str(tmp_path / "halves"), 0, 5, zero)
+    halves = run_ranks(then_ranks, train_on, str(tmp_path / "halves"), 5, 10, zero)
+    for name, want in straight[0]["weights"].items():
+        np.testing.assert_allclose(halves[0]["weights"][name], want, rtol=1e-5, atol=1e-5, err_msg=name)
+    for name, want in straight[0]["rows"].items():
+        got = np.concatenate([h["rows"][name] for h in halves])
+        tolerance = 1e-3 if name.endswith("momentum_buffer") else 1e-5
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_the_last_two_of_a_stage_are_kept_and_no_draft_is_left(tmp_path):
+    for step in (1, 2, 3):
+        run_ranks(1, save_rows, str(tmp_path), step, step == 3)
+    assert sorted(p.name for p in (tmp_path / "plain").iterdir()) == ["step-00000002", "step-00000003"]
+    assert checkpoint.latest(tmp_path, "plain").name == "step-00000003"
+    assert checkpoint.latest(tmp_path, "meta") is None
+
+
+def test_find_takes_a_run_a_stage_or_a_step(tmp_path):
+    folder = Path(run_ranks(1, save_rows, str(tmp_path), 4)[0])
+    assert checkpoint.find(tmp_path) == checkpoint.find(tmp_path / "plain") == checkpoint.find(folder) == folder
+    with pytest.raises(ValueError, match="no checkpoint there"):
+        checkpoint.find(tmp_path / "nothing")
+
+
+def test_a_draft_is_not_a_checkpoint(tmp_path):
+    folder = Path(run_ranks(1, save_rows, str(tmp_path), 4)[0])
+    folder.rename(folder.with_name(f".{folder.name}.draft"))
+    assert checkpoint.latest(tmp_path, "plain") is None
+
+
+def test_damage_is_named_in_one_line(tmp_path):
+    folder = Path(run_ranks(1, save_rows, str(tmp_path), 4)[0])
+    one = Partition(K)
+    with pytest.raises(ValueError, match="trained on 7 classes, the data has 8"):
+        checkpoint.read_rows(folder, Partition(K + 1))
+    shard = folder / "classes-00000-of-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"classes-00000-of-00001.safetensors: unreadable"):
+        checkpoint.read_rows(folder, one)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"model.safetensors: unreadable"):
+        checkpoint.read_weights(folder)
+    (folder / "state.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="format 99; expected 2"):
+        checkpoint.read_state(folder)
+    (folder / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="unreadable checkpoint"):
+        checkpoint.read_state(folder)

@@ -1,0 +1,76 @@
+"""What is logged, by hand; a loss that is not finite; lines of steps done again; requests to stop."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import run_ranks
+
+from facelt.parallel import group
+from facelt.training.telemetry import StopRequest, Telemetry
+
+
+def log_one(run: str) -> None:
+    """Each of two ranks gives its share: 1 and 2 of the loss, one of two and two of two images right."""
+    rank = group.rank()
+    telemetry = Telemetry(Path(run), "plain", total_steps=9, start_step=4, global_batch=4)
+    telemetry.advance()
+    telemetry.log(4, {"cross_entropy": torch.tensor(1.0 + rank)}, torch.tensor([True, rank == 1]), lr=0.5)
+    telemetry.close()
+
+
+def test_shares_are_summed_and_rank_0_alone_writes(tmp_path):
+    run_ranks(2, log_one, str(tmp_path))
+    (line,) = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (line["stage"], line["step"], line["cross_entropy"], line["accuracy"]) == ("plain", 4, 3.0, 0.75)
+    assert line["lr"] == 0.5
+    assert line["rate"] > 0
+
+
+def test_a_complaint_is_said_once_when_it_lasts(tmp_path, capsys):
+    telemetry = Telemetry(tmp_path, "meta", 20, 0, 4)
+    complaints = [{"stale": "it is stale"}] * 2 + [{}] + [{"stale": "it is stale"}] * 6
+    for step, now in enumerate(complaints):
+        telemetry.log(step, {"loss": torch.tensor(1.0)}, torch.tensor([True]), 0.1, {"selector": 0.5}, now)
+    telemetry.close()
+    said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "stale" in line]
+    assert [line[line.index("stage") :].strip() for line in said] == ["stage meta, step 5: it is stale"]
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["selector"] for line in lines] == [0.5] * 9
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path, loss):
+    telemetry = Telemetry(tmp_path, "meta", 9, 0, 4)
+    with pytest.raises(
+        ValueError, match=r"the loss at step 3 of stage meta is not finite .* lower optimizer.params.lr"
+    ):
+        telemetry.log(3, {"cross_entropy": torch.tensor(loss)}, torch.tensor([True]), 0.1)
+    telemetry.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
+    lines = [{"stage": "plain", "step": step} for step in range(5)] + [
+        {"stage": "meta", "step": step} for step in (0, 1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Telemetry(tmp_path, "meta", 9, start_step=1, global_batch=4).close()
+    kept = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert kept == lines[:-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_asks_to_stop(number):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        stop = StopRequest()
+        assert not stop.agreed(torch.device("cpu"))
+        os.kill(os.getpid(), number)
+        assert stop.agreed(torch.device("cpu"))
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,62 @@
+"""Attributes of identities."""
+
+import numpy as np
+import pytest
+
+from megaface_eval.errors import InputError
+from megaface_eval.features.feature_set import ArrayRows, FeatureSet
+from megaface_eval.features.subgroups import read_subgroups, subgroup_masks
+
+
+@pytest.fixture
+def probes():
+    labels = np.array([0, 0, 1, 2, 2])
+    return FeatureSet(ArrayRows(np.ones((5, 2), np.float32)), labels, "set", ["ann", "bob", "cat"])
+
+
+def write(tmp_path, text):
+    (tmp_path / "groups.tsv").write_text(text, encoding="utf-8")
+    return tmp_path / "groups.tsv"
+
+
+def test_two_columns_are_one_attribute(tmp_path, probes):
+    masks = subgroup_masks(write(tmp_path, "# comment\nann\tfemale\n\nbob\tmale\ncat\tfemale\nzoe\tmale\n"), probes)
+    assert {key: mask.tolist() for key, mask in masks.items()} == {
+        "Female": [True, True, False, True, True],
+        "Male": [False, False, True, False, False],
+    }
+
+
+def test_a_header_names_several_attributes(tmp_path, probes):
+    path = write(tmp_path, "identity\tgender\tage\nann\tfemale\told\nbob\tmale\tyoung\ncat\tfemale\t\n")
+    assert read_subgroups(path)["age"] == {"ann": "old", "bob": "young", "cat": ""}
+    masks = subgroup_masks(path, probes)
+    assert list(masks) == ["Female", "Male", "Old", "Young"]
+    assert masks["Old"].tolist() == [True, True, False, False, False]
+
+
+def test_identities_without_names_go_by_their_number(tmp_path):
+    probes = FeatureSet(ArrayRows(np.ones((2, 2), np.float32)), np.array([0, 5]), "set")
+    assert subgroup_masks(write(tmp_path, "5\tMale\n0\tFemale\n"), probes)["Male"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("", "no lines"),
+        ("ann male\n", "has 1 tab-separated"),
+        ("ann\tf\tx\n", "has 3 tab-separated"),
+        ("ann\tf\nann\tm\n", "'ann' again"),
+        ("zoe\tf\n", "none of the probes"),
+        ("identity\ta\tb\nann\tf\n", "line 2 has 2"),
+        ("identity\ta\ta\nann\tf\tm\n", "an attribute twice"),
+    ],
+)
+def test_what_cannot_be_right_is_refused(tmp_path, probes, text, problem):
+    with pytest.raises(InputError, match=problem):
+        subgroup_masks(write(tmp_path, text), probes)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not readable"):
+        read_subgroups(tmp_path / "none.tsv")

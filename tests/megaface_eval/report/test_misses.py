@@ -1,0 +1,36 @@
+"""The worst misses."""
+
+import json
+
+import numpy as np
+from PIL import Image
+
+from megaface_eval.report.misses import THUMBNAIL, thumbnail_of
+
+
+def contents_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_misses_are_the_widest_margins_with_thumbnails(made):
+    misses = contents_of(made / "report-bad_one")["methods"][0]["misses"]
+    margins = [miss["distractor_score"] - miss["mate_score"] for miss in misses]
+    assert margins == sorted(margins, reverse=True)
+    assert min(margins) > 0
+    for miss in misses:
+        probe, mate, distractor = miss["images"]
+        assert probe["thumbnail"].startswith("data:image/jpeg;base64,")
+        assert probe["path"] == f"p{probe['row']}.png"
+        assert probe["row"] // 5 == mate["row"] // 5
+        assert distractor["thumbnail"] is None
+        assert miss["rank"] > 1
+    assert len({miss["images"][0]["row"] for miss in misses}) == len(misses)
+
+
+def test_a_file_that_is_no_image_has_no_thumbnail(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"not an image")
+    assert thumbnail_of(tmp_path / "x.jpg") is None
+    assert thumbnail_of(tmp_path / "missing.jpg") is None
+    Image.fromarray(np.zeros((900, 300), np.uint8)).save(tmp_path / "tall.png")
+    assert len(thumbnail_of(tmp_path / "tall.png")) < 3000
+    assert 2 * THUMBNAIL < 300

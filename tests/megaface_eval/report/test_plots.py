@@ -1,0 +1,60 @@
+"""Figures show the numbers they are given."""
+
+import numpy as np
+import pytest
+
+from megaface_eval.report.plots import bars_figure, cmc_figure, open_set_figure, size_name, to_png, to_svg
+
+
+def method(name, rates):
+    cells = {k: {"rate": r, "low": None if r is None else r - 0.1, "high": None if r is None else r + 0.05,
+                 "probes": 0 if r is None else 9} for k, r in rates.items()}  # fmt: skip
+    return {"name": name, "cells": cells, "cmc": {"rank": [0, 4, 50], "recall": [0.5, 0.75, 1.0]}}
+
+
+@pytest.mark.parametrize(
+    "size, name", [(10, "10"), (1000, "1K"), (2500, "2.5K"), (1234, "1,234"), (10**6, "1M"), (10**5, "100K")]
+)
+def test_sizes_are_named_as_they_are_asked_for(size, name):
+    assert size_name(size) == name
+
+
+def test_the_cmc_s_line_is_the_curve_to_the_end_of_the_gallery():
+    (axes,) = cmc_figure([method("m", {})], 1000).axes
+    (line,) = axes.lines
+    assert line.get_xdata().tolist() == [1, 5, 51, 1001]
+    assert line.get_ydata().tolist() == [0.5, 0.75, 1.0, 1.0]
+    assert axes.get_xscale() == "log"
+
+
+def test_a_name_is_no_formula_and_never_left_out():
+    figure = cmc_figure([method("$\\frac$", {}), method("_hidden", {})], 100)
+    assert to_svg(figure)  # drawn: a formula that cannot be read raises
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        r"\$\frac\$ (50.00)", " _hidden (50.00)"
+    ]  # fmt: skip
+
+
+def test_bars_have_their_heights_and_intervals_and_an_empty_bucket_says_so():
+    columns = [{"key": "a", "title": "A"}, {"key": "b", "title": "B"}]
+    (axes,) = bars_figure([method("m", {"a": 0.8, "b": None})], columns).axes
+    assert [bar.get_height() for bar in axes.patches] == [0.8]
+    assert [text.get_text() for text in axes.texts] == ["n = 0"]
+    (error,) = axes.containers[1:] if len(axes.containers) > 1 else axes.containers
+    (segment,) = error.lines[2][0].get_segments()
+    np.testing.assert_allclose(segment[:, 1], [0.7, 0.85])
+
+
+def test_open_set_curves_are_the_mean_of_both_galleries():
+    curves = [{"fpir": [0.1, 0.5, 1.0], "tpir": [0.2, 0.4, 1.0]}, {"fpir": [0.2, 1.0], "tpir": [0.6, 0.8]}]
+    (axes,) = open_set_figure([{"name": "m", "open_set": {"cosine": {"curves": curves}}}]).axes
+    (line,) = axes.lines
+    np.testing.assert_allclose(line.get_xdata(), [0.2, 0.5, 1.0])
+    np.testing.assert_allclose(line.get_ydata(), [0.4, 0.5, 0.9])
+
+
+def test_figures_become_svg_and_png():
+    figure = cmc_figure([method("m", {})], 100)
+    assert to_svg(figure).startswith("<svg")
+    assert to_svg(figure).rstrip().endswith("</svg>")
+    assert to_png(figure).startswith(b"\x89PNG")

@@ -1,0 +1,107 @@
+"""Tables, LaTeX, and the HTML file as a browser shows it."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from megaface_eval.report.tables import markdown_table, percent, to_latex
+from megaface_eval.run import main
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FIGURES = ["cmc", "sizes", "roc", "open-set", "bars", "scores"]
+
+
+def contents_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_latex_marks_the_best_and_escapes_names(made):
+    contents = contents_of(made / "compared")
+    text = to_latex(contents)
+    assert text == (made / "compared/table.tex").read_text()
+    lines = text.splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrrrr}"
+    best = percent(contents["methods"][0]["cells"]["full"]["rate"])
+    assert rf"\textbf{{{best}}}" in lines[4]
+    assert lines[5].startswith(r"bad\_one & -- & -- & -- & -- & ")
+    assert all(line.endswith(r"\\") for line in lines if "&" in line)
+
+
+def test_names_cannot_break_a_table(made):
+    contents = contents_of(made / "compared")
+    contents["methods"][0]["name"] = "a|b\\c{$^~"
+    contents["columns"][-1]["title"] = "50% & #1"
+    lines = to_latex(contents).splitlines()
+    assert lines[4].startswith(r"a|b\textbackslash{}c\{\$\textasciicircum{}\textasciitilde{} & ")
+    assert lines[2].endswith(r"50\% \& \#1 \\")
+    assert markdown_table([["a|b", "c"], ["d", "e"]]).splitlines()[0] == r"| a\|b | c |"
+
+
+def test_columns_line_up():
+    lines = markdown_table([["a", "bb"], ["long", "1"], ["x", "≥5"]]).splitlines()
+    assert lines == ["| a    | bb |", "|------|---:|", "| long |  1 |", "| x    | ≥5 |"]
+
+
+def test_devkit_results_agree_with_the_report(made):
+    method = contents_of(made / "report-good")["methods"][0]
+    curves = json.loads((made / "report-good/cmc_facescrub_megaface_good_200_1.json").read_text())
+    assert curves["cmc"][1][0] == method["cells"]["full"]["rate"]
+    matches = json.loads((made / "report-good/matches_facescrub_megaface_good_200_1.json").read_text())
+    ranks = [rank for item in matches for rank in item["probes"]["rank"]]
+    assert len(matches) == 30
+    assert len(ranks) == 30 * 4
+    assert np.mean(np.array(ranks) == 0) == pytest.approx(method["cells"]["full"]["rate"])
+
+
+def test_the_page_asks_nothing_of_the_network(made):
+    html = (made / "report-bad_one/report.html").read_text()
+    assert not re.findall(r'(?:src|href|action)="(?!data:|#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", html))
+    assert "@import" not in html
+    assert "<script" not in html
+
+
+def test_names_cannot_break_the_page(made):
+    assert (
+        main(
+            ["--gallery", "200", f"--method=<script>alert(1)</script>={made}/good,{made}/d", "--output", f"{made}/evil"]
+        )
+        == 0
+    )
+    html = (made / "evil/report.html").read_text()
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+
+
+def test_the_page_holds_every_figure_once(made):
+    html = (made / "together/report.html").read_text()
+    assert re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<svg', html) == FIGURES
+    assert html.count("<svg") == len(FIGURES)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_shows_every_figure_and_the_table(made, tmp_path):
+    page = (made / "together/report.html").as_uri()
+    options = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
+    dom = subprocess.run([*options, "--dump-dom", page], capture_output=True, text=True, timeout=120).stdout
+    figures = re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<svg', dom)
+    assert figures == FIGURES
+    cells = re.findall(r"<td[^>]*>([^<]*)", dom[dom.index('id="table4"') :])
+    full = percent(contents_of(made / "together")["methods"][0]["cells"]["full"]["rate"])
+    assert full in cells
+    shot = tmp_path / "page.png"
+    subprocess.run(
+        [*options, "--hide-scrollbars", "--window-size=1200,2400", f"--screenshot={shot}", page],
+        capture_output=True,
+        timeout=120,
+    )
+    with Image.open(shot) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    assert pixels.shape[:2] == (2400, 1200)
+    # both methods' colours are on the page
+    for colour in ((0x0B, 0x6E, 0x99), (0xD1, 0x49, 0x5B)):
+        assert (np.abs(pixels.astype(int) - colour).sum(axis=2) < 12).sum() > 500

@@ -1,0 +1,80 @@
+"""The coarse scans find what FAISS finds, and their bounds hold."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from functools import partial
+
+from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
+from megaface_eval.features.gallery import Gallery
+from megaface_eval.search import certified, exact
+from megaface_eval.search.certified import CertifiedScan, quantise
+from megaface_eval.search.exact import Thresholds, count_above
+from megaface_eval.search.scores import score_pairs
+
+
+def rows_of(kind, n, dimension, rng):
+    if kind == "random":
+        rows = rng.standard_normal((n, dimension))
+    elif kind == "one sign":  # rounding has nothing to cancel against
+        rows = np.abs(rng.standard_normal((n, dimension)))
+    elif kind == "spiky":  # one number dwarfs the rest: the worst case of a shared scale
+        rows = 0.01 * rng.standard_normal((n, dimension))
+        rows[:, 0] = 1
+    else:
+        rows = rng.standard_normal((4, dimension))[rng.integers(4, size=n)]
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["random", "one sign", "spiky", "tied"])
+def test_no_error_exceeds_its_bound(precision, kind):
+    rng = np.random.default_rng(0)
+    q, x = normalise(rows_of(kind, 40, 96, rng)), normalise(rows_of(kind, 300, 96, rng))
+    scan = CertifiedScan(q, precision=precision)
+    everyone = np.arange(40)
+    found, unfinished = scan(everyone, np.full(40, -2.0), np.full(40, -np.inf), x, np.zeros(40))
+    assert len(unfinished) == 0
+    assert len(found.query) == 40 * 300  # a floor below everything leaves every pair open
+    exact = q.astype(float) @ x.astype(float).T
+    assert (np.abs(found.score - exact[found.query, found.row]) <= found.error).all()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["random", "one sign", "spiky", "tied"])
+@pytest.mark.parametrize("most", [3, 512])
+def test_counts_and_best_rows_are_those_of_a_product(precision, kind, most, monkeypatch):
+    monkeypatch.setattr(exact, "PILOT_ROWS", 5)
+    monkeypatch.setattr(certified, "MOST", most)
+    monkeypatch.setattr(certified, "PIECE_ROWS", 50)
+    rng = np.random.default_rng(1)
+    probes, rows = rows_of(kind, 20, 32, rng), rows_of(kind, 500, 32, rng)
+    q, x = normalise(probes), normalise(rows.copy())
+    query, row = rng.integers(20, size=60), rng.integers(500, size=60)
+    thresholds, _ = Thresholds.of(query, score_pairs(q, query, x, row), 20)
+    gallery = Gallery(FeatureSet(ArrayRows(rows), np.zeros(500, np.int64)), [100, 500])
+    for inclusive in (False, True):
+        expected = count_above(q, thresholds, gallery, inclusive=inclusive, block_rows=128)
+        found = count_above(
+            q,
+            thresholds,
+            gallery,
+            inclusive=inclusive,
+            block_rows=128,
+            scan=partial(CertifiedScan, precision=precision),
+        )
+        np.testing.assert_array_equal(found.counts, expected.counts)
+        np.testing.assert_array_equal(found.best_place, expected.best_place)
+        np.testing.assert_array_equal(found.best_score, expected.best_score)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_measured_lengths_are_those_of_the_coarse_rows(precision):
+    rows = normalise(rows_of("random", 10, 64, np.random.default_rng(0)))
+    coarse, scale, length, error = quantise(rows, precision)
+    back = coarse.double().numpy() * scale
+    np.testing.assert_allclose(length, np.linalg.norm(back, axis=1))
+    np.testing.assert_allclose(error, np.linalg.norm(rows.astype(float) - back, axis=1))
+    assert error.max() < 0.02

@@ -1,0 +1,193 @@
+"""The samplings against their definitions, and the manifest against the sets."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import sets
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recordio_tools.dataset import RecordDataset
+from recordio_tools.format.recordio import RecordError
+from recordio_tools.rewrite import curate
+
+counts_and_images = (
+    st.lists(st.integers(0, 50), min_size=1, max_size=20)
+    .filter(sum)
+    .flatmap(lambda counts: st.tuples(st.just(np.array(counts)), st.integers(1, sum(counts))))
+)
+
+
+@given(counts_and_images, st.sampled_from(curate.READINGS))
+def test_alpha_gives_the_expected_number(case, reading):
+    counts, images = case
+    alpha = curate.solve_alpha(counts, images, reading)
+    expected = sum(n * min(1, alpha * (n if reading == "proportional" else 1)) for n in counts.tolist())
+    assert expected == pytest.approx(images, rel=1e-9)
+
+
+@given(counts_and_images, st.sampled_from(curate.READINGS), st.integers(0, 5))
+def test_the_sample_is_the_images_whose_draw_lies_below_their_probability(case, reading, seed):
+    counts, images = case
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    rows = curate.sample_images(labels, images, reading, seed)
+    draws = curate.uniforms(seed, len(labels)).tolist()
+    ratios = [u / (counts[label] if reading == "proportional" else 1) for u, label in zip(draws, labels, strict=True)]
+    threshold = sorted(ratios)[images - 1]
+    assert rows.tolist() == [row for row, ratio in enumerate(ratios) if ratio <= threshold]
+    assert len(rows) == images
+
+
+def test_equal_draws_go_to_the_first_images(monkeypatch):
+    monkeypatch.setattr(curate, "uniforms", lambda seed, count: np.full(count, 0.5))
+    assert curate.sample_images(np.zeros(9, np.int64), 4, "uniform", 0).tolist() == [0, 1, 2, 3]
+
+
+def test_shares_follow_the_reading():
+    """10 identities of 1,000 images and 1,000 of 10: half of the images each."""
+    counts = np.array([1000] * 10 + [10] * 1000)
+    labels = np.repeat(np.arange(1010), counts)
+    uniform = curate.sample_images(labels, 2000, "uniform", 0)
+    assert (labels[uniform] < 10).sum() == pytest.approx(1000, abs=100)
+    proportional = curate.sample_images(labels, 2000, "proportional", 0)
+    alpha = curate.solve_alpha(counts, 2000, "proportional")
+    assert alpha * (10 * 1000**2 + 1000 * 10**2) == pytest.approx(2000)
+    assert (labels[proportional] < 10).sum() == pytest.approx(alpha * 10 * 1000**2, abs=30)
+
+
+def test_draws_are_the_same_everywhere():
+    """The raw stream of PCG64, which numpy promises never to change, and what it was when this was written."""
+    raw = np.random.PCG64(7).random_raw(3).tolist()
+    assert curate.uniforms(7, 3).tolist() == [(word >> 11) / 2**53 for word in raw]
+    np.testing.assert_allclose(curate.uniforms(0, 3), [0.63696169, 0.26978671, 0.04097352], atol=1e-8)
+    assert curate.uniforms(3, 100_000).mean() == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("images", [0, -1, 8])
+def test_more_images_than_there_are_is_refused(images):
+    with pytest.raises(RecordError, match=f"{images} images asked for, expected 1 to 7"):
+        curate.solve_alpha(np.array([3, 4]), images, "uniform")
+
+
+def test_curated_set_and_manifest(tmp_path):
+    labels = [0] * 30 + [1] + [2] * 4 + [3] + [4] * 9
+    folder = sets.write(tmp_path / "source", sets.insightface(labels), "6,8,8\n", list("abcdef"))
+    source = RecordDataset(folder)
+    manifest = curate.curate(source, tmp_path / "lt", images=12, reading="proportional", seed=5)
+    assert manifest == json.loads((tmp_path / "lt" / "manifest.json").read_text())
+    rows = curate.sample_images(source.labels, 12, "proportional", 5)
+    kept = sorted({labels[row] for row in rows})
+    lt = RecordDataset(tmp_path / "lt")
+    assert [lt.jpeg(i).tobytes() for i in range(12)] == [source.jpeg(row).tobytes() for row in rows]
+    assert lt.labels.tolist() == [kept.index(labels[row]) for row in rows]
+    assert (lt.num_classes, lt.image_size, lt.names) == (len(kept), (8, 8), ["abcdef"[old] for old in kept])
+    assert (manifest["method"], manifest["seed"], manifest["images"]) == ("proportional", 5, 12)
+    assert manifest["alpha"] == curate.solve_alpha(np.array([30, 1, 4, 1, 9]), 12, "proportional")
+    assert manifest["dropped"] == [label for label in range(5) if label not in kept]
+    assert manifest["identities"] == len(kept)
+    assert manifest["by_old_label"] == {
+        "before": [30, 1, 4, 1, 9, 0],
+        "after": [sum(labels[row] == old for row in rows) for old in range(6)],
+        "new_label": [kept.index(old) if old in kept else -1 for old in range(6)],
+    }
+    assert manifest["source"]["idx_sha256"] == hashlib.sha256((folder / "train.idx").read_bytes()).hexdigest()
+    assert manifest["source"]["labels_sha256"] == hashlib.sha256(np.array(labels, "<i8").tobytes()).hexdigest()
+
+
+def test_the_same_seed_gives_the_same_set(tmp_path):
+    source = RecordDataset(sets.write(tmp_path / "source", sets.insightface([0] * 20 + [1] * 5)))
+    for name, seed in [("one", 1), ("again", 1), ("other", 2)]:
+        curate.curate(source, tmp_path / name, images=9, reading="uniform", seed=seed)
+    one, again, other = ((tmp_path / name / "train.rec").read_bytes() for name in ("one", "again", "other"))
+    assert one == again != other
+
+
+def test_pareto_counts_by_hand():
+    """Three identities with quantiles 1/6, 1/2, 5/6 of a tail of power 1: 6, 2, 6/5."""
+    counts = curate.pareto_counts(np.array([100, 0, 500, 300]), 1.0, 101, 5)
+    assert counts.tolist() == [5, 0, 101, round(5 + 96 * (2 - 1.2) / (6 - 1.2))]
+
+
+def test_pareto_counts_stay_within_the_images():
+    assert curate.pareto_counts(np.array([7, 3]), 6.0, 50, 5).tolist() == [7, 3]
+    assert curate.pareto_counts(np.array([9]), 6.0, 4, 2).tolist() == [4]
+
+
+def test_pareto_counts_have_the_shape_of_imagenet_lt():
+    """1,000 classes of at most 1,280 images: 115.8K images from 1,280 down to 5 in the paper."""
+    counts = curate.pareto_counts(np.full(1000, 1300), 6.0, 1280, 5)
+    assert (counts.max(), counts.min()) == (1280, 5)
+    assert counts.sum() == pytest.approx(115_800, rel=0.15)
+
+
+@pytest.mark.parametrize("alpha, most, least", [(0, 9, 1), (-1, 9, 1), (float("nan"), 9, 1), (6, 4, 5), (6, 4, 0)])
+def test_pareto_of_nothing_is_refused(alpha, most, least):
+    with pytest.raises(RecordError, match="expected alpha above 0 and 1 <= least <= most"):
+        curate.pareto_counts(np.array([3, 4]), alpha, most, least)
+
+
+def test_take_draws_at_random_within_each_identity():
+    labels = np.random.default_rng(0).integers(0, 5, 300)
+    wanted = np.array([3, 0, 100, 7, 1])
+    rows = curate.take(labels, wanted, 2)
+    assert np.bincount(labels[rows], minlength=5).tolist() == np.minimum(wanted, np.bincount(labels)).tolist()
+    draws = curate.uniforms(2, 300)
+    for label in range(5):
+        own = sorted(np.flatnonzero(labels == label), key=draws.__getitem__)[: wanted[label]]
+        assert sorted(own) == rows[labels[rows] == label].tolist()
+
+
+def test_pareto_set(tmp_path):
+    labels = [0] * 30 + [1] * 10 + [2] * 20
+    source = RecordDataset(sets.write(tmp_path / "s", sets.insightface(labels)))
+    manifest = curate.curate_pareto(source, tmp_path / "out", alpha=1.0, most=12, least=2, seed=1)
+    assert manifest["by_old_label"]["after"] == curate.pareto_counts(np.array([30, 10, 20]), 1.0, 12, 2).tolist()
+    assert np.bincount(RecordDataset(tmp_path / "out").labels).tolist() == manifest["by_old_label"]["after"]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    return RecordDataset(sets.write(tmp_path / "s", sets.insightface([0, 0, 1, 1, 2]), "3,8,8", list("xyz")))
+
+
+def test_a_list_with_labels(tmp_path, listed):
+    (tmp_path / "lt.txt").write_text("train/z/00000005.jpg 10\ntrain/x/00000002.jpg 4\n1 4\n")
+    manifest = curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    out = RecordDataset(tmp_path / "out")
+    assert (out.labels.tolist(), out.names) == ([0, 0, 1], ["x", "z"])
+    assert [out.jpeg(i).tobytes() for i in range(3)] == [sets.jpeg(7), sets.jpeg(14), sets.jpeg(35)]
+    assert (manifest["method"], manifest["dropped"]) == ("list", [1])
+
+
+def test_the_labels_of_a_list_decide_the_order(tmp_path, listed):
+    (tmp_path / "lt.txt").write_text("1 1\n5 0\n")
+    curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").names == ["z", "x"]
+
+
+def test_a_list_of_keys_alone(tmp_path, listed):
+    (tmp_path / "lt.txt").write_text("4\n1\n")
+    curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").names == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "the list is empty"),
+        ("1 0\nface.jpg 0\n", "line 2 is 'face.jpg 0'"),
+        ("1 0 0\n", "line 1 is '1 0 0'"),
+        ("1 x\n", "line 1: label 'x' is no class"),
+        ("1 0\n2\n", "only 1 of 2 lines have a label"),
+        ("1 0\n9 0\n", "line 2 names image key 9, which"),
+        ("1 0\n3 0\n", "label 0 stands for 2 identities of the set"),
+        ("1 0\n2 1\n", "identity 0 stands for 2 labels of the set"),
+    ],
+)
+def test_lists_that_do_not_fit(tmp_path, listed, text, words):
+    (tmp_path / "lt.txt").write_text(text)
+    with pytest.raises(RecordError, match=words):
+        curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,136 @@
+"""Folders of pictures into sets and back."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import sets
+from PIL import Image
+
+from recordio_tools.dataset import RecordDataset
+from recordio_tools.format.recordio import RecordError
+from recordio_tools.sources import folders
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for person in ("s10", "s2", "s1", "nobody"):
+        (tmp_path / "photos" / person).mkdir(parents=True)
+    (tmp_path / "photos" / "s1" / "b10.jpg").write_bytes(sets.jpeg(10, (16, 16)))
+    (tmp_path / "photos" / "s1" / "b9.JPEG").write_bytes(sets.jpeg(20, (16, 16)))
+    (tmp_path / "photos" / "s2" / "wide.jpg").write_bytes(sets.jpeg(30, (16, 32)))
+    Image.new("L", (16, 16), 40).save(tmp_path / "photos" / "s10" / "grey.png")
+    (tmp_path / "photos" / "s10" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def pixels(jpeg: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(jpeg)))
+
+
+def test_pack(tmp_path, photos):
+    assert folders.pack(photos, tmp_path / "set", size=16) == 4
+    ds = RecordDataset(tmp_path / "set")
+    assert (ds.names, ds.labels.tolist(), ds.image_size) == (["s1", "s2", "s10"], [0, 0, 1, 2], (16, 16))
+    assert [ds.jpeg(i).tobytes() for i in range(2)] == [sets.jpeg(20, (16, 16)), sets.jpeg(10, (16, 16))]
+    for i, value in [(2, 30), (3, 40)]:
+        assert pixels(ds.jpeg(i)).shape == (16, 16, 3)
+        assert abs(pixels(ds.jpeg(i)).astype(int) - value).max() <= 2
+
+
+def test_reencode_touches_every_image(tmp_path, photos):
+    folders.pack(photos, tmp_path / "set", size=16, quality=30, reencode=True)
+    ds = RecordDataset(tmp_path / "set")
+    assert all(ds.jpeg(i).tobytes() not in (sets.jpeg(10, (16, 16)), sets.jpeg(20, (16, 16))) for i in range(4))
+
+
+def test_wide_pictures_are_cut_about_the_centre(tmp_path):
+    picture = np.zeros((20, 60, 3), np.uint8)
+    picture[:, 20:40] = 200
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    jpeg = folders.load_jpeg(tmp_path / "wide.png", 20, 95)
+    assert pixels(jpeg).min() > 190
+
+
+def test_rotated_photographs_are_put_upright(tmp_path):
+    picture = np.zeros((16, 16, 3), np.uint8)
+    picture[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    upright = pixels(folders.load_jpeg(tmp_path / "turned.jpg", 16, 95))
+    assert upright[2].mean() > 240
+    assert upright[13].mean() < 15
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", sets.jpeg(5, (16, 16))[:300], b"GIF89a"])
+def test_a_picture_that_does_not_decode_is_named(tmp_path, photos, content):
+    (photos / "s1" / "bad.jpg").write_bytes(content)
+    with pytest.raises(RecordError, match=r"bad\.jpg: cannot be decoded as a picture"):
+        folders.pack(photos, tmp_path / "set", size=16)
+    assert not (tmp_path / "set").exists()
+
+
+def test_folders_without_pictures_are_refused(tmp_path):
+    with pytest.raises(RecordError, match="no such folder"):
+        folders.find_pictures(tmp_path / "none")
+    (tmp_path / "empty" / "s1").mkdir(parents=True)
+    with pytest.raises(RecordError, match="no folder in it holds a picture"):
+        folders.find_pictures(tmp_path / "empty")
+
+
+def test_unpack_and_pack_again(tmp_path, photos):
+    folders.pack(photos, tmp_path / "set", size=16)
+    ds = RecordDataset(tmp_path / "set")
+    assert folders.unpack(ds, tmp_path / "out") == 4
+    files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
+    assert files == ["s1/00000001.jpg", "s1/00000002.jpg", "s10/00000004.jpg", "s2/00000003.jpg"]
+    assert (tmp_path / "out" / "images.lst").read_text().splitlines()[3] == "4\t2\ts10/00000004.jpg"
+    assert (tmp_path / "out" / "s10" / "00000004.jpg").read_bytes() == ds.jpeg(3).tobytes()
+    for number, packed in enumerate((tmp_path / "out", tmp_path / "out" / "images.lst")):
+        folders.pack(packed, tmp_path / f"again{number}", size=16)
+        for name in ("train.rec", "train.idx", "property", "names.txt"):
+            assert (tmp_path / f"again{number}" / name).read_bytes() == (tmp_path / "set" / name).read_bytes()
+
+
+def test_a_list_keeps_labels_that_folders_would_not(tmp_path):
+    records = [(key, sets.payload([label, 0.5], sets.jpeg(key))) for key, label in [(3, 1), (4, 0), (9, 4)]]
+    source = RecordDataset(sets.write(tmp_path / "set", records, "6,8,8", ["z", "a", "b", "c", "d", "e"]))
+    folders.unpack(source, tmp_path / "out")
+    folders.pack(tmp_path / "out" / "images.lst", tmp_path / "again", size=8)
+    again = RecordDataset(tmp_path / "again")
+    assert (again.names, again.num_classes, again.labels.tolist()) == (source.names, 6, [0, 1, 4])
+    assert [again.record(i)[0].label.tolist() for i in range(3)] == [[0, 0.5], [1, 0.5], [4, 0.5]]
+    assert [again.jpeg(i).tobytes() for i in range(3)] == [sets.jpeg(4), sets.jpeg(3), sets.jpeg(9)]
+
+
+def test_pack_a_list_of_boxes(tmp_path, photos):
+    (tmp_path / "faces.lst").write_text("1\ts1/b9.JPEG\t3\n0\ts2/wide.jpg\t1\t0\t0\t8\t8\n")
+    folders.pack(tmp_path / "faces.lst", tmp_path / "set", root=photos, size=16)
+    ds = RecordDataset(tmp_path / "set")
+    assert (ds.labels.tolist(), ds.num_classes, ds.names) == ([1, 3], 4, None)
+    assert [ds.record(i)[0].label.tolist() for i in range(2)] == [[1, 0, 0, 0, 8, 8], [3, 1]]
+
+
+def test_as_is_stores_files_of_any_size_and_format(tmp_path, photos):
+    folders.pack(photos, tmp_path / "set", size=16, as_is=True)
+    ds = RecordDataset(tmp_path / "set")
+    files = ["s1/b9.JPEG", "s1/b10.jpg", "s2/wide.jpg", "s10/grey.png"]
+    assert [ds.jpeg(i).tobytes() for i in range(4)] == [(photos / file).read_bytes() for file in files]
+
+
+def test_unpack_names_folders_by_label_and_files_by_format(tmp_path):
+    png = BytesIO()
+    Image.new("RGB", (8, 8)).save(png, "PNG")
+    source = sets.write(tmp_path / "s", [(1, sets.payload(0, sets.jpeg(1))), (7, sets.payload(12, png.getvalue()))])
+    folders.unpack(RecordDataset(source), tmp_path / "out")
+    assert (tmp_path / "out" / "000012" / "00000007.png").read_bytes() == png.getvalue()
+    assert (tmp_path / "out" / "000000" / "00000001.jpg").is_file()
+
+
+@pytest.mark.parametrize("name", ["../up", "..", "", "a/b", "nul\0", "twice", "images.lst"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    source = sets.write(tmp_path / "s", sets.insightface([0, 1]), "2,8,8", ["twice", name])
+    with pytest.raises(RecordError, match="of identity 1 cannot be a folder of its own"):
+        folders.unpack(RecordDataset(source), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
