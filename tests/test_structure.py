@@ -19,9 +19,11 @@ ROOMS = {
         "report", ".",
     ],
     "recordio_tools": [
-        "format.recordio", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources", "cli", ".",
+        "errors", "command_line", "format.recordio", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources", "cli", ".",
     ],
 }  # fmt: skip
+# What the evaluator may take from recordio_tools; all else passes through files.
+COMMON = tuple(f"recordio_tools.{name}." for name in ("errors", "command_line", "atomic", "sources.bins"))
 # The only modules that may name a library.
 HOMES = {
     "torch.distributed": {"facelt/parallel/group.py", "facelt/parallel/collectives.py", "megaface_eval/processes.py"},
@@ -61,9 +63,19 @@ def room(name: str) -> str:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_packages_know_only_what_they_may(path):
     package = path.relative_to(ROOT).parts[0]
-    strangers = {"recordio_tools": {"facelt", "megaface_eval"}, "facelt": {"megaface_eval"}}
-    strangers["megaface_eval"] = {"facelt", "recordio_tools"}
+    strangers = {
+        "recordio_tools": {"facelt", "megaface_eval"},
+        "facelt": {"megaface_eval"},
+        "megaface_eval": {"facelt"},
+    }
     assert not {name.split(".")[0] for name in imports(path)} & strangers[package]
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "megaface_eval" in p.parts], ids=lambda p: p.name)
+def test_the_evaluator_takes_only_common_ground_from_recordio_tools(path):
+    """What exists once for all packages: outputs whole or not at all, one parser, one unpickler of packs."""
+    taken = {name for name in imports(path) if name.startswith("recordio_tools")}
+    assert all(name.startswith(COMMON) for name in taken), taken
 
 
 @pytest.mark.parametrize("library", HOMES)

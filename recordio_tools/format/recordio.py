@@ -18,6 +18,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from recordio_tools.errors import UserError
+
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 MAX_LENGTH = 2**29 - 1
@@ -26,7 +28,7 @@ PART_HEAD = struct.Struct("<II")
 IMAGE_HEAD = struct.Struct("<IfQQ")
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """What is wrong with a record, an index or a set, in one line.
 
     Attributes: `path` of the file, record `key` and byte `offset` where they are known (else None), and `kind`, one

@@ -1,0 +1,26 @@
+"""What the command lines of all packages have in common: one kind of parser, and mistakes answered in one line."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that keeps the layout of its texts, takes no abbreviations and answers a mistake in one line."""
+
+    def __init__(self, *args, **options) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{message}; see {self.prog} --help")
+        raise SystemExit(2)
+
+
+def complain(mistake: object, command: str = "") -> None:
+    """Say a mistake in one line on stderr, whatever characters it holds."""
+    line = f"{command}: error: {mistake}" if command else f"error: {mistake}"
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    print(" ".join(line.split()).encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr, flush=True)
