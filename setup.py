@@ -41,6 +41,13 @@ setup(
         # mxnet is only a reference in tests: the last release, which needs an old numpy.
         "mxnet": [f"mxnet==1.9.1; {LINUX_X86}", f"numpy<2; {LINUX_X86}"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
-        "dev": ["hypothesis>=6.100", "pre-commit>=3.7", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.6"],
+        "dev": [
+            "hypothesis>=6.100",
+            "pre-commit>=3.7",
+            "pyright[nodejs]>=1.1.400",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+        ],
     },
 )

@@ -8,7 +8,7 @@ INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that keeps the layout of its texts, takes no abbreviations and answers a mistake in one line."""
+    """Keeps the layout of its texts, takes no abbreviations, answers a mistake in one line and exit status 2."""
 
     def __init__(self, *args, **options) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
