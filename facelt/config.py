@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from facelt.errors import UserError
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,7 +43,7 @@ class PlainHeadConfig(Block):
         return _check_margin(self)
 
 
-class HeadConfig(Block):
+class MetaHeadConfig(Block):
     """The meta head. The defaults are the authors' released code; `PRESETS["paper"]` is the equations as printed, and
     `PRESETS["facelt"]` what `tests/bench/presets.py` favours.
 
@@ -95,7 +97,7 @@ class HeadConfig(Block):
     attention: bool = True
 
     @model_validator(mode="after")
-    def _agree(self) -> "HeadConfig":
+    def _agree(self) -> "MetaHeadConfig":
         if self.retrieval != "cosine":
             _refuse(self, {"temperature"}, 'needs "retrieval": "cosine"')
         if self.retrieval == "mean" and self.mask_own:
@@ -209,9 +211,11 @@ class StageConfig(Block):
     freeze_backbone: bool = False
 
 
+StageName = Literal["plain", "meta"]
+STAGES: tuple[StageName, ...] = ("plain", "meta")
+
 # Stage meta draws class by class as released; the preset facelt image by image (`tests/bench/presets.py`).
-_SAMPLERS = {"facelt": "uniform"}
-_META = {"sampler": "class_aware"}
+_META_SAMPLERS = {"facelt": "uniform"}
 
 
 class FaceltConfig(Block):
@@ -231,19 +235,23 @@ class FaceltConfig(Block):
     backbone: BackboneConfig = BackboneConfig()
     augment: AugmentConfig = AugmentConfig()
     plain: StageConfig = StageConfig()
-    meta: StageConfig = StageConfig(**_META)
+    meta: StageConfig = StageConfig(sampler="class_aware")
     plain_head: PlainHeadConfig = PlainHeadConfig()
-    head: HeadConfig = HeadConfig()
+    head: MetaHeadConfig = MetaHeadConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
     loader_threads: Count = 2
+
+    def stage(self, name: StageName) -> StageConfig:
+        """The knobs of a stage."""
+        return self.plain if name == "plain" else self.meta
 
     @model_validator(mode="before")
     @classmethod
     def _presets(cls, block: Any) -> Any:
         if isinstance(block, dict):
             preset = str(block.get("preset", "released"))
-            meta = {"sampler": _SAMPLERS.get(preset, _META["sampler"])}
+            meta = {"sampler": _META_SAMPLERS.get(preset, "class_aware")}
             defaults = {"head": PRESETS.get(preset, {}), "meta": meta}
             own = {name: block.get(name, {}) for name in defaults}
             merged = {n: {**defaults[n], **knobs} if isinstance(knobs, dict) else knobs for n, knobs in own.items()}
@@ -256,30 +264,30 @@ def load(path: str | Path | None, overrides: list[str] | None = None) -> tuple[d
 
     overrides: "key=value" strings; a dotted key that names a knob of the block ("plain.epochs=2"), or of DeepSpeed
     with a leading "ds." ("ds.train_batch_size=64"); values are JSON, or plain text.
-    Raises ValueError, in one line, for what cannot be read or is not a knob.
+    Raises UserError, in one line, for what cannot be read or is not a knob.
     """
     path = Path(path or "none given")
     if not path.is_file():
-        raise ValueError(f"--deepspeed_config {path}: no such file; expected a DeepSpeed JSON such as jobs/ds.json")
+        raise UserError(f"--deepspeed_config {path}: no such file; expected a DeepSpeed JSON such as jobs/ds.json")
     try:
         ds = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); mend the file") from None
+        raise UserError(f"{path}: not JSON ({error}); mend the file") from None
     if not isinstance(ds, dict):
-        raise ValueError(f"{path}: holds a {type(ds).__name__}; expected a JSON object as in jobs/ds.json")
+        raise UserError(f"{path}: holds a {type(ds).__name__}; expected a JSON object as in jobs/ds.json")
     block = ds.pop("facelt", {})
     for override in overrides or []:
         _override(ds, block, override)
     try:
         return ds, FaceltConfig.model_validate(block)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_one_line(error)}") from None
+        raise UserError(f"{path}: {in_one_line(error)}") from None
 
 
 def _override(ds: dict[str, Any], block: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ValueError(f"--set {override}: expected key=value, such as plain.epochs=2")
+        raise UserError(f"--set {override}: expected key=value, such as plain.epochs=2")
     try:
         value = json.loads(text)
     except ValueError:
@@ -289,19 +297,19 @@ def _override(ds: dict[str, Any], block: dict[str, Any], override: str) -> None:
     for name in parents:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):
-            raise ValueError(f"--set {override}: {name} is a single value; expected key=value with an existing key")
+            raise UserError(f"--set {override}: {name} is a single value; expected key=value with an existing key")
     target[last] = value
 
 
-def _one_line(error: ValidationError) -> str:
+def in_one_line(error: ValidationError) -> str:
     """The first complaint of pydantic, in one line that names the knob, what was given and what is known."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in ("facelt", *first["loc"]))
     if first["type"] == "value_error":
-        return f"{where}: {first['ctx']['error']}"
+        return f"{where}: {first.get('ctx', {})['error']}"
     if first["type"] != "extra_forbidden":
         return f"{where} is {first['input']!r}: {first['msg'].lower()}; correct this key"
-    model: type[BaseModel] = FaceltConfig
+    model: Any = FaceltConfig
     for part in first["loc"][:-1]:
         model = model.model_fields[str(part)].annotation
     return f"{where} is not a known key; expected one of: {', '.join(sorted(model.model_fields))}"

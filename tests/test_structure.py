@@ -28,9 +28,9 @@ COMMON = tuple(f"recordio_tools.{name}." for name in ("errors", "command_line", 
 # The only modules that may name a library.
 HOMES = {
     "torch.distributed": {"facelt/parallel/group.py", "facelt/parallel/collectives.py", "megaface_eval/processes.py"},
-    "deepspeed": {"facelt/training/engine.py", "facelt/train.py"},
+    "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
-    "onnxruntime": {"facelt/extract.py"},
+    "onnxruntime": {"facelt/features/recognisers.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),
     "pickle": {"recordio_tools/sources/bins.py", "megaface_eval/formats/packs.py"},

@@ -8,6 +8,7 @@ G: rows of all ranks, D: embedding size, k: classes of this rank, b: classes of 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,31 +24,43 @@ def accumulate_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def blocks(k: int, block: int, chosen: Tensor | None = None) -> Iterator[tuple[int, Rows]]:
-    """(place of the first class, rows) of each block: of all k classes as slices, or of the chosen ones as indices.
-
-    chosen: sorted local class numbers, or None for all. A class's place is its position among those that take part.
-    """
-    for start in range(0, k if chosen is None else len(chosen), block):
-        stop = start + block
-        yield start, slice(start, min(stop, k)) if chosen is None else chosen[start:stop]
-
-
 class Pairs(NamedTuple):
-    """(image, class) pairs: rows among G, and places of classes among those that take part."""
+    """(image, class) pairs: rows among G, and local class numbers."""
 
     rows: Tensor
-    places: Tensor
+    classes: Tensor
 
-    @classmethod
-    def of(cls, rows: Tensor, columns: Tensor, chosen: Tensor | None) -> "Pairs":
-        """From rows and local class numbers, all of which take part."""
-        return cls(rows, columns if chosen is None else torch.searchsorted(chosen, columns))
 
-    def within(self, start: int, width: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+@dataclass(frozen=True)
+class ClassBlocks:
+    """This rank's classes that take part in a step, visited in blocks. A class's place is its position among them.
+
+    num_classes: k. products: dtype of the operands of matrix products. chosen: sorted local numbers of the classes that
+    take part, or None for all. pairs: (image, class) pairs that a visit treats apart; their classes take part.
+    """
+
+    num_classes: int
+    products: torch.dtype
+    chosen: Tensor | None = None
+    pairs: Pairs | None = None
+    block: int = BLOCK
+
+    def __iter__(self) -> Iterator[tuple[int, Rows]]:
+        """(place of the first class, rows) of each block: rows as a slice of all k, or as indices of the chosen."""
+        for start in range(0, self.num_classes if self.chosen is None else len(self.chosen), self.block):
+            stop = start + self.block
+            if self.chosen is None:
+                yield start, slice(start, min(stop, self.num_classes))
+            else:
+                yield start, self.chosen[start:stop]
+
+    def pairs_within(self, start: int, width: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The pairs of one block: which they are, and their positions in the G x b block."""
-        here = torch.nonzero((self.places >= start) & (self.places < start + width)).squeeze(1)
-        return here, (self.rows[here], self.places[here] - start)
+        assert self.pairs is not None
+        classes = self.pairs.classes
+        places = classes if self.chosen is None else torch.searchsorted(self.chosen, classes)
+        here = torch.nonzero((places >= start) & (places < start + width)).squeeze(1)
+        return here, (self.pairs.rows[here], places[here] - start)
 
 
 def finite(top_G: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from facelt.head.blocked import BLOCK, Keys, Pairs, accumulate_dtype, blocks, finite, inverse_norms
+from facelt.head.blocked import BLOCK, ClassBlocks, Keys, Pairs, accumulate_dtype, finite, inverse_norms
 from facelt.parallel.partition import Partition
 
 
@@ -27,44 +27,46 @@ class Scores(NamedTuple):
 
 
 class _BlockedScores(torch.autograd.Function):
-    """The fields of `Scores` for the scores that `Keys` give. own: (image, class) pairs of own classes.
+    """top_G, sum_G and own of `Scores` for the scores that `keys` give. The pairs of `blocks` are the own classes.
 
+    weight_kD is that of `keys`, once more: autograd must see what learns.
     Products, each G x k x D: forward x·Wᵀ; backward x·Wᵀ again (cheaper than keeping G x k), dl·W, dlᵀ·x.
     """
 
     @staticmethod
-    def forward(ctx, x_GD, weight_kD, bias_k, inverse_norm_k, own, chosen, block, low):
-        keys, x_low, G, dtype = Keys(weight_kD, bias_k, inverse_norm_k), x_GD.to(low), len(x_GD), accumulate_dtype(x_GD)
+    def forward(ctx, x_GD, weight_kD, keys: Keys, blocks: ClassBlocks):
+        x_low, G, dtype = x_GD.to(blocks.products), len(x_GD), accumulate_dtype(x_GD)
+        assert blocks.pairs is not None
         top_G = x_GD.new_full((G,), -torch.inf, dtype=dtype)
         sum_G = x_GD.new_zeros(G, dtype=dtype)
-        own_scores = x_GD.new_zeros(len(own.rows), dtype=dtype)
-        for start, rows in blocks(len(weight_kD), block, chosen):
+        own_scores = x_GD.new_zeros(len(blocks.pairs.rows), dtype=dtype)
+        for start, rows in blocks:
             l_Gb = keys.scores(x_low, rows)
-            here, at = own.within(start, l_Gb.shape[1])
+            here, at = blocks.pairs_within(start, l_Gb.shape[1])
             own_scores[here] = l_Gb[at]
             l_Gb[at] = -torch.inf
             new_G = torch.maximum(top_G, l_Gb.amax(1))
             reference_G = finite(new_G)
             sum_G.mul_(torch.exp(top_G - reference_G)).add_(l_Gb.sub_(reference_G[:, None]).exp_().sum(1))
             top_G = new_G
-        ctx.save_for_backward(x_low, top_G, chosen)
-        ctx.keys, ctx.own, ctx.block = keys, own, block
+        ctx.save_for_backward(x_low, top_G)
+        ctx.keys, ctx.blocks = keys, blocks
         ctx.mark_non_differentiable(top_G)
         return top_G, sum_G, own_scores
 
     @staticmethod
     def backward(ctx, _top, dsum_G, down):
-        x_low, top_G, chosen = ctx.saved_tensors
+        x_low, top_G = ctx.saved_tensors
         reference_G, dx_GD = finite(top_G), x_low.new_zeros(x_low.shape, dtype=dsum_G.dtype)
-        for start, rows in blocks(len(ctx.keys.weight_kD), ctx.block, chosen):
+        for start, rows in ctx.blocks:
             l_Gb = ctx.keys.scores(x_low, rows)
-            here, at = ctx.own.within(start, l_Gb.shape[1])
+            here, at = ctx.blocks.pairs_within(start, l_Gb.shape[1])
             dl_Gb = (l_Gb - reference_G[:, None]).exp_()
             dl_Gb[at] = 0  # a score above the others' top may have overflown
             dl_Gb.mul_(dsum_G[:, None])
             dl_Gb[at] = down[here]
             ctx.keys.learn(x_low, l_Gb, dl_Gb, rows, ctx.needs_input_grad[1], dx_GD)
-        return dx_GD, *[None] * 7
+        return dx_GD, None, None, None
 
 
 def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> Tensor:
@@ -82,7 +84,8 @@ def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> 
 class Classifier(nn.Module):
     """This rank's rows of a classifier. kind "linear": x·wᵀ + b, "cosine": x·(w/‖w‖)ᵀ.
 
-    Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products.
+    Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products;
+    None: that of the embeddings.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.partition, self.kind, self.products, self.block = partition, kind, products, block
+        self.bias: nn.Parameter | None = None
         if kind == "linear":
             rows_kE = _uniform_rows(partition, embedding_size + 1, embedding_size**-0.5, seed)
             self.weight = nn.Parameter(rows_kE[:, :-1].contiguous())
@@ -106,12 +110,12 @@ class Classifier(nn.Module):
     def forward(self, x_GD: Tensor, labels_G: Tensor, chosen: Tensor | None = None) -> Scores:
         """x_GD: gathered embeddings; a cosine classifier's logits are scaled by x's own norm.
 
-        chosen: the classes that take part (`negatives.choose`), own classes among them; None for all.
+        chosen: the classes that take part (`class_sampling.choose`), own classes among them; None for all.
         """
         rows, columns = self.partition.own(labels_G)
-        if self.kind == "linear":
-            keys = Keys(self.weight, self.bias, None)
-        else:
-            keys = Keys(self.weight, None, inverse_norms(self.weight))
-        rest = (Pairs.of(rows, columns, chosen), chosen, self.block, self.products or x_GD.dtype)
-        return Scores(*_BlockedScores.apply(x_GD, *keys, *rest), rows)
+        inverse_norm_k = inverse_norms(self.weight) if self.kind == "cosine" else None
+        keys = Keys(self.weight, self.bias, inverse_norm_k)
+        products = self.products or x_GD.dtype
+        blocks = ClassBlocks(self.partition.size, products, chosen, Pairs(rows, columns), self.block)
+        top_G, sum_G, own = _BlockedScores.apply(x_GD, self.weight, keys, blocks)
+        return Scores(top_G, sum_G, own, rows)

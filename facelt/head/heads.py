@@ -1,16 +1,17 @@
-"""The two heads: how a batch flows through what is sharded by class, and what it is held to.
+"""The two heads: how a batch flows through what is sharded by class, and the losses that it is trained by.
 
 B: images of this rank, G: images of all ranks, D: embedding size, N: rows that are classified (G, or twice G).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from facelt.config import FaceltConfig, HeadConfig
-from facelt.head import class_sampling, embedding, losses
+from facelt.config import FaceltConfig
+from facelt.head import class_sampling, losses, meta_embedding
+from facelt.head.blocked import Pairs
 from facelt.head.classifier import Classifier
 from facelt.head.margins import Margin
 from facelt.head.memory import CentroidMemory
@@ -19,12 +20,39 @@ from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 
 
-class Step(NamedTuple):
-    """loss: this rank's share of the objective. parts: shares of its terms, for the log. correct_B: own class first."""
+class Seen(NamedTuple):
+    """What a step of the meta head saw, detached: for reports of the memory's health."""
+
+    direct_GD: Tensor
+    labels_G: Tensor
+    concept_BD: Tensor
+    memory_BD: Tensor
+    reach_B: Tensor
+    temperature: Tensor | None
+
+
+class HeadOutput(NamedTuple):
+    """What a head gives for a batch.
+
+    loss: this rank's share of the objective, whose sum over ranks is the loss. parts: shares of its terms, detached.
+    correct_B: whether the own class scored highest. seen: what the meta head's health is measured by.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
     correct_B: Tensor
+    seen: Seen | None = None
+
+
+class Embeddings(NamedTuple):
+    """Every embedding of this rank's images, and what made them: v_memory (equation 1) and γ (equation 3)."""
+
+    direct_BD: Tensor
+    infused_BD: Tensor
+    meta_BD: Tensor
+    squashed_BD: Tensor
+    memory_BD: Tensor
+    reach_B: Tensor
 
 
 class Head(nn.Module):
@@ -41,9 +69,13 @@ class Head(nn.Module):
 
     def classify(self, x_ND: Tensor, labels_N: Tensor, norms_N: Tensor, chosen: Tensor | None) -> losses.CrossEntropy:
         """Cross-entropy of gathered rows, with the margin. norms_N: ‖v_direct‖ of each row's image."""
-        top_N, sum_N, own, rows = self.classifier(x_ND, labels_N, chosen)
-        r = torch.linalg.vector_norm(x_ND[rows], dim=1)
-        return losses.cross_entropy(top_N, sum_N, self.margin(own, r, rows, norms_N), rows, own.detach())
+        scores = self.classifier(x_ND, labels_N, chosen)
+        r = torch.linalg.vector_norm(x_ND[scores.own_rows], dim=1)
+        return losses.cross_entropy(scores, self.margin(scores.own, r, scores.own_rows, norms_N))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The learned parameters as an optimizer takes them: "params", and options of their own where they have any."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def after_step(self, applied: bool) -> None:
         """Called once the optimizer has stepped (applied) or skipped a step."""
@@ -63,25 +95,14 @@ class PlainHead(Head):
         super().__init__(config, partition, knobs.classifier, margin, config.plain.sample_rate)
         self.scale = knobs.scale
 
-    def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> Step:
+    def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> HeadOutput:
         """One step. seed: of the classes that are drawn, the same on all ranks."""
         direct_GD = collectives.gather(embedded.direct_BD)
         _, chosen = self.draw(seed, labels_G)
         x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * self.scale
         losses_G, correct_G = self.classify(x_GD, labels_G, direct_GD.norm(dim=1), chosen)
         loss = losses_G.mean() / group.world_size()
-        return Step(loss, {"cross_entropy": loss.detach()}, collectives.own_rows(correct_G))
-
-
-class Seen(NamedTuple):
-    """What the last step saw, detached: for reports of the memory's health."""
-
-    direct_GD: Tensor
-    labels_G: Tensor
-    concept_BD: Tensor
-    memory_BD: Tensor
-    reach_B: Tensor
-    temperature: Tensor | None
+        return HeadOutput(loss, {"cross_entropy": loss.detach()}, collectives.own_rows(correct_G))
 
 
 class MetaHead(Head):
@@ -94,54 +115,78 @@ class MetaHead(Head):
         knobs = config.head
         margin = Margin(knobs.margin, knobs.margin_size)
         super().__init__(config, partition, "cosine", margin, config.meta.sample_rate)
-        self.knobs: HeadConfig = knobs
-        how = (retrieval or knobs.retrieval, knobs.hallucinator == "softmax", knobs.centroid_gradient)
-        self.memory = CentroidMemory(partition, config.embedding_size, *how, self.products)
+        self.knobs = knobs
+        self.memory = CentroidMemory(
+            partition,
+            config.embedding_size,
+            retrieval=retrieval or knobs.retrieval,
+            softmax=knobs.hallucinator == "softmax",
+            centroid_gradient=knobs.centroid_gradient,
+            products=self.products,
+        )
         self.memory.centroids.requires_grad_(knobs.centroid_update in ("released", "gradient"))
-        self.seen: Seen | None = None
-        self._met: list[tuple[Tensor, Tensor]] = []
+        # Of the micro-batches since the last step: direct features and labels that the centroids will follow.
+        self._to_follow: list[tuple[Tensor, Tensor]] = []
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The centroids stand apart from the rest: they may have a weight decay of their own."""
+        others = [p for p in self.parameters() if p.requires_grad and p is not self.memory.centroids]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if self.memory.centroids.requires_grad:
+            decay = self.knobs.memory_weight_decay
+            groups.append({"params": [self.memory.centroids], **({} if decay is None else {"weight_decay": decay})})
+        return groups
 
     def embeddings(
         self,
         embedded: Embedded,
         direct_GD: Tensor,
-        masked: tuple[Tensor, Tensor] | None = None,
+        masked: Pairs | None = None,
         chosen: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Every embedding of this rank's images, B x D: the keys are `embedding.EMBEDDINGS`; and "memory", "reach" (B).
+    ) -> Embeddings:
+        """Every embedding of this rank's images.
 
         direct_GD: the direct features of all ranks. masked, chosen: see `CentroidMemory.read`.
         """
         direct_BD, concept_BD, temperature = embedded
+        assert concept_BD is not None
         memory_BD, nearest_BD = self.memory.read(direct_GD, temperature, masked, chosen)
-        reach_B = embedding.reach(direct_BD, nearest_BD)
-        infused_BD = embedding.infuse(direct_BD, concept_BD, memory_BD)
-        meta_BD = embedding.calibrate(infused_BD, reach_B, self.knobs.reach_scale)
-        squashed_BD = embedding.squash(meta_BD, self.knobs.squash)
-        v = {"direct": direct_BD, "infused": infused_BD, "meta": meta_BD, "squashed": squashed_BD}
-        return v | {"memory": memory_BD, "reach": reach_B}
+        reach_B = meta_embedding.reach(direct_BD, nearest_BD)
+        infused_BD = meta_embedding.infuse(direct_BD, concept_BD, memory_BD)
+        meta_BD = meta_embedding.calibrate(infused_BD, reach_B, self.knobs.reach_scale)
+        squashed_BD = meta_embedding.squash(meta_BD, self.knobs.squash)
+        return Embeddings(direct_BD, infused_BD, meta_BD, squashed_BD, memory_BD, reach_B)
 
-    def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> Step:
+    def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> HeadOutput:
         """One step. seed: of what it draws, the same on all ranks: classes that take part, own classes left out."""
+        assert embedded.concept_BD is not None
         direct_GD = collectives.gather(embedded.direct_BD)
         generator, chosen = self.draw(seed, labels_G)
         v = self.embeddings(embedded, direct_GD, self._masked(labels_G, generator), chosen)
-        parts, correct_B = self._cross_entropies(collectives.gather(v["squashed"]), direct_GD, labels_G, chosen)
-        parts["centroid"] = self._centroid_loss(direct_GD, v["meta"], labels_G)
-        seen = (direct_GD, labels_G, embedded.concept_BD, v["memory"], v["reach"], embedded.temperature)
-        self.seen = Seen(*(None if tensor is None else tensor.detach() for tensor in seen))
+        parts, correct_B = self._cross_entropies(collectives.gather(v.squashed_BD), direct_GD, labels_G, chosen)
+        parts["centroid"] = self._centroid_loss(direct_GD, v.meta_BD, labels_G)
+        seen = Seen(
+            direct_GD=direct_GD.detach(),
+            labels_G=labels_G,
+            concept_BD=embedded.concept_BD.detach(),
+            memory_BD=v.memory_BD.detach(),
+            reach_B=v.reach_B.detach(),
+            temperature=None if embedded.temperature is None else embedded.temperature.detach(),
+        )
         if self.training and self.knobs.centroid_update == "mean":
-            self._met.append((self.seen.direct_GD, labels_G))
-        return Step(sum(parts.values()), {name: part.detach() for name, part in parts.items()}, correct_B)
+            self._to_follow.append((seen.direct_GD, labels_G))
+        first, *others = parts.values()
+        loss = sum(others, start=first)
+        return HeadOutput(loss, {name: part.detach() for name, part in parts.items()}, correct_B, seen)
 
-    def _masked(self, labels_G: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor] | None:
-        """(rows, classes of this rank) of own classes that this step leaves out of what their images read."""
+    def _masked(self, labels_G: Tensor, generator: torch.Generator) -> Pairs | None:
+        """The own classes that this step leaves out of what their images read."""
         if not self.training or not self.knobs.mask_own:
             return None
-        rows, columns = self.partition.own(labels_G)
+        rows, classes = self.partition.own(labels_G)
         drawn_G = torch.rand(len(labels_G), generator=generator, dtype=torch.float32) < self.knobs.mask_own
         drawn = drawn_G.to(rows.device)[rows]
-        return rows[drawn], columns[drawn]
+        return Pairs(rows[drawn], classes[drawn])
 
     def _cross_entropies(
         self, squashed_GD: Tensor, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None
@@ -161,15 +206,20 @@ class MetaHead(Head):
 
     def _centroid_loss(self, direct_GD: Tensor, meta_BD: Tensor, labels_G: Tensor) -> Tensor:
         knobs, centroids_kD = self.knobs, self.memory.centroids
-        rest = (self.partition, knobs.centroid_weight, knobs.centroid_margin)
+        weight, margin = knobs.centroid_weight, knobs.centroid_margin
         if knobs.centroid_loss == "paper":
-            return losses.paper_centroid_loss(collectives.gather(meta_BD), labels_G, centroids_kD, *rest)
+            meta_GD = collectives.gather(meta_BD)
+            return losses.paper_centroid_loss(
+                meta_GD, labels_G, centroids_kD, self.partition, weight=weight, margin=margin
+            )
         pull = knobs.centroid_update if centroids_kD.requires_grad else None
-        return losses.released_centroid_loss(direct_GD, labels_G, centroids_kD, *rest, pull)
+        return losses.released_centroid_loss(
+            direct_GD, labels_G, centroids_kD, self.partition, weight=weight, margin=margin, pull=pull
+        )
 
     def after_step(self, applied: bool) -> None:
         """Move the centroids towards the class means of the step's features, where those are what moves them."""
-        if self._met and applied:
-            features, labels = zip(*self._met, strict=True)
+        if self._to_follow and applied:
+            features, labels = zip(*self._to_follow, strict=True)
             self.memory.follow(torch.cat(features), torch.cat(labels), self.knobs.centroid_momentum)
-        self._met.clear()
+        self._to_follow.clear()

@@ -1,12 +1,12 @@
-"""Whether the memory lives: measured on the batch of a log step, and said in words when it does not.
+"""Whether the memory lives: measured on the batch of a log step, and a warning in words when it does not.
 
 B: images of this rank, G: of all ranks, D: embedding size, k: classes of this rank.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from facelt.head.heads import MetaHead
+from facelt.head.heads import Head, MetaHead, Seen
 from facelt.parallel import collectives, group
 
 # A centroid this far from where its class is now, as a share of the class mean's norm, tells of another time.
@@ -18,8 +18,10 @@ COLLAPSED, FEW = 0.1, 8
 
 
 @torch.no_grad()
-def measure(head: nn.Module) -> dict[str, float]:
-    """Figures of the last step of a meta head ({} for another head), the same on all ranks, which must call it alike.
+def measure(head: Head, seen: Seen | None) -> dict[str, float]:
+    """Figures of a step of a meta head ({} for another head), the same on all ranks, which must call it alike.
+
+    seen: what that step's `HeadOutput` holds.
 
     memory_drift        distance of centroids to where their classes are now, as a share of the class means' norm
     selector            mean |e|
@@ -29,9 +31,9 @@ def measure(head: nn.Module) -> dict[str, float]:
     temperature         of cosine retrieval
     Four collectives of O(G) numbers and one product of G x k x D.
     """
-    if not isinstance(head, MetaHead) or head.seen is None:
+    if not isinstance(head, MetaHead) or seen is None:
         return {}
-    seen, ranks, rank = head.seen, group.world_size(), group.rank()
+    ranks, rank = group.world_size(), group.rank()
     direct_BD = seen.direct_GD.tensor_split(ranks)[rank]
     memory_B = (seen.concept_BD * seen.memory_BD).norm(dim=1)
     share_B = memory_B / (direct_BD.norm(dim=1) + memory_B).clamp(min=1e-12)
@@ -66,7 +68,7 @@ def _drift(head: MetaHead, direct_GD: Tensor, labels_G: Tensor) -> dict[str, flo
     return {"memory_drift": (max(apart, 0.0) / size) ** 0.5} if size > 0 else {}
 
 
-def complaints(values: dict[str, float]) -> dict[str, str]:
+def warnings(values: dict[str, float]) -> dict[str, str]:
     """What is wrong with a memory of such figures: kind -> a sentence with what to try."""
     found = {}
     if values.get("memory_drift", 0) > STALE:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from facelt.head.blocked import BLOCK, blocks, gradient_of, take_rows
+from facelt.head.blocked import BLOCK, gradient_of, take_rows
+from facelt.head.classifier import Scores
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 
@@ -22,18 +23,17 @@ class CrossEntropy(NamedTuple):
     correct_N: Tensor
 
 
-def cross_entropy(
-    top_N: Tensor, sum_N: Tensor, own: Tensor, own_rows: Tensor, unchanged: Tensor | None = None
-) -> CrossEntropy:
-    """Softmax cross-entropy (equation 8) of each row, from each rank's part of the scores: `classifier.Scores`.
+def cross_entropy(scores: Scores, own: Tensor) -> CrossEntropy:
+    """Softmax cross-entropy (equation 8) of each row, from each rank's part of the scores.
 
-    unchanged: the own scores before a margin, by which `correct_N` judges. One collective, of 4N numbers, forward; none
-    backward. Every rank gets every row's loss: a rank's share of their sum is 1/ranks of it.
+    own: the own classes' scores with a margin (n, as `scores.own`); `correct_N` judges by those without. One
+    collective, of 4N numbers, forward; none backward. Every rank gets every row's loss: a rank's share of their sum is
+    1/ranks of it.
     """
-    nowhere_N = torch.full_like(top_N, -torch.inf)
-    own_N = nowhere_N.index_put((own_rows,), own)
-    unchanged_N = own_N if unchanged is None else nowhere_N.index_put((own_rows,), unchanged)
-    table_R4N = collectives.gather_alike(torch.stack([top_N, sum_N, own_N, unchanged_N.detach()]))
+    nowhere_N = torch.full_like(scores.top_G, -torch.inf)
+    own_N = nowhere_N.index_put((scores.own_rows,), own)
+    unchanged_N = nowhere_N.index_put((scores.own_rows,), scores.own.detach())
+    table_R4N = collectives.gather_alike(torch.stack([scores.top_G, scores.sum_G, own_N, unchanged_N]))
     top_RN, sum_RN, own_N = table_R4N[:, 0].detach(), table_R4N[:, 1], table_R4N[:, 2].amax(0)
     best_N = top_RN.amax(0)
     reference_N = torch.maximum(best_N, own_N.detach())
@@ -83,6 +83,7 @@ def released_centroid_loss(
     labels_G: Tensor,
     centroids_kD: Tensor,
     partition: Partition,
+    *,
     weight: float,
     margin: float,
     pull: str | None = "released",
@@ -109,20 +110,23 @@ class _DistanceSum(torch.autograd.Function):
     def forward(ctx, f_GD: Tensor, rows_kD: Tensor, block: int) -> Tensor:
         ctx.save_for_backward(f_GD)
         ctx.rows, ctx.block = rows_kD, block
-        return sum(torch.cdist(f_GD, rows_kD[rows]).sum(1) for _, rows in blocks(len(rows_kD), block))
+        sum_G = f_GD.new_zeros(len(f_GD))
+        for c_bD in rows_kD.split(block):
+            sum_G += torch.cdist(f_GD, c_bD).sum(1)
+        return sum_G
 
     @staticmethod
     def backward(ctx, grad_G: Tensor) -> tuple[Tensor, None, None]:
         (f_GD,) = ctx.saved_tensors
         df_GD = torch.zeros_like(f_GD)
-        for _, rows in blocks(len(ctx.rows), ctx.block):
-            c_bD = ctx.rows[rows]
+        for start, c_bD in zip(range(0, len(ctx.rows), ctx.block), ctx.rows.split(ctx.block), strict=True):
             distance_Gb = torch.cdist(f_GD, c_bD)
             # d‖f-c‖/df = (f-c)/‖f-c‖, and zero where they meet.
             pull_Gb = torch.where(distance_Gb > 0, grad_G[:, None] / distance_Gb, 0)
             df_GD += pull_Gb.sum(1, keepdim=True) * f_GD - pull_Gb @ c_bD
             if ctx.needs_input_grad[1]:
-                gradient_of(ctx.rows)[rows].addmm_(pull_Gb.T, f_GD, alpha=-1).addcmul_(pull_Gb.sum(0)[:, None], c_bD)
+                gradient_bD = gradient_of(ctx.rows)[start : start + ctx.block]
+                gradient_bD.addmm_(pull_Gb.T, f_GD, alpha=-1).addcmul_(pull_Gb.sum(0)[:, None], c_bD)
         return df_GD, None, None
 
 
@@ -131,6 +135,7 @@ def paper_centroid_loss(
     labels_G: Tensor,
     centroids_kD: Tensor,
     partition: Partition,
+    *,
     weight: float,
     margin: float,
     block: int = BLOCK,

@@ -8,7 +8,7 @@ n: images whose class this rank owns.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Within this of cosθ = ±1, sinθ is taken as constant, so that its gradient stays finite.
 SMALLEST_SIN2 = 1e-6
@@ -44,19 +44,24 @@ def adaface(own: Tensor, r: Tensor, size: float, quality: Tensor) -> Tensor:
     return arcface(own, r, -size * quality) - r * size * (quality + 1)
 
 
-class Margin:
-    """A kind of margin (none, cosface, arcface, adaface), its size, and what AdaFace remembers of feature norms.
+class Margin(nn.Module):
+    """A kind of margin (none, cosface, arcface, adaface), its size, and AdaFace's running statistics of feature norms.
 
-    The same on all ranks.
+    The statistics are buffers, the same on all ranks; a checkpoint has them among its scalars.
 
     h: how many deviations of the norm count as one. pace: share of a new batch in the running numbers. As published.
     """
 
-    def __init__(self, kind: str, size: float, h: float = 0.333, pace: float = 0.01) -> None:
-        self.kind, self.size, self.h, self.pace = kind, size, h, pace
-        self.mean, self.deviation = 20.0, 100.0
+    mean: Tensor
+    deviation: Tensor
 
-    def __call__(self, own: Tensor, r: Tensor, rows: Tensor, norms_N: Tensor) -> Tensor:
+    def __init__(self, kind: str, size: float, h: float = 0.333, pace: float = 0.01) -> None:
+        super().__init__()
+        self.kind, self.size, self.h, self.pace = kind, size, h, pace
+        self.register_buffer("mean", torch.tensor(20.0, dtype=torch.float64), persistent=False)
+        self.register_buffer("deviation", torch.tensor(100.0, dtype=torch.float64), persistent=False)
+
+    def forward(self, own: Tensor, r: Tensor, rows: Tensor, norms_N: Tensor) -> Tensor:
         """Own scores (n) with the margin. r: ‖x‖ of the same images (n), at `rows` among all N.
 
         norms_N: feature norms of all ranks' images, which AdaFace takes for the quality of an image.
@@ -73,6 +78,15 @@ class Margin:
         """q = clip(h·(‖z‖ - mean)/deviation, -1, 1) of all ranks' norms, which move the statistics first."""
         norms_N = norms_N.detach().clamp(0.001, 100)
         if len(norms_N) > 1:
-            self.mean += self.pace * (norms_N.mean().item() - self.mean)
-            self.deviation += self.pace * (norms_N.std().item() - self.deviation)
+            self.mean += self.pace * (norms_N.mean().double() - self.mean)
+            self.deviation += self.pace * (norms_N.std().double() - self.deviation)
         return ((norms_N - self.mean) / (self.deviation + 1e-3) * self.h).clamp(-1, 1)
+
+    def statistics(self) -> dict[str, float]:
+        """What AdaFace remembers, for a checkpoint."""
+        return {"norm_mean": self.mean.item(), "norm_deviation": self.deviation.item()}
+
+    def load_statistics(self, values: dict[str, float]) -> None:
+        """Take up what `statistics` gave; what is missing keeps its start."""
+        self.mean.fill_(values.get("norm_mean", self.mean.item()))
+        self.deviation.fill_(values.get("norm_deviation", self.deviation.item()))

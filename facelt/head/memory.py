@@ -1,6 +1,6 @@
 """The visual memory: class-sharded centroids, read by similarity (equation 1) and measured by reach (equation 3).
 
-G: images of all ranks, B: of this rank, D: embedding size, K: classes, k: classes of this rank.
+G: images of all ranks, B: of this rank, D: embedding size, K: classes, k: classes of this rank, b: of a block.
 Nothing of size G x K exists at once: classes are visited in blocks, forward and backward.
 """
 
@@ -12,12 +12,12 @@ from torch.nn.functional import normalize
 
 from facelt.head.blocked import (
     BLOCK,
+    ClassBlocks,
     Keys,
     Pairs,
     accumulate_dtype,
     add_product,
     add_rows,
-    blocks,
     finite,
     gradient_of,
     inverse_norms,
@@ -30,26 +30,28 @@ from facelt.parallel.partition import Partition
 class _BlockedRead(torch.autograd.Function):
     """This rank's part of o·M, equation 1: a softmax-weighted, or a linear, sum of its centroids.
 
-    Scores l of a query q by `Keys`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the read over all
+    Scores l of a query q by `keys`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the read over all
     ranks is Σ e^(m-M) a / Σ e^(m-M) s, whatever the reference M. Without: a = Σ l·c, m = 0, s = 0.
     Returns m (G; no gradient, the ratio does not depend on it), s (G) and a (G x D).
-    own: (image, class) pairs that are left out of the read.
+    weight_kD is that of `keys`, once more: autograd must see what learns. The pairs of `blocks` are left out of the
+    read.
 
     Products kept to what cannot be avoided, each G x k x D: forward q·Wᵀ and p·C; backward q·Wᵀ again (cheaper than
     keeping G x k), da·Cᵀ, dl·W, dlᵀ·q where the keys learn, and pᵀ·da only where the centroids want this gradient.
     """
 
     @staticmethod
-    def forward(ctx, q_GD, weight_kD, bias_k, inverse_norm_k, centroids_kD, softmax, own, chosen, block, low):
-        (G, D), dtype = q_GD.shape, accumulate_dtype(q_GD)
-        keys, q_low = Keys(weight_kD, bias_k, inverse_norm_k), q_GD.to(low)
+    def forward(ctx, q_GD, weight_kD, centroids_kD, keys: Keys, softmax: bool, blocks: ClassBlocks):
+        (G, D), dtype, low = q_GD.shape, accumulate_dtype(q_GD), blocks.products
+        q_low = q_GD.to(low)
         m_G = q_GD.new_full((G,), -torch.inf if softmax else 0, dtype=dtype)
         s_G = q_GD.new_zeros(G, dtype=dtype)
         a_GD = q_GD.new_zeros(G, D, dtype=dtype)
-        for start, rows in blocks(len(centroids_kD), block, chosen):
+        for start, rows in blocks:
             p_Gb = keys.scores(q_low, rows)
-            if len(own.rows):
-                p_Gb[own.within(start, p_Gb.shape[1])[1]] = -torch.inf if softmax else 0
+            if blocks.pairs is not None:
+                _, own = blocks.pairs_within(start, p_Gb.shape[1])
+                p_Gb[own] = -torch.inf if softmax else 0
             if softmax:
                 top_G = torch.maximum(m_G, p_Gb.amax(1))
                 reference_G = finite(top_G)
@@ -59,29 +61,29 @@ class _BlockedRead(torch.autograd.Function):
                 a_GD.mul_(fade_G[:, None])
                 m_G = top_G
             add_product(a_GD, p_Gb.to(low), centroids_kD[rows].to(low))
-        ctx.save_for_backward(q_low, m_G, chosen)
-        ctx.keys, ctx.centroids, ctx.softmax, ctx.own, ctx.block = keys, centroids_kD, softmax, own, block
+        ctx.save_for_backward(q_low, m_G)
+        ctx.keys, ctx.centroids, ctx.softmax, ctx.blocks = keys, centroids_kD, softmax, blocks
         ctx.mark_non_differentiable(m_G)
         return m_G, s_G, a_GD
 
     @staticmethod
     def backward(ctx, _m, ds_G, da_GD):
-        q_low, m_G, chosen = ctx.saved_tensors
-        _, wants_weight, _, _, wants_centroids = ctx.needs_input_grad[:5]
+        q_low, m_G = ctx.saved_tensors
+        _, wants_weight, wants_centroids = ctx.needs_input_grad[:3]
         reference_G, da_low, dq_GD = finite(m_G), da_GD.to(q_low.dtype), torch.zeros_like(da_GD)
-        for start, rows in blocks(len(ctx.centroids), ctx.block, chosen):
+        for start, rows in ctx.blocks:
             l_Gb = ctx.keys.scores(q_low, rows)
-            own = ctx.own.within(start, l_Gb.shape[1])[1] if len(ctx.own.rows) else None
             dl_Gb = (da_low @ ctx.centroids[rows].to(q_low.dtype).T).to(l_Gb.dtype)
             p_Gb = (l_Gb - reference_G[:, None]).exp_() if ctx.softmax else l_Gb
-            if own is not None:
+            if ctx.blocks.pairs is not None:
+                _, own = ctx.blocks.pairs_within(start, l_Gb.shape[1])
                 p_Gb[own] = dl_Gb[own] = 0
             if ctx.softmax:
                 dl_Gb.add_(ds_G[:, None]).mul_(p_Gb)
             ctx.keys.learn(q_low, l_Gb, dl_Gb, rows, wants_weight, dq_GD)
             if wants_centroids:
                 add_rows(gradient_of(ctx.centroids), rows, p_Gb.T.to(q_low.dtype), da_low)
-        return dq_GD, *[None] * 9
+        return dq_GD, *[None] * 5
 
 
 class MemoryRead(NamedTuple):
@@ -99,13 +101,14 @@ class CentroidMemory(nn.Module):
         "cosine"        o = softmax(t·cos(v, c_i)) with a learned temperature t: no parameters of its own
         "mean"          o = 1/K: a control; what survives it is not memory
     centroid_gradient: whether the read and the reach pass gradient to the centroids ("alternately" in section 3.3
-    can be read so); released: they do not. products: the dtype of the operands of matrix products.
+    can be read so); released: they do not. products: the dtype of the operands of matrix products; None: the query's.
     """
 
     def __init__(
         self,
         partition: Partition,
         embedding_size: int,
+        *,
         retrieval: str = "hallucinator",
         softmax: bool = True,
         centroid_gradient: bool = False,
@@ -124,13 +127,17 @@ class CentroidMemory(nn.Module):
         self,
         features_GD: Tensor,
         temperature: Tensor | None = None,
-        masked: tuple[Tensor, Tensor] | None = None,
+        masked: Pairs | None = None,
         chosen: Tensor | None = None,
     ) -> MemoryRead:
         """The memory feature and the nearest centroid, for this rank's images.
 
-        features_GD: the gathered direct features. temperature: of cosine retrieval. masked: (rows, local classes) of
-        pairs to leave out of the read. chosen: the classes that take part (`negatives.choose`), None for all.
+        Args:
+            features_GD: the gathered direct features.
+            temperature: of cosine retrieval.
+            masked: own classes that are left out of their images' reads, of those that take part.
+            chosen: sorted local numbers of the classes that take part; None for all.
+
         Collectives: a table of (m, distance) per rank, one scattered sum, and its transpose backward.
         """
         m_G, s_G, a_GD = self._partial_read(features_GD, temperature, masked, chosen)
@@ -145,26 +152,26 @@ class CentroidMemory(nn.Module):
         D = features_GD.shape[1]
         sums_BE = collectives.scatter_sum(torch.cat([a_GD, nearest_GD, s_G[:, None]], 1))
         memory_BD, nearest_BD, s_B1 = sums_BE.split([D, D, 1], 1)
-        # Where every class is left out, the read is the zero vector.
-        return MemoryRead(
-            memory_BD / s_B1.clamp(min=torch.finfo(s_B1.dtype).tiny) if self.softmax else memory_BD, nearest_BD
-        )
+        if self.softmax:  # where every class is left out, the read is the zero vector
+            memory_BD = memory_BD / s_B1.clamp(min=torch.finfo(s_B1.dtype).tiny)
+        return MemoryRead(memory_BD, nearest_BD)
 
     def _seen_centroids(self) -> Tensor:
         return self.centroids if self.centroid_gradient else self.centroids.detach()
 
+    def _blocks(self, x_GD: Tensor, chosen: Tensor | None, pairs: Pairs | None = None) -> ClassBlocks:
+        return ClassBlocks(self.partition.size, self.products or x_GD.dtype, chosen, pairs, self.block)
+
     def _query(self, features_GD: Tensor, temperature: Tensor | None) -> tuple[Tensor, Keys]:
+        """What scores the classes of a retrieval by similarity: the query, G x D, and this rank's keys."""
         if self.retrieval == "cosine":
+            assert temperature is not None
             centroids_kD = self._seen_centroids()
             return temperature * normalize(features_GD), Keys(centroids_kD, None, inverse_norms(centroids_kD))
         return features_GD, Keys(self.hallucinator_weight, self.hallucinator_bias, None)
 
     def _partial_read(
-        self,
-        features_GD: Tensor,
-        temperature: Tensor | None,
-        masked: tuple[Tensor, Tensor] | None,
-        chosen: Tensor | None,
+        self, features_GD: Tensor, temperature: Tensor | None, masked: Pairs | None, chosen: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """m, s and a of `_BlockedRead`; for the control, every class counts alike."""
         if self.retrieval == "mean":
@@ -172,10 +179,8 @@ class CentroidMemory(nn.Module):
             total_D = self.centroids.detach().sum(0)
             return total_D.new_zeros(G), total_D.new_full((G,), self.partition.size), total_D.expand(G, -1)
         query_GD, keys = self._query(features_GD, temperature)
-        nothing = torch.empty(0, dtype=torch.int64, device=features_GD.device)
-        own = Pairs.of(*(masked or (nothing, nothing)), chosen)
-        rest = (self._seen_centroids(), self.softmax, own, chosen, self.block, self.products or query_GD.dtype)
-        return _BlockedRead.apply(query_GD, *keys, *rest)
+        blocks = self._blocks(query_GD, chosen, masked)
+        return _BlockedRead.apply(query_GD, keys.weight_kD, self._seen_centroids(), keys, self.softmax, blocks)
 
     @torch.no_grad()
     def _nearest(self, f_GD: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -188,7 +193,7 @@ class CentroidMemory(nn.Module):
     def follow(self, features_ND: Tensor, labels_N: Tensor, momentum: float) -> None:
         """c_k += (1 - momentum)·(mean of class k's features - c_k), for the classes among the labels.
 
-        features_ND: direct features of all ranks' images, the same on all ranks.
+        features_ND: direct features of all ranks' images, the same on all ranks. labels_N: their classes.
         """
         rows, columns = self.partition.own(labels_N)
         classes, inverse, counts = columns.unique(return_inverse=True, return_counts=True)
@@ -207,7 +212,7 @@ class CentroidMemory(nn.Module):
         x_low = x_GD.to(self.products or x_GD.dtype)
         best_G = x_GD.new_full((len(x_GD),), -torch.inf, dtype=accumulate_dtype(x_GD))
         index_G = torch.zeros(len(x_GD), dtype=torch.int64, device=x_GD.device)
-        for start, rows in blocks(len(self.centroids), self.block, chosen):
+        for start, rows in self._blocks(x_GD, chosen):
             top_G, at_G = keys.scores(x_low, rows).max(1)
             higher_G = top_G > best_G
             best_G = torch.where(higher_G, top_G, best_G)

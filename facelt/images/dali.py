@@ -1,6 +1,6 @@
 """DALI: record bytes to image batches, in an order that the caller owns.
 
-The only room that names nvidia.dali. Every random choice is a number that the caller hands in (`draws_for`), so an
+The only room that names nvidia.dali. Every random choice is a number that the plan hands in (`Plan.draws`), so an
 augmented image depends on its bytes and its draws alone: not on the batch it is in, the threads, or what came before.
 
 B: images of this rank's batch, S: side of the images for the network.
@@ -8,6 +8,7 @@ B: images of this rank's batch, S: side of the images for the network.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from facelt.config import AugmentConfig
+from facelt.errors import UserError
 
 DRAWS = 8  # numbers in [0, 1) that augmentation takes for an image; each has its column, whatever is switched on
 # What a file of those kinds begins with. DALI is not handed anything else: its decoders' error path is best not taken.
@@ -75,71 +77,76 @@ def _used(augment: AugmentConfig | None) -> list[str]:
     return names + (["brightness_B", "contrast_B", "saturation_B"] if augment.jitter or augment.grey else [])
 
 
-class ImagePipeline:
-    """Iterates over `(images, labels)` of the steps start_step … start_step + num_steps - 1.
+class Plan(Protocol):
+    """Which images a pipeline gives, batch after batch, and what augmentation draws for them."""
 
-    images: float32 of shape B x 3 x S x S on the device, RGB, (x - 127.5)/127.5. labels: int64 of shape B, there too.
-    Every iteration starts again at start_step. Decoding runs `prefetch` batches ahead of the consumer, in `threads`
-    threads; the tensors stay valid as long as they are held.
+    def __len__(self) -> int:
+        """How many batches there are."""
+        ...
 
-    indices_for: step -> this rank's images, int64 of shape B ≤ batch_size (B may differ from step to step).
-    draws_for: step -> B x DRAWS numbers in [0, 1), such as `sampling.uniforms(seeds, DRAWS)`; with augment only.
-    augment: None leaves images as they are, resized where their size differs.
+    def indices(self, i: int) -> NDArray[np.int64]:
+        """The images of batch i: int64 of shape B, which may differ from batch to batch."""
+        ...
 
-    Raises ValueError where DALI is missing, and, in the course of iteration, when an image does not decode.
+    def draws(self, i: int) -> NDArray[np.float64]:
+        """Numbers in [0, 1) for the images of batch i, such as `sampling.uniforms(seeds, DRAWS)`: B x DRAWS."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How images are decoded, whichever they are.
+
+    image_size: S. batch_size: the largest B. threads: of the CPU. prefetch: batches that decoding runs ahead.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        indices_for: Callable[[int], NDArray[np.int64]],
-        draws_for: Callable[[int], NDArray[np.float64]] | None = None,
-        *,
-        batch_size: int,
-        image_size: int,
-        augment: AugmentConfig | None = None,
-        device: str = "cpu",
-        device_id: int = 0,
-        threads: int = 2,
-        start_step: int = 0,
-        num_steps: int,
-        prefetch: int = 2,
-    ) -> None:
-        assert device in ("cpu", "gpu")
-        assert (augment is None) == (draws_for is None)
-        self.dataset, self.indices_for, self.draws_for = dataset, indices_for, draws_for
-        self.batch_size, self.image_size, self.augment = batch_size, image_size, augment
-        self.device, self.device_id = device, device_id
-        self.threads, self.prefetch = threads, prefetch
-        self.start_step, self.num_steps = start_step, num_steps
+    image_size: int
+    batch_size: int
+    device: torch.device
+    threads: int = 2
+    prefetch: int = 2
+
+
+class ImagePipeline:
+    """Iterates over the batches of a plan: float32 of shape B x 3 x S x S on the device, RGB, (x - 127.5)/127.5.
+
+    Every iteration starts again at the first batch. The tensors stay valid as long as they are held.
+    augment: None leaves images as they are, resized where their size differs; then no draws are asked for.
+
+    Raises UserError where DALI is missing, and, in the course of iteration, when an image does not decode.
+    """
+
+    def __init__(self, dataset: Dataset, plan: Plan, decoding: Decoding, augment: AugmentConfig | None = None) -> None:
+        self.dataset, self.plan, self.decoding, self.augment = dataset, plan, decoding, augment
         self._used = _used(augment)
         self._dali = _import_dali()
 
     def __len__(self) -> int:
-        return self.num_steps
+        return len(self.plan)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        resize = tuple(self.dataset.image_size) != (self.image_size, self.image_size)
-        step, stop = self.start_step, self.start_step + self.num_steps
-        while step < stop:
-            for images, labels in self._batches(step, stop, resize):
+    def __iter__(self) -> Iterator[Tensor]:
+        size = self.decoding.image_size
+        resize = tuple(self.dataset.image_size) != (size, size)
+        i = 0
+        while i < len(self.plan):
+            for images in self._batches(i, resize):
                 if images is None:
                     resize = True  # left out at first: it costs more than decoding, and the set gave this very size
                     break
-                yield images, labels
-                step += 1
+                yield images
+                i += 1
 
-    def _batches(self, start: int, stop: int, resize: bool) -> Iterator[tuple[Tensor | None, Tensor]]:
-        """Batches as the graph makes them; None for one whose images are not of the wanted size."""
+    def _batches(self, start: int, resize: bool) -> Iterator[Tensor | None]:
+        """Batches as the graph makes them, from one on; None for one whose images are not of the wanted size."""
         fed: deque[tuple[NDArray[np.int64], Any]] = deque()
-        refused: list[ValueError] = []
-        tensor = self._dali.tensors.TensorCPU
+        refused: list[UserError] = []
+        tensor, stop = self._dali.tensors.TensorCPU, len(self.plan)
 
         def source(iteration: int) -> tuple:
             if start + iteration >= stop:
                 raise StopIteration
-            indices = self.indices_for(start + iteration)
-            assert len(indices) <= self.batch_size
+            indices = self.plan.indices(start + iteration)
+            assert len(indices) <= self.decoding.batch_size
             encoded = [self.dataset.jpeg(i) for i in indices.tolist()]
             if not all(image[:4].tobytes().startswith(BEGINNINGS) for image in encoded):
                 refused.append(self._undecoded("no image begins so", [indices]))
@@ -159,32 +166,31 @@ class ImagePipeline:
                 if "decoders.image" not in str(error):
                     raise
                 raise self._undecoded(str(error), [indices for indices, _ in fed]) from error
-            indices, _ = fed.popleft()
+            fed.popleft()
             images = torch.from_dlpack(out.as_tensor()) if self._fits(out) else None
-            labels = torch.from_numpy(self.dataset.labels[indices])
             graph.release_outputs()  # for DALI's count of batches: the memory lives as long as the tensor
             graph.schedule_run()
-            yield images, labels if images is None else labels.to(images.device)
+            yield images
 
     def _fits(self, out) -> bool:
-        return out.is_dense_tensor() and out[0].shape() == [3, self.image_size, self.image_size]
+        return out.is_dense_tensor() and out[0].shape() == [3, self.decoding.image_size, self.decoding.image_size]
 
-    def _changes(self, step: int) -> list[NDArray]:
+    def _changes(self, i: int) -> list[NDArray]:
         """What the graph is fed beside the images: the fields of Changes that are in use."""
         if self.augment is None:
             return []
-        made = changes(self.draws_for(step), self.augment)
+        made = changes(self.plan.draws(i), self.augment)
         return [getattr(made, name) for name in self._used]
 
     def _graph(self, source: Callable[[int], tuple], resize: bool):
         """The DALI pipeline. A kind of change whose amounts make it nothing is left out."""
         fn, types = self._dali.fn, self._dali.types
-        size = self.image_size
-        graph = self._dali.Pipeline(
-            batch_size=self.batch_size,
-            num_threads=self.threads,
-            device_id=None if self.device == "cpu" else self.device_id,
-            prefetch_queue_depth=self.prefetch,
+        size, device = self.decoding.image_size, self.decoding.device
+        graph = self._dali.pipeline.Pipeline(
+            batch_size=self.decoding.batch_size,
+            num_threads=self.decoding.threads,
+            device_id=None if device.type == "cpu" else device.index or 0,
+            prefetch_queue_depth=self.decoding.prefetch,
         )
         with graph:
             encoded, *changed = fn.external_source(
@@ -219,26 +225,26 @@ class ImagePipeline:
 
     def _decode(self, encoded):
         fn, types = self._dali.fn, self._dali.types
-        if self.device == "cpu":
+        if self.decoding.device.type == "cpu":
             return fn.decoders.image(encoded, output_type=types.RGB)
         # The hardware decoder takes a share of a batch and rounds differently: an image would depend on its neighbours.
         return fn.decoders.image(
             encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0, jpeg_fancy_upsampling=True
         )
 
-    def _undecoded(self, error: str, batches: list[NDArray[np.int64]]) -> ValueError:
+    def _undecoded(self, error: str, batches: list[NDArray[np.int64]]) -> UserError:
         """Name the image that DALI could not decode: in the batch that failed, else in those it had begun."""
         folder = getattr(self.dataset, "folder", "the data folder")
         remedy = f"mend the set: python -m recordio_tools verify --decode {folder} --repair OUT"
         for i in (i for indices in batches for i in indices.tolist()):
             problem = _undecodable(self.dataset.jpeg(i))
             if problem:
-                return ValueError(
+                return UserError(
                     f"{folder}: the image of record {self.dataset.keys[i]} does not decode ({problem}); {remedy}"
                 )
         first, last = self.dataset.keys[batches[0]].min(), self.dataset.keys[batches[0]].max()
         reason = (error.partition("encountered:")[2] or error).strip().partition("\n")[0]
-        return ValueError(f"{folder}: DALI cannot decode an image among records {first} to {last} ({reason}); {remedy}")
+        return UserError(f"{folder}: DALI cannot decode an image among records {first} to {last} ({reason}); {remedy}")
 
 
 def _undecodable(encoded: NDArray[np.uint8]) -> str | None:
@@ -258,7 +264,7 @@ def _import_dali():
         from nvidia import dali
         from nvidia.dali import fn, tensors, types  # noqa: F401 - as attributes of dali
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"images are decoded by DALI, which cannot be imported here ({error}): its wheels exist for Linux on "
             "x86-64; install nvidia-dali-cuda130 there, or train on such a machine"
         ) from None

@@ -1,56 +1,63 @@
 """One pass over a whole set, every image once and in order, shared by all ranks."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from facelt.images.dali import ImagePipeline
+from facelt.images.dali import Decoding, ImagePipeline
 from facelt.images.sampling import SequentialSampler, local
 from facelt.parallel import group
 from recordio_tools.dataset import RecordDataset
 
+T = TypeVar("T")
 
-class Batch(NamedTuple):
-    """images_G: numbers of all ranks' images in this step; valid_G: False where the last batch was filled up.
+
+class Batch(NamedTuple, Generic[T]):
+    """images_G: numbers of all ranks' images in this batch; valid_G: False where the last batch was filled up.
     output: what the function gave for this rank's share of them."""
 
-    images_G: np.ndarray
-    valid_G: np.ndarray
-    output: Any
+    images_G: NDArray[np.int64]
+    valid_G: NDArray[np.bool_]
+    output: T
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One rank's part of a pass, without augmentation."""
+
+    sampler: SequentialSampler
+    rank: int
+    ranks: int
+
+    def __len__(self) -> int:
+        return self.sampler.steps
+
+    def indices(self, i: int) -> NDArray[np.int64]:
+        return local(self.sampler.indices(i), self.rank, self.ranks)
+
+    def draws(self, i: int) -> NDArray[np.float64]:
+        raise AssertionError("nothing is drawn in a pass over a set as it is")
 
 
 @torch.no_grad()
 def each_batch(
-    function: Callable[[Tensor], Any],
-    dataset: RecordDataset,
-    image_size: int,
-    batch: int,
-    device: torch.device,
-    threads: int,
-    title: str,
-) -> Iterator[Batch]:
-    """function(images B x 3 x H x W in [-1, 1]) over the set, B = `batch` images of each rank a step.
+    function: Callable[[Tensor], T], dataset: RecordDataset, decoding: Decoding, title: str
+) -> Iterator[Batch[T]]:
+    """function(images B x 3 x S x S in [-1, 1]) over the set, B = `decoding.batch_size` images of each rank a batch.
 
-    All ranks must iterate to the end. Progress with rate and time left on rank 0.
+    All ranks must iterate to the end. Progress with rate and time left on rank 0, called `title`.
     """
     ranks, rank = group.world_size(), group.rank()
-    sampler = SequentialSampler(len(dataset), batch * ranks)
-    pipeline = ImagePipeline(
-        dataset,
-        indices_for=lambda step: local(sampler.indices(step), rank, ranks),
-        batch_size=batch,
-        image_size=image_size,
-        device="gpu" if device.type == "cuda" else "cpu",
-        device_id=device.index or 0,
-        threads=threads,
-        num_steps=sampler.steps,
-    )
+    sampler = SequentialSampler(len(dataset), decoding.batch_size * ranks)
+    pipeline = ImagePipeline(dataset, _Share(sampler, rank, ranks), decoding)
     with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1) as bar:
-        for step, (images_B3HW, _) in enumerate(pipeline):
-            valid_G = sampler.positions(step) < len(dataset)
-            yield Batch(sampler.indices(step), valid_G, function(images_B3HW.to(device)))
+        for i, images_B3SS in enumerate(pipeline):
+            valid_G = sampler.positions(i) < len(dataset)
+            yield Batch(sampler.indices(i), valid_G, function(images_B3SS))
             bar.update(int(valid_G.sum()))

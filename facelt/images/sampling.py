@@ -13,6 +13,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facelt.errors import UserError
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 32
 
@@ -23,7 +25,7 @@ _IMAGES, _CLASSES, _WITHIN_CLASS, _AUGMENTATION, _HEAD = range(5)
 class UniformSampler:
     """Every image once per epoch, in a new order each epoch; batches run across the borders of epochs.
 
-    labels: int64 of shape N (only the length is used). global_batch: G. Raises ValueError when there are no images.
+    labels: int64 of shape N (only the length is used). global_batch: G. Raises UserError when there are no images.
     """
 
     group = 1  # images that must stay on one rank
@@ -46,7 +48,7 @@ class ClassAwareSampler:
     labels: int64 of shape N. num_classes: when given, every class 0 … num_classes - 1 must have an image; otherwise the
     classes are those that occur in labels. Memory: two int64 an image, two a class.
 
-    Raises ValueError when there are no images, when a class has none, or when G is not whole groups.
+    Raises UserError when there are no images, when a class has none, or when G is not whole groups.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class ClassAwareSampler:
     ) -> None:
         _check(labels, global_batch)
         if images_per_class < 1 or global_batch % images_per_class:
-            raise ValueError(
+            raise UserError(
                 f"global batch {global_batch} is not made of whole groups of {images_per_class} images of one class: "
                 f"make it a multiple of {images_per_class}, or change the images per class"
             )
@@ -111,11 +113,11 @@ class SequentialSampler:
 def local(batch: NDArray, rank: int, world_size: int, group: int = 1) -> NDArray:
     """The slice of a global batch (of indices, of seeds) that one rank works on.
 
-    group: images that must stay on one rank (`sampler.group`). Raises ValueError when the ranks cannot share alike.
+    group: images that must stay on one rank (`sampler.group`). Raises UserError when the ranks cannot share alike.
     """
     if len(batch) % (world_size * group):
         unit = f" in whole groups of {group}" if group > 1 else ""
-        raise ValueError(
+        raise UserError(
             f"a global batch of {len(batch)} cannot be shared alike by {world_size} ranks{unit}: "
             f"make it a multiple of {world_size * group}, or change the number of ranks"
         )
@@ -164,7 +166,7 @@ def _shuffled(place: NDArray[np.int64], size: NDArray[np.int64], key: NDArray[np
     The swap-or-not shuffle (Hoang, Morris and Rogaway, 2012): each round pairs x with pivot - x and swaps the pair on
     the toss of a coin that both see. A place is found without permuting its class, so the cost does not depend on size.
     """
-    size, place = size.astype(np.uint64), place.astype(np.uint64)
+    size, place = size.astype(np.uint64), place.astype(np.uint64)  # pyright: ignore[reportAssignmentType]
     round_keys = _mix(np.multiply.outer(np.arange(_ROUNDS, dtype=np.uint64), _GOLDEN).reshape(-1, 1, 1) + key)
     for round_key, pivot in zip(round_keys, round_keys % size, strict=True):
         partner = pivot + size - place
@@ -192,20 +194,20 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _check(labels: NDArray[np.int64], global_batch: int) -> None:
     if not len(labels):
-        raise ValueError("the training set has no images to sample: give a data folder with images")
+        raise UserError("the training set has no images to sample: give a data folder with images")
     if global_batch < 1:
-        raise ValueError(f"global batch {global_batch} is too small: give at least 1")
+        raise UserError(f"global batch {global_batch} is too small: give at least 1")
 
 
 def _check_classes(classes: NDArray[np.int64], num_classes: int) -> None:
     outside = classes[(classes < 0) | (classes >= num_classes)]
     if len(outside):
-        raise ValueError(
+        raise UserError(
             f"label {outside[0]} is outside the classes 0 to {num_classes - 1}: correct the number of classes"
         )
     empty = np.setdiff1d(np.arange(num_classes), classes, assume_unique=True)
     if len(empty):
-        raise ValueError(
+        raise UserError(
             f"class {empty[0]} has no image ({len(empty)} of {num_classes} classes have none), class-aware sampling "
             "needs one of each: drop the empty identities from the set, or sample uniformly"
         )

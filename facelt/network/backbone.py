@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from facelt.errors import UserError
 from facelt.network.batch_norm import KINDS, statistics_aside
 
-DEPTHS: dict[str, tuple[type[nn.Module], list[int]]] = {
+DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     "resnet10": (BasicBlock, [1, 1, 1, 1]),
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
@@ -58,7 +60,7 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def _layer(self, block: type[nn.Module], planes: int, depth: int, stride: int) -> nn.Sequential:
+    def _layer(self, block: type[BasicBlock] | type[Bottleneck], planes: int, depth: int, stride: int) -> nn.Sequential:
         blocks = []
         for i in range(depth):
             step = stride if i == 0 else 1
@@ -123,17 +125,17 @@ def switch(net: ResNet, compile: bool, channels_last: bool, checkpointing: bool)
 
     compile: torch.compile, which fuses normalisation and activation, at its first batch. channels_last: maps in the
     order B x H x W x C. checkpointing: residual blocks keep their input alone and are run again in the backward pass.
-    Raises ValueError where there is no compiler for `compile`, or too few channels for channels_last.
+    Raises UserError where there is no compiler for `compile`, or too few channels for channels_last.
     """
     if channels_last and net.conv1.out_channels < 8:
         # oneDNN's gradient of a strided 1x1 convolution writes past its memory there.
-        raise ValueError(f"backbone.channels_last with width {net.conv1.out_channels}; expected width 8 or more")
+        raise UserError(f"backbone.channels_last with width {net.conv1.out_channels}; expected width 8 or more")
     net.channels_last, net.checkpointing = channels_last, checkpointing
     if not compile:
         return
     compiler = os.environ.get("CXX", "g++")
     if not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise ValueError(f"backbone.compile needs the C++ compiler {compiler}, not found; install it, or set it false")
+        raise UserError(f"backbone.compile needs the C++ compiler {compiler}, not found; install it, or set it false")
     # The compiler cannot look through a block that is done again: then each is compiled by itself.
     for part in net.blocks() if checkpointing else (net,):
         part.compile()
@@ -142,29 +144,26 @@ def switch(net: ResNet, compile: bool, channels_last: bool, checkpointing: bool)
 def load_pretrained(backbone: ResNet, path: str | Path) -> None:
     """Load a torchvision state dict (.pth or .safetensors; `fc` is left out) into the backbone, in place.
 
-    Raises ValueError when the file is not such a state dict or does not fit the network.
+    Raises UserError when the file is not such a state dict or does not fit the network.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"--init {path}: no such file; expected a torchvision ResNet state dict (.pth, .safetensors)")
+        raise UserError(f"--init {path}: no such file; expected a torchvision ResNet state dict (.pth, .safetensors)")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-        state = {k: v for k, v in state.get("state_dict", state).items() if not k.startswith("fc.")}
-    except Exception as error:
-        raise ValueError(f"--init {path}: not a state dict ({type(error).__name__}); expected .pth or .safetensors")  # noqa: B904
+        read: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        state = {k: v for k, v in read.get("state_dict", read).items() if not k.startswith("fc.")}
+    except Exception as error:  # whatever a file that is none makes the readers stumble over
+        kind = type(error).__name__
+        raise UserError(f"--init {path}: not a state dict ({kind}); expected .pth or .safetensors") from None
     own = backbone.state_dict()
     for name in own:
         if name not in state:
             if name.endswith("num_batches_tracked"):
                 state[name] = own[name]
                 continue
-            raise ValueError(f"--init {path}: lacks {name}; expected torchvision's names of this ResNet")
+            raise UserError(f"--init {path}: lacks {name}; expected torchvision's names of this ResNet")
         if state[name].shape != own[name].shape:
-            raise ValueError(
+            raise UserError(
                 f"--init {path}: {name} is {tuple(state[name].shape)}, this network has {tuple(own[name].shape)}; "
                 "set backbone.name, width and stem as in the file"
             )

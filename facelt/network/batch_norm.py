@@ -30,10 +30,15 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         means_RC, deviations_RC = collectives.gather(torch.stack([own_mean_C, own_deviation_C])[None]).unbind(1)
         mean_C = means_RC.mean(0)
         var_C = (deviations_RC.sum(0) + share * (means_RC - mean_C).square().sum(0)) / n
+        running_mean, running_var, momentum = self.running_mean, self.running_var, self.momentum
+        assert running_mean is not None
+        assert running_var is not None
+        assert momentum is not None
+        assert self.num_batches_tracked is not None
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean_C.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var_C * (n / max(n - 1, 1))).to(self.running_var.dtype), self.momentum)
+            running_mean.lerp_(mean_C.to(running_mean.dtype), momentum)
+            running_var.lerp_((var_C * (n / max(n - 1, 1))).to(running_var.dtype), momentum)
         scale_C = torch.rsqrt(var_C + self.eps) * self.weight
         shift_C = self.bias - mean_C * scale_C
         return (x * scale_C.view(1, C, 1, 1) + shift_C.view(1, C, 1, 1)).to(x_BCHW.dtype)

@@ -1,4 +1,4 @@
-"""The replicated network: images to direct features, and what a memory is asked with.
+"""The replicated network: images to direct features, concept selectors and the temperature of retrieval.
 
 B: images of this rank, D: embedding size.
 """
@@ -23,7 +23,7 @@ class Embedded(NamedTuple):
 
 
 class Embedder(nn.Module):
-    """Images -> direct feature, and in stage meta what the memory is asked with. Replicated: it lives in the engine."""
+    """Images -> direct feature and, in stage meta, concept selector and temperature. Every rank has all of it."""
 
     def __init__(self, config: FaceltConfig, meta: bool) -> None:
         super().__init__()
@@ -36,6 +36,13 @@ class Embedder(nn.Module):
         self.selector = ConceptSelector(config.embedding_size, config.head.selector) if meta else None
         cosine = meta and config.head.retrieval == "cosine"
         self.temperature = Temperature(config.head.temperature) if cosine else None
+
+    def meta_only_names(self) -> set[str]:
+        """Names of the tensors that stage meta adds to the network of stage plain."""
+        added = {"attention": self.attention, "selector": self.selector, "temperature": self.temperature}
+        return {
+            f"{part}.{name}" for part, module in added.items() if module is not None for name in module.state_dict()
+        }
 
     def _map_size(self, image_size: int) -> tuple[int, int]:
         with torch.no_grad():

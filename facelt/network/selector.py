@@ -1,4 +1,4 @@
-"""What the memory is asked with beside the direct feature: the concept selector (equation 4) and a temperature.
+"""What stage meta adds beside the direct feature: the concept selector (equation 4) and the temperature of retrieval.
 
 B: images, D: embedding size.
 """

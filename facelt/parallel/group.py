@@ -3,10 +3,15 @@
 import datetime
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from facelt.errors import UserError
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 # Slurm's names for what a launcher would set.
 _SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
@@ -14,7 +19,7 @@ _SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "
 _LOCAL_RANKS = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
 
 
-def start(timeout_minutes: float = 30.0) -> torch.device:
+def join(timeout_minutes: float = 30.0) -> torch.device:
     """Join the process group (NCCL with CUDA, else gloo) and return this rank's device.
 
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as a launcher sets them, or SLURM_* under srun;
@@ -24,7 +29,7 @@ def start(timeout_minutes: float = 30.0) -> torch.device:
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items()})
         if "MASTER_ADDR" not in os.environ:
-            raise ValueError(
+            raise UserError(
                 "srun started several tasks but MASTER_ADDR is not set: export the first node's address "
                 "and a free MASTER_PORT, as jobs/train.sbatch does"
             )
@@ -38,13 +43,16 @@ def start(timeout_minutes: float = 30.0) -> torch.device:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // local_ranks))
     if not dist.is_initialized():
-        group = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if alone else {}
-        timeout = datetime.timedelta(minutes=timeout_minutes)
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=timeout, **group)
+        backend, timeout = "nccl" if cuda else "gloo", datetime.timedelta(minutes=timeout_minutes)
+        if alone:
+            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend, timeout=timeout)
     return torch.device("cuda", local_rank) if cuda else torch.device("cpu")
 
 
-def stop() -> None:
+def leave() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -66,7 +74,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def share(value: object) -> object:
+def share(value: T) -> T:
     """Rank 0's value (any picklable object) on every rank."""
     if world_size() == 1:
         return value
@@ -76,7 +84,7 @@ def share(value: object) -> object:
 
 
 def first_error(error: str | None) -> str | None:
-    """The first rank's error among all, or None: so that all ranks stop together and one speaks."""
+    """The error of the lowest rank that has one, on every rank: so that all stop together and one speaks."""
     if world_size() == 1:
         return error
     errors: list[str | None] = [None] * world_size()
@@ -84,13 +92,14 @@ def first_error(error: str | None) -> str | None:
     return next((e for e in errors if e is not None), None)
 
 
-def together(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args) on every rank; a ValueError of any becomes the first one's on all, so none waits for it."""
-    answer, error = None, None
+def together(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """function(…) on every rank. A UserError on any rank becomes one on all of them, so that none waits for it."""
+    answer: list[T] = []
+    error = None
     try:
-        answer = function(*args)
-    except ValueError as mistake:
+        answer.append(function(*args, **kwargs))
+    except UserError as mistake:
         error = str(mistake)
     if (first := first_error(error)) is not None:
-        raise ValueError(first)
-    return answer
+        raise UserError(first)
+    return answer[0]

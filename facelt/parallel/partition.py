@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from facelt.errors import UserError
+
 
 @dataclass(frozen=True)
 class Partition:
     """The classes of one rank among all.
 
-    Raises ValueError when there are more ranks than classes.
+    Raises UserError when there are more ranks than classes.
     """
 
     num_classes: int
@@ -22,7 +24,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         if self.num_classes < self.world_size:
-            raise ValueError(
+            raise UserError(
                 f"{self.num_classes} classes cannot be shared by {self.world_size} ranks: "
                 f"every rank needs at least one; start at most {max(self.num_classes, 1)} ranks"
             )
@@ -44,6 +46,10 @@ class Partition:
         """k: how many classes this rank owns."""
         start, stop = self.bounds()
         return stop - start
+
+    def starts(self) -> list[int]:
+        """The first class of every rank."""
+        return [self.bounds(rank)[0] for rank in range(self.world_size)]
 
     def own(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the labels that this rank owns, and their local class numbers.

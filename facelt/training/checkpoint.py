@@ -2,108 +2,153 @@
 
 A run keeps RUN/<stage>/step-00001234/:
     model.safetensors        the replicated network, torchvision's names under "backbone."
-    moments.safetensors      what the optimizer remembers of it
-    classes-00000-of-00002.safetensors …   consecutive class rows of every sharded tensor, one file per saving rank
-    state.json               format, stage, step, num_classes, first class of each file, configuration
+    moments.safetensors      what the optimizer remembers of it, "<parameter>.<moment>"
+    classes-00000-of-00002.safetensors …   consecutive class rows of every sharded tensor and of its moments, one file
+                             per saving rank
+    state.json               `CheckpointState`
 A reader takes the rows it owns from whichever files hold them. A checkpoint appears by a rename, whole or not at all.
 """
 
 import itertools
 import json
-import os
+import re
 import shutil
+from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from facelt.config import STAGES, FaceltConfig, StageName, in_one_line
+from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
+from recordio_tools.atomic import output_folder
 
 FORMAT = 2
-KEYS = {"stage", "step", "finished", "num_classes", "starts"}
-STAGES = ("plain", "meta")
 KEPT = 2
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class CheckpointState(BaseModel):
+    """What state.json holds: where the run stood, and what it was.
+
+    step: steps done. finished: whether the stage is at its end. global_batch: images of a step. scalars: what the
+    margin and the loss scale remember. starts: the first class of each classes-….safetensors.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal[2] = FORMAT
+    stage: StageName
+    step: int
+    finished: bool
+    global_batch: int
+    config: FaceltConfig
+    scalars: dict[str, float] = {}
+    num_classes: int
+    starts: list[int]
 
 
 def save(
     run: Path,
-    state: dict[str, Any],
+    state: CheckpointState,
+    *,
     weights: dict[str, Tensor],
     moments: dict[str, Tensor],
     rows: dict[str, Tensor],
-    partition: Partition,
 ) -> Path:
     """Write RUN/<stage>/step-N, all ranks together, and drop all but the last two of the stage.
 
-    state: at least stage, step and finished. weights, moments: replicated, the same on all ranks; rank 0 writes them.
-    rows: this rank's class rows. Returns the folder.
+    Args:
+        run: folder of the run.
+        state: with a start for each rank.
+        weights: of the replicated network, the same on all ranks; rank 0 writes them.
+        moments: what the optimizer remembers of it, likewise.
+        rows: this rank's class rows, moments included.
+
+    Returns:
+        The folder.
     """
-    final = run / state["stage"] / f"step-{state['step']:08d}"
-    draft = final.with_name(f".{final.name}.draft")
-    ranks = partition.world_size
-    if partition.rank == 0:
-        for crashed in final.parent.glob(".step-*.draft"):
-            shutil.rmtree(crashed)
-        draft.mkdir(parents=True)
-    group.barrier()
-    save_file(_on_cpu(rows), draft / _shard(partition.rank, ranks))
-    if partition.rank == 0:
-        save_file(_on_cpu(weights), draft / "model.safetensors")
-        save_file(_on_cpu(moments), draft / "moments.safetensors")
-        starts = [partition.bounds(rank)[0] for rank in range(ranks)]
-        state = {"format": FORMAT, **state, "num_classes": partition.num_classes, "starts": starts}
-        (draft / "state.json").write_text(json.dumps(state, indent=1))
-    group.barrier()
-    if partition.rank == 0:
-        for file in draft.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
-        draft.rename(final)
-        for old in sorted(final.parent.glob("step-*"))[:-KEPT]:
+    final, chief = run / state.stage / f"step-{state.step:08d}", group.rank() == 0
+    with ExitStack() as stack:
+        if chief:
+            _remove_drafts(final.parent)
+        draft = group.share(stack.enter_context(output_folder(final, force=True)) if chief else final)
+        save_file(_on_cpu(rows), draft / _shard(group.rank(), len(state.starts)))
+        if chief:
+            save_file(_on_cpu(weights), draft / "model.safetensors")
+            save_file(_on_cpu(moments), draft / "moments.safetensors")
+            (draft / "state.json").write_text(json.dumps(state.model_dump(), indent=1), encoding="utf-8")
+        group.barrier()  # every file is there before the folder takes its place
+    if chief:
+        for old in _checkpoints(final.parent)[:-KEPT]:
             shutil.rmtree(old)
     group.barrier()
     return final
 
 
-def latest(run: Path, stage: str) -> Path | None:
+def latest(run: Path, stage: StageName) -> Path | None:
     """The newest checkpoint of a stage of a run, or None."""
-    return max((run / stage).glob("step-*"), default=None)
+    return next(reversed(_checkpoints(run / stage)), None)
 
 
 def find(path: str | Path) -> Path:
     """The checkpoint that a user means: a checkpoint folder, a stage's folder, or a run (meta before plain).
 
-    Raises ValueError where there is none.
+    Raises UserError where there is none.
     """
     path = Path(path)
     if (path / "state.json").is_file():
         return path
-    candidates = [max(path.glob("step-*"), default=None), latest(path, "meta"), latest(path, "plain")]
+    candidates = [*_checkpoints(path)[-1:], *(latest(path, stage) for stage in reversed(STAGES))]
     found = next((c for c in candidates if c is not None), None)
     if found is None:
-        raise ValueError(f"{path}: no checkpoint there; expected a run of facelt/train.py, or one of its step folders")
+        raise UserError(f"{path}: no checkpoint there; expected a run of facelt/train.py, or one of its step folders")
     return found
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """state.json of a checkpoint. Raises ValueError when it is missing, damaged or of another format."""
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a stage, oldest first; what has another name is none."""
+    return sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Drop what killed writers left of checkpoints, of any step."""
+    for draft in folder.glob(".step-*"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """state.json of a checkpoint. Raises UserError when it is missing, damaged or of another format."""
     try:
-        state = json.loads((folder / "state.json").read_text())
+        state: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: unreadable checkpoint ({error}); delete it to go back to the one before") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= KEYS:
-        found = state.get("format") if isinstance(state, dict) else state
-        raise ValueError(f"{folder}: checkpoint format {found!r}; expected {FORMAT} with {', '.join(sorted(KEYS))}")
-    return state
+        raise UserError(f"{folder}: unreadable checkpoint ({error}); delete it to go back to the one before") from None
+    found = state.get("format") if isinstance(state, dict) else state
+    if found != FORMAT:
+        raise UserError(f"{folder}: checkpoint format {found}; expected {FORMAT}: it is of another version of facelt")
+    try:
+        config = FaceltConfig.model_validate(state.get("config"))
+    except ValidationError as error:
+        raise UserError(f"{folder}: its configuration is not one of this version: {in_one_line(error)}") from None
+    try:
+        return CheckpointState.model_validate({**state, "config": config})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{folder}: state.json: {where}: {first['msg'].lower()}; delete the folder to go back to the one before"
+        ) from None
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The replicated network's weights and buffers."""
+    """The replicated network's tensors."""
     return _load(folder / "model.safetensors")
 
 
@@ -112,25 +157,25 @@ def read_moments(folder: Path) -> dict[str, Tensor]:
     return _load(folder / "moments.safetensors")
 
 
-def read_rows(folder: Path, partition: Partition, with_moments: bool = True) -> dict[str, Tensor]:
-    """The rows of every class-sharded tensor that this rank owns, whatever number of ranks saved them.
+def read_rows(folder: Path, partition: Partition, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The rows of class-sharded tensors that this rank owns, whatever number of ranks saved them.
 
-    with_moments: also the optimizer's moments. Raises ValueError when the checkpoint has another number of classes.
+    names: the tensors that are wanted, as far as the checkpoint has them; None: all, moments included.
+    Raises UserError when the checkpoint has another number of classes.
     """
     state = read_state(folder)
-    if state["num_classes"] != partition.num_classes:
-        raise ValueError(
-            f"{folder}: trained on {state['num_classes']} classes, the data has {partition.num_classes}; "
+    if state.num_classes != partition.num_classes:
+        raise UserError(
+            f"{folder}: trained on {state.num_classes} classes, the data has {partition.num_classes}; "
             "give the data it was trained on, or another --output"
         )
     start, stop = partition.bounds()
-    starts = [*state["starts"], state["num_classes"]]
     pieces: dict[str, list[Tensor]] = {}
-    for i, (first, end) in enumerate(itertools.pairwise(starts)):
+    for i, (first, end) in enumerate(itertools.pairwise([*state.starts, state.num_classes])):
         if first < stop and start < end:
-            with _open(folder / _shard(i, len(state["starts"]))) as file:
+            with _open(folder / _shard(i, len(state.starts))) as file:
                 for name in file.keys():  # noqa: SIM118
-                    if with_moments or not name.endswith(".momentum_buffer"):
+                    if names is None or name in names:
                         rows = file.get_slice(name)[max(start, first) - first : min(stop, end) - first]
                         pieces.setdefault(name, []).append(rows)
     return {name: torch.cat(parts) for name, parts in pieces.items()}
@@ -150,11 +195,15 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: unreadable ({error}); delete {path.parent} to go back to the one before") from None
+        raise _unreadable(path, error) from None
 
 
 def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: unreadable ({error}); delete {path.parent} to go back to the one before") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: unreadable ({error}); delete {path.parent} to go back to the one before")

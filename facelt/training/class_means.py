@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from facelt.errors import UserError
 from facelt.head.blocked import accumulate_dtype
 from facelt.parallel import collectives
 from facelt.parallel.partition import Partition
@@ -25,14 +26,14 @@ class ClassMeans:
         self.counts_k.index_add_(0, columns, torch.ones_like(columns))
 
     def result(self) -> Tensor:
-        """The means, k x D. Raises ValueError that names the first class without images."""
+        """The means, k x D. Raises UserError that names the first class without images."""
         empty = torch.nonzero(self.counts_k == 0).flatten()
         first = torch.full((), self.partition.num_classes, device=empty.device)
         if len(empty):
             first = empty[0] + self.partition.start
         missing = int(collectives.table(first).min())
         if missing < self.partition.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"class {missing} has no image, so the memory has no centroid for it: "
                 "drop the empty identities from the set"
             )

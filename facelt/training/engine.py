@@ -1,8 +1,8 @@
 """All that knows DeepSpeed: the replicated network in its engine, the class-sharded head beside it, one step for both.
 
 DeepSpeed averages the gradients of replicated parameters over ranks, while the objective is the sum over ranks of
-what each returns: `comms.leave_averaging` stands between the two. Class-sharded parameters never enter the engine,
-which would broadcast, average and save them as if they were replicas.
+what each returns: `collectives.leave_averaging` stands between the two. Class-sharded parameters never enter
+DeepSpeed's engine, which would broadcast, average and save them as if they were replicas.
 """
 
 import math
@@ -10,73 +10,55 @@ from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
-import deepspeed.ops
 import torch
-from deepspeed.runtime.config import DeepSpeedConfigError
-from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-from deepspeed.utils import (
-    logger,
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_optimizer_state,
-)
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
-from facelt.head.heads import Head, Step
-from facelt.network.embedder import Embedded
+from facelt.errors import UserError
+from facelt.head.heads import Head, HeadOutput
+from facelt.network.embedder import Embedded, Embedder
 from facelt.parallel import collectives
+from facelt.training import deepspeed_internals as internals
 from facelt.training.optimizer import global_norm, split, start_moments
 
-# DeepSpeed compiles a shared-memory operator of its CPU backend at its first start: a minute of g++, behind a lock file
-# that a killed process leaves locked. Only its inference uses it; nothing here does.
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-logger.setLevel("ERROR")  # its notices are for its own developers
-
-# What a dynamic loss scale is made of between two steps.
-_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+internals.quieten()
 
 
 class Engine:
     """The embedder under DeepSpeed and the head's shards under an optimizer of the same kind (SGD).
 
     embedder: the replicated module; only parameters that require a gradient are trained. head: class-sharded.
-    ds: DeepSpeed's configuration. memory_weight_decay: for parameters named *.centroids; None: as the rest.
+    ds: DeepSpeed's configuration.
     gradient_norm: that of the whole model at the last step, before clipping (inf or nan: the step was skipped).
     skipped_steps: how many were skipped since the start, in both halves on all ranks.
-    Raises ValueError for an optimizer or a precision that the two halves cannot share.
+    Raises UserError for an optimizer or a precision that the two halves cannot share.
     """
 
-    def __init__(
-        self, embedder: nn.Module, head: Head, ds: dict[str, Any], memory_weight_decay: float | None = None
-    ) -> None:
+    def __init__(self, embedder: Embedder, head: Head, ds: dict[str, Any]) -> None:
         ds, knobs, self.clipping = split(ds)
-        self.head = head
+        self.embedder, self.head = embedder, head
         self.base_lr: float = knobs["lr"]
         self.moments = ("momentum_buffer",) if knobs.get("momentum") else ()  # what SGD remembers of a parameter
         trained = [p for p in embedder.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, **knobs)
         try:
-            self.engine, *_ = deepspeed.initialize(
-                model=embedder, model_parameters=trained, optimizer=self.optimizer, config=ds
-            )
-        except (AssertionError, DeepSpeedConfigError, ValueError) as error:
+            self.engine: Any = deepspeed.initialize(
+                model=embedder,
+                model_parameters=trained,  # pyright: ignore[reportArgumentType]
+                optimizer=self.optimizer,
+                config=ds,
+            )[0]
+        except (AssertionError, internals.DeepSpeedConfigError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"DeepSpeed refuses its configuration: {reason}; correct the JSON") from None
-        learned = {name: p for name, p in head.named_parameters() if p.requires_grad}
-        centroids = [p for name, p in learned.items() if name.endswith("centroids")]
-        others = [p for name, p in learned.items() if not name.endswith("centroids")]
-        own_decay = {} if memory_weight_decay is None else {"weight_decay": memory_weight_decay}
-        groups = [{"params": others}, {"params": centroids, **own_decay}]
-        self.head_optimizer = torch.optim.SGD([g for g in groups if g["params"]], **knobs)
+            raise UserError(f"DeepSpeed refuses its configuration: {reason}; correct the JSON") from None
+        self.head_optimizer = torch.optim.SGD([g for g in head.parameter_groups() if g["params"]], **knobs)
         self.head_dtype = next(head.parameters()).dtype
-        self._start_moments()
-        self.scaler = _take_scaler(self.engine)
+        for optimizer in (self.optimizer, self.head_optimizer):
+            start_moments(optimizer, self.moments)
+        internals.start_moments(self.engine)
+        self.scaler = internals.take_scaler(self.engine)
         self.optimizer.register_step_pre_hook(self._settle)
         self.gradient_norm, self.skipped_steps = 0.0, 0
-
-    @property
-    def embedder(self) -> nn.Module:
-        return self.engine.module
 
     @property
     def global_batch(self) -> int:
@@ -95,22 +77,29 @@ class Engine:
 
     def embed(self, images_B3HW: Tensor) -> Embedded:
         """What the embedder gives, in the head's dtype, for an objective summed over ranks."""
-        parts = self.engine(images_B3HW)
-        return Embedded(*(None if p is None else collectives.leave_averaging(p.to(self.head_dtype)) for p in parts))
+        direct_BD, concept_BD, temperature = self.engine(images_B3HW)
+        return Embedded(
+            self._towards_head(direct_BD),
+            None if concept_BD is None else self._towards_head(concept_BD),
+            None if temperature is None else self._towards_head(temperature),
+        )
 
-    def forward_backward(self, images_B3HW: Tensor, labels_G: Tensor, seed: int = 0) -> Step:
+    def _towards_head(self, part: Tensor) -> Tensor:
+        return collectives.leave_averaging(part.to(self.head_dtype))
+
+    def forward_backward(self, images_B3HW: Tensor, labels_G: Tensor, seed: int = 0) -> HeadOutput:
         """One micro-batch: labels_G are those of all ranks' images. Gradients accumulate in both halves.
 
         seed: of what the head draws in this micro-batch; the same on all ranks.
         """
-        step = self.head(self.embed(images_B3HW), labels_G, seed)
-        self.engine.backward(step.loss * self.loss_scale)
-        return step
+        output: HeadOutput = self.head(self.embed(images_B3HW), labels_G, seed)
+        self.engine.backward(output.loss * self.loss_scale)
+        return output
 
     def step(self, lr: float) -> None:
         """Update both halves after a micro-batch; DeepSpeed decides whether this one ends an accumulation.
 
-        Raises ValueError when gradients overflow at the smallest loss scale.
+        Raises UserError when gradients overflow at the smallest loss scale.
         """
         for param_group in (*self.optimizer.param_groups, *self.head_optimizer.param_groups):
             param_group["lr"] = lr
@@ -124,8 +113,8 @@ class Engine:
         self.head.after_step(not overflow)
         self.head_optimizer.zero_grad(set_to_none=False)  # the gradients' memory is used again: see `blocks`
         self.skipped_steps += overflow
-        if overflow and self.scaler.dynamic and self.loss_scale <= self.scaler.min_scale:
-            raise ValueError(
+        if overflow and internals.at_its_smallest(self.scaler):
+            raise UserError(
                 f"gradients overflow float16 even at the smallest loss scale, {self.loss_scale:g}: lower "
                 'optimizer.params.lr, or use "dtype": "bfloat16"'
             )
@@ -150,7 +139,8 @@ class Engine:
             return
         divisor = self.loss_scale * (max(1.0, (norm + 1e-6) / self.clipping) if self.clipping else 1.0)
         for optimizer in (self.optimizer, self.head_optimizer):
-            optimizer.grad_scale = None if divisor == 1 else torch.tensor(divisor)
+            scale = None if divisor == 1 else torch.tensor(divisor)
+            optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue] - its fused kernel divides by it
 
     @property
     def loss_scale(self) -> float:
@@ -169,7 +159,7 @@ class Engine:
     def replicated_moments(self) -> dict[str, Tensor]:
         """What the optimizer remembers of the embedder, "parameter.moment" -> tensor. All ranks must call it."""
         return {
-            f"{name}.{moment}": self._moment(parameter, moment)
+            f"{name}.{moment}": internals.moment_of(parameter, moment, self.optimizer)
             for name, parameter in self._trained()
             for moment in self.moments
         }
@@ -179,10 +169,7 @@ class Engine:
         for name, parameter in self._trained():
             for moment in self.moments:
                 value = moments[f"{name}.{moment}"].to(parameter.device)
-                if hasattr(parameter, "_hp_mapping"):
-                    safe_set_full_optimizer_state(parameter, value, moment)
-                else:
-                    self.optimizer.state[parameter][moment].copy_(value)
+                internals.load_moment(parameter, moment, self.optimizer, value)
 
     def sharded_rows(self) -> dict[str, Tensor]:
         """This rank's rows of every class-sharded tensor: weights and moments."""
@@ -209,52 +196,15 @@ class Engine:
 
     def scalars(self) -> dict[str, float]:
         """What else the steps remember, the same on all ranks: AdaFace's norm statistics, a dynamic loss scale."""
-        scale = {name: getattr(self.scaler, name) for name in _SCALER_STATE} if self.scaler.dynamic else {}
-        return {"norm_mean": self.head.margin.mean, "norm_deviation": self.head.margin.deviation, **scale}
+        return {**self.head.margin.statistics(), **internals.scaler_state(self.scaler)}
 
     def load_scalars(self, scalars: dict[str, float]) -> None:
         """Take up what `scalars` gave; what is missing keeps its start."""
-        margin = self.head.margin
-        margin.mean = scalars.get("norm_mean", margin.mean)
-        margin.deviation = scalars.get("norm_deviation", margin.deviation)
-        if self.scaler.dynamic:
-            vars(self.scaler).update({name: scalars[name] for name in _SCALER_STATE if name in scalars})
+        self.head.margin.load_statistics(scalars)
+        internals.load_scaler_state(self.scaler, scalars)
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.head.named_parameters() if p.requires_grad)
 
-    def _start_moments(self) -> None:
-        """Moments from the start, at zero: what is skipped, saved or loaded before the first step finds them there."""
-        for optimizer in (self.optimizer, self.head_optimizer):
-            start_moments(optimizer, self.moments)
-        if self.engine.zero_optimization():
-            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
-
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.embedder.named_parameters() if p.requires_grad)
-
-    def _moment(self, parameter: nn.Parameter, moment: str) -> Tensor:
-        if hasattr(parameter, "_hp_mapping"):
-            return safe_get_full_optimizer_state(parameter, moment)
-        return self.optimizer.state[parameter][moment]
-
-
-def _take_scaler(engine: deepspeed.DeepSpeedEngine) -> LossScaler | DynamicLossScaler:
-    """The loss scale of float16 autocast, by the knobs of the "fp16" block; 1 at any other precision.
-
-    DeepSpeed's own scalers of autocast are put out of use: each rank's would go by its own part of the gradients.
-    """
-    engine.torch_autocast_z0_gradscaler = None
-    if engine.zero_optimization():
-        engine.optimizer.torch_autocast_gradscaler = None
-    if not engine.torch_autocast_enabled() or engine.torch_autocast_dtype() != torch.float16:
-        return LossScaler(1.0)
-    if not engine.dynamic_loss_scale():
-        return LossScaler(engine.loss_scale())
-    knobs = engine.dynamic_loss_scale_args()
-    if knobs["scale_window"] < 1 or knobs["min_scale"] <= 0:
-        raise ValueError(
-            f"fp16.loss_scale_window is {knobs['scale_window']} and fp16.min_loss_scale {knobs['min_scale']}; "
-            "expected positive numbers; correct the JSON"
-        )
-    return DynamicLossScaler(**knobs)

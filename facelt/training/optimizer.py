@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from facelt.errors import UserError
 from facelt.parallel import collectives, group
 
 # How the arithmetic is done is not the user's to choose: torch's fused kernel, a fifth of the time of the plain one.
@@ -47,26 +48,26 @@ def split(ds: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], float]:
     """DeepSpeed's configuration without what is done for both halves at once: optimizer, clipping and its norm.
 
     Returns it, the parameters of the optimizer, and `gradient_clipping` (0: none).
-    Raises ValueError for what the replicated and the class-sharded half could not do alike.
+    Raises UserError for what the replicated and the class-sharded half could not do alike.
     """
     ds = dict(ds)
     knobs = _optimizer_knobs(ds.pop("optimizer", None))
     clipping = ds.get("gradient_clipping", 0.0)
     if isinstance(clipping, bool) or not isinstance(clipping, int | float) or not 0 <= clipping < float("inf"):
-        raise ValueError(f"gradient_clipping is {clipping!r}; expected the largest norm of the gradient, or 0 for none")
+        raise UserError(f"gradient_clipping is {clipping!r}; expected the largest norm of the gradient, or 0 for none")
     zero = ds.get("zero_optimization", {})
     stage = zero.get("stage", 0) if isinstance(zero, dict) else zero
     if not isinstance(zero, dict) or stage not in (0, 1, 2):
-        raise ValueError(f"zero_optimization.stage is {stage!r}; expected 0, 1 or 2: the class axis is sharded already")
+        raise UserError(f"zero_optimization.stage is {stage!r}; expected 0, 1 or 2: the class axis is sharded already")
     if zero.get("offload_optimizer"):
-        raise ValueError("zero_optimization.offload_optimizer would step the network on another device; leave it out")
+        raise UserError("zero_optimization.offload_optimizer would step the network on another device; leave it out")
     if stage:
         ds["zero_optimization"] = {**zero, "compute_grad_norm": False}
     for kind in ("fp16", "bf16", "torch_autocast"):
         if not isinstance(ds.get(kind, {}), dict):
-            raise ValueError(f'{kind} is {ds[kind]!r}; expected a block such as "torch_autocast": {{"enabled": true}}')
+            raise UserError(f'{kind} is {ds[kind]!r}; expected a block such as "torch_autocast": {{"enabled": true}}')
     if any(ds.get(kind, {}).get("enabled") for kind in ("fp16", "bf16")):
-        raise ValueError('fp16 and bf16 keep no float32 weights; expected "torch_autocast" with a "dtype" instead')
+        raise UserError('fp16 and bf16 keep no float32 weights; expected "torch_autocast" with a "dtype" instead')
     ds["gradient_clipping"] = 0.0  # left out, DeepSpeed would clip the network alone, to a norm of 1
     ds["fp16"] = {"hysteresis": 1, **ds.get("fp16", {})}  # the first overflow lowers the loss scale, as in torch
     ds.setdefault("zero_allow_untested_optimizer", True)
@@ -76,9 +77,9 @@ def split(ds: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], float]:
 def _optimizer_knobs(block: Any) -> dict[str, Any]:
     kind, knobs = (block.get("type"), block.get("params")) if isinstance(block, dict) else (block, None)
     if kind != "SGD" or not isinstance(knobs, dict):
-        raise ValueError(f"optimizer.type is {kind!r}; expected SGD with its params; set it as in jobs/ds.json")
+        raise UserError(f"optimizer.type is {kind!r}; expected SGD with its params; set it as in jobs/ds.json")
     if unknown := sorted(set(knobs) - set(KNOBS)):
-        raise ValueError(f"optimizer.params.{unknown[0]} is not known; expected some of: {', '.join(KNOBS)}")
+        raise UserError(f"optimizer.params.{unknown[0]} is not known; expected some of: {', '.join(KNOBS)}")
     if isinstance(knobs.get("lr"), bool) or not isinstance(knobs.get("lr"), int | float):
-        raise ValueError(f"optimizer.params.lr is {knobs.get('lr')!r}; expected a number; set it in the JSON")
+        raise UserError(f"optimizer.params.lr is {knobs.get('lr')!r}; expected a number; set it in the JSON")
     return {**knobs, "fused": True}

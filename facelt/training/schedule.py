@@ -1,15 +1,25 @@
 """Steps and learning rate of a stage: pure functions of the step."""
 
+from dataclasses import dataclass
+
 from facelt.config import StageConfig
 
 
-def total_steps(stage: StageConfig, images: int, global_batch: int) -> int:
-    """Steps of a stage over a set of that many images: epochs · images / global_batch, rounded up."""
-    return max(1, -int(-stage.epochs * images // global_batch))
+@dataclass(frozen=True)
+class Schedule:
+    """Of a stage over a set of that many images, so many of them in a step."""
 
+    stage: StageConfig
+    images: int
+    global_batch: int
 
-def learning_rate(stage: StageConfig, base: float, step: int, images: int, global_batch: int) -> float:
-    """base · lr_scale · decay^⌊epoch/decay_every⌋, rising linearly from zero over the first `warmup` epochs."""
-    epoch = step * global_batch / images
-    rise = min(1.0, (epoch + global_batch / images) / stage.warmup) if stage.warmup else 1.0
-    return base * stage.lr_scale * stage.decay ** int(epoch / stage.decay_every) * rise
+    @property
+    def steps(self) -> int:
+        """How many steps the stage has: epochs · images / global_batch, rounded up."""
+        return max(1, -int(-self.stage.epochs * self.images // self.global_batch))
+
+    def learning_rate(self, base: float, step: int) -> float:
+        """base · lr_scale · decay^⌊epoch/decay_every⌋, rising linearly from zero over the first `warmup` epochs."""
+        stage, epoch, of_one_step = self.stage, step * self.global_batch / self.images, self.global_batch / self.images
+        rise = min(1.0, (epoch + of_one_step) / stage.warmup) if stage.warmup else 1.0
+        return base * stage.lr_scale * stage.decay ** int(epoch / stage.decay_every) * rise

@@ -5,6 +5,7 @@ import math
 import signal
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -13,27 +14,46 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from facelt.errors import UserError
 from facelt.parallel import collectives, group
+from facelt.training.schedule import Schedule
 
-# Reports in a row that must complain of one thing before it is said: a batch may be odd.
+# Reports in a row that must warn of one thing before it is said: a batch may be odd.
 PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is said of a step.
+
+    parts: this rank's share of each term of the loss. correct_B: whether this rank's images were classified right.
+    figures: more numbers, the same on all ranks. warnings: kind -> what is wrong; each kind is said once, when it
+    stands at PATIENCE reports in a row.
+    """
+
+    step: int
+    parts: dict[str, Tensor]
+    correct_B: Tensor
+    lr: float
+    figures: dict[str, float] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
 
 
 class Telemetry:
     """Progress of one stage. Only rank 0 shows and writes anything; all ranks must call `log` alike.
 
-    run: folder for tensorboard/<stage> and metrics.jsonl. total_steps, start_step: of the stage.
+    run: folder for tensorboard/<stage> and metrics.jsonl. start_step: the stage's first in this process.
     """
 
-    def __init__(self, run: Path, stage: str, total_steps: int, start_step: int, global_batch: int) -> None:
-        self.run, self.stage, self.global_batch = run, stage, global_batch
+    def __init__(self, run: Path, stage: str, schedule: Schedule, start_step: int) -> None:
+        self.run, self.stage, self.global_batch = run, stage, schedule.global_batch
         self.chief = group.rank() == 0
         self.said: set[str] = set()
         self.in_a_row: dict[str, int] = {}
         self.since, self.since_step = time.monotonic(), start_step
         self.bar = tqdm(
-            total=total_steps * global_batch,
-            initial=start_step * global_batch,
+            total=schedule.steps * self.global_batch,
+            initial=start_step * self.global_batch,
             desc=stage,
             unit="img",
             unit_scale=True,
@@ -48,26 +68,14 @@ class Telemetry:
         """One step is done."""
         self.bar.update(self.global_batch)
 
-    def log(
-        self,
-        step: int,
-        parts: dict[str, Tensor],
-        correct_B: Tensor,
-        lr: float,
-        figures: dict[str, float] | None = None,
-        complaints: dict[str, str] | None = None,
-    ) -> None:
-        """Report the loss terms of a step, given as each rank's share.
-
-        correct_B: whether this rank's images were classified right. figures: more numbers, the same on all ranks.
-        complaints: kind -> what is wrong, said once for each kind, when it stands at PATIENCE reports in a row.
-        Raises ValueError when the loss is not finite.
-        """
+    def log(self, report: Report) -> None:
+        """Report a step: its shares are summed over ranks. Raises UserError when the loss is not finite."""
+        step, correct_B = report.step, report.correct_B
         accuracy = correct_B.float().sum() / (correct_B.numel() * group.world_size())
-        values = collectives.all_sum(torch.stack([*(p.float() for p in parts.values()), accuracy])).tolist()
-        now = dict(zip([*parts, "accuracy"], values, strict=True))
-        if not all(math.isfinite(v) for v in values):
-            raise ValueError(
+        shares = torch.stack([*(p.float() for p in report.parts.values()), accuracy])
+        now = dict(zip([*report.parts, "accuracy"], collectives.all_sum(shares).tolist(), strict=True))
+        if not all(math.isfinite(value) for value in now.values()):
+            raise UserError(
                 f"the loss at step {step} of stage {self.stage} is not finite ({now}): lower optimizer.params.lr, "
                 f"or delete the newest folder of {self.run / self.stage} to go back to the one before"
             )
@@ -76,18 +84,21 @@ class Telemetry:
         self.since, self.since_step = time.monotonic(), step + 1
         if not self.chief:
             return
-        complaints = complaints or {}
-        self.in_a_row = {kind: self.in_a_row.get(kind, 0) + 1 for kind in complaints}
-        for kind, text in complaints.items():
+        self._warn(report)
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{report.lr:.2g}"})
+        now |= report.figures
+        for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
+            self.writer.add_scalar(name, value, step)
+        line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **now}
+        self.lines.write(json.dumps(line) + "\n")
+        self.lines.flush()
+
+    def _warn(self, report: Report) -> None:
+        self.in_a_row = {kind: self.in_a_row.get(kind, 0) + 1 for kind in report.warnings}
+        for kind, text in report.warnings.items():
             if self.in_a_row[kind] >= PATIENCE and kind not in self.said:
                 self.said.add(kind)
-                self.bar.write(f"stage {self.stage}, step {step}: {text}", file=sys.stderr)
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{lr:.2g}"})
-        now |= figures or {}
-        for name, value in (*now.items(), ("lr", lr), ("images_per_second", rate)):
-            self.writer.add_scalar(name, value, step)
-        self.lines.write(json.dumps({"stage": self.stage, "step": step, "lr": lr, "rate": rate, **now}) + "\n")
-        self.lines.flush()
+                self.bar.write(f"stage {self.stage}, step {report.step}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()
@@ -98,12 +109,12 @@ class Telemetry:
 
 def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
     """The file to go on with, without the lines of steps that are done again: those after the last checkpoint."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if (now := json.loads(line))["stage"] != stage or now["step"] < start_step]
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text("".join(kept))
+    draft.write_text("".join(kept), encoding="utf-8")
     draft.replace(path)
-    return path.open("a")
+    return path.open("a", encoding="utf-8")
 
 
 class StopRequest:

@@ -172,7 +172,7 @@ def one_rank(rank: int, world: int, port: int, G: int, rounds: int, answers: dic
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    group.start()
+    group.join()
     subject = Subject(K, D, G)
     subject.seconds()
     times = []
@@ -187,7 +187,7 @@ def one_rank(rank: int, world: int, port: int, G: int, rounds: int, answers: dic
         sent.append((collectives.traffic.calls, collectives.traffic.bytes))
     if rank == 0:
         answers[0] = (statistics.median(times), *sent)
-    group.stop()
+    group.leave()
 
 
 PARTS = {"products": products, "memory": memory, "classes": classes, "ranks": ranks}

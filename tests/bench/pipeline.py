@@ -18,14 +18,16 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIClassificationIterator
 from PIL import Image
 from tqdm import tqdm
 
 from facelt.config import AugmentConfig
-from facelt.images.dali import DRAWS, ImagePipeline
-from facelt.images.sampling import UniformSampler, augmentation_seeds, uniforms
+from facelt.images.dali import Decoding, ImagePipeline
+from facelt.images.feed import Share
+from facelt.images.sampling import UniformSampler
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 from recordio_tools.format.index import format_index
 
@@ -90,18 +92,14 @@ def facelt_pipeline(dataset: RecordDataset, batch: int, threads: int) -> Callabl
     batches = iter(
         ImagePipeline(
             dataset,
-            sampler.indices,
-            lambda step: uniforms(augmentation_seeds(SEED, step, batch), DRAWS),
-            batch_size=batch,
-            image_size=SIZE,
-            augment=FLIP_ONLY,
-            threads=threads,
-            num_steps=10**9,
+            Share(sampler, SEED, rank=0, ranks=1, micro_batches=1, first_step=0, steps=10**9),
+            Decoding(SIZE, batch, torch.device("cpu"), threads),
+            FLIP_ONLY,
         )
     )
 
     def turn() -> int:
-        return sum(len(images) for images, labels in islice(batches, TURN))
+        return sum(len(images) for images in islice(batches, TURN))
 
     return turn
 

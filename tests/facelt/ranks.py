@@ -2,13 +2,13 @@
 
 import atexit
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from launching import free_port
 
 _groups: dict[int, "_Group"] = {}
 
@@ -25,9 +25,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list
 
 class _Group:
     def __init__(self, world_size: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         context = mp.get_context("spawn")
         self.tasks = [context.SimpleQueue() for _ in range(world_size)]
         self.results = context.SimpleQueue()
@@ -60,7 +58,7 @@ def _serve(rank: int, world_size: int, port: int, tasks: Any, results: Any) -> N
     torch.set_num_threads(1)
     from facelt.parallel import group
 
-    group.start(timeout_minutes=2)
+    group.join(timeout_minutes=2)
     while True:
         torch.set_default_dtype(torch.float32)
         try:

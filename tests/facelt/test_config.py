@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from facelt.config import PRESETS, FaceltConfig, HeadConfig, load
-from facelt.training.schedule import learning_rate, total_steps
+from facelt.config import PRESETS, FaceltConfig, MetaHeadConfig, load
+from facelt.training.schedule import Schedule
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -25,7 +25,7 @@ def test_the_jobs_are_valid_and_ds_json_is_the_recipe_for_ms1m_lt():
     assert ds["torch_autocast"]["enabled"]
     assert (config.backbone.name, config.embedding_size, config.image_size) == ("resnet50", 512, 112)
     for stage in (config.plain, config.meta):
-        rates = [learning_rate(stage, 0.01, epoch, 1, 1) for epoch in (0, 9, 10, 19, 20, 29)]
+        rates = [Schedule(stage, 1, 1).learning_rate(0.01, epoch) for epoch in (0, 9, 10, 19, 20, 29)]
         assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001, 0.0001])
         assert stage.epochs == 30
     assert config.meta.sampler == "class_aware"
@@ -48,7 +48,7 @@ def test_each_row_of_the_disagreement_between_paper_and_code_is_in_both_presets(
     }
     for knob, (code, print_) in values.items():
         assert (getattr(released, knob), getattr(paper, knob)) == (code, print_)
-    assert set(PRESETS["paper"]) | set(PRESETS["facelt"]) <= set(HeadConfig.model_fields)
+    assert set(PRESETS["paper"]) | set(PRESETS["facelt"]) <= set(MetaHeadConfig.model_fields)
 
 
 def test_a_knob_overrides_its_preset_and_a_configuration_survives_json(tmp_path):
@@ -117,8 +117,9 @@ def test_a_file_that_is_not_there_or_not_json(tmp_path):
 
 def test_steps_and_rates_by_hand():
     stage = FaceltConfig.model_validate({"plain": {"epochs": 2.5, "decay_every": 1, "warmup": 0.5}}).plain
-    assert total_steps(stage, images=100, global_batch=8) == 32  # 250 images in batches of 8: 31.25
-    rate = lambda step: learning_rate(stage, 1.0, step, 100, 8)  # noqa: E731
+    schedule = Schedule(stage, images=100, global_batch=8)
+    assert schedule.steps == 32  # 250 images in batches of 8: 31.25
+    rate = lambda step: schedule.learning_rate(1.0, step)  # noqa: E731
     assert rate(0) == pytest.approx(0.08 / 0.5)
     assert rate(6) == 1.0  # 48 images seen, 56 with this step: past half an epoch
     assert rate(12) == 1.0  # 96 images seen

@@ -9,9 +9,9 @@ import onnx
 import pytest
 import torch
 from faces import TINY, write_faces
+from launching import launch
 from onnx import TensorProto, helper
 from PIL import Image
-from test_train import launch
 
 from facelt import extract
 from facelt.config import FaceltConfig
@@ -41,9 +41,10 @@ def run(tmp_path_factory):
         head = MetaHead(config, partition)
         for parameter in [*head.memory.parameters(), *embedder.attention.parameters()]:
             torch.nn.init.normal_(parameter)
-        state = {"stage": stage, "step": 3, "finished": True, "config": config.model_dump()}
+        classes = {"num_classes": K, "starts": partition.starts()}
+        state = checkpoint.CheckpointState(stage=stage, step=3, finished=True, global_batch=8, config=config, **classes)
         rows = {name: p.detach() for name, p in head.named_parameters()}
-        checkpoint.save(folder, state, embedder.state_dict(), {"none": torch.zeros(1)}, rows, partition)
+        checkpoint.save(folder, state, weights=embedder.state_dict(), moments={"none": torch.zeros(1)}, rows=rows)
     return folder
 
 

@@ -1,7 +1,6 @@
 """The command: the whole recipe under the launcher, stopping and going on, and every mistake in one line."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,13 +12,11 @@ import numpy as np
 import pytest
 import torch
 from faces import TINY, write_faces
+from launching import ROOT, command, environment, launch
 from safetensors.torch import load_file
 
 from facelt import train
 from facelt.training import checkpoint
-
-ROOT = Path(__file__).parents[2]
-LAUNCHER = Path(sys.executable).with_name("deepspeed")
 
 
 @pytest.fixture(scope="module")
@@ -32,20 +29,6 @@ def config(tmp_path):
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(TINY))
     return path
-
-
-def command(config: Path, data: Path, run: Path, *more: str) -> list[str]:
-    return ["facelt/train.py", "--deepspeed_config", str(config), "--data", str(data), "--output", str(run), *more]
-
-
-def environment() -> dict[str, str]:
-    path = os.pathsep.join([str(LAUNCHER.parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def launch(*arguments: str, ranks: int = 2) -> subprocess.CompletedProcess:
-    full = [str(LAUNCHER), "--num_gpus", str(ranks), "--master_port", "29611", *arguments]
-    return subprocess.run(full, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
 
 
 def metrics(run: Path) -> list[dict]:
@@ -65,7 +48,7 @@ def test_the_whole_recipe_on_two_ranks_and_once_more(config, data, tmp_path):
     for stage, steps in (("plain", 15), ("meta", 8)):
         folder = checkpoint.latest(run, stage)
         state = checkpoint.read_state(folder)
-        assert (folder.name, state["finished"], state["starts"]) == (f"step-{steps:08d}", True, [0, 3])
+        assert (folder.name, state.finished, state.starts) == (f"step-{steps:08d}", True, [0, 3])
     weights = load_file(checkpoint.latest(run, "meta") / "model.safetensors")
     assert "backbone.layer4.0.conv1.weight" in weights
     assert list((run / "tensorboard" / "meta").glob("events*"))
@@ -156,11 +139,11 @@ def test_margins_samples_and_what_adaface_remembers_survive_a_stop(config, data,
     )
     shutil.rmtree(halves / "plain" / "step-00000015")
     state = checkpoint.read_state(halves / "plain" / "step-00000008")
-    assert state["scalars"]["norm_mean"] != 20
+    assert state.scalars["norm_mean"] != 20
     assert train.main([*command(config, data, halves, *knobs)[1:]]) == 0
     for one, other in zip(metrics(straight), metrics(halves), strict=True):
         assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], rel=1e-4)
-    ends = [checkpoint.read_state(checkpoint.latest(run, "plain"))["scalars"] for run in (straight, halves)]
+    ends = [checkpoint.read_state(checkpoint.latest(run, "plain")).scalars for run in (straight, halves)]
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
 
 
@@ -178,7 +161,7 @@ def test_stopped_in_the_middle_it_goes_on_as_if_it_had_not(config, data, tmp_pat
     assert process.returncode == 0, said
     assert "run the same command to go on" in said
     state = checkpoint.read_state(checkpoint.find(halves))
-    assert not state["finished"]
+    assert not state.finished
     assert train.main(command(config, data, halves)[1:]) == 0
     for file in ("model.safetensors", "moments.safetensors", "classes-00000-of-00001.safetensors"):
         want = load_file(checkpoint.latest(straight, "meta") / file)

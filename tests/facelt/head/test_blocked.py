@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelt.head.blocked import Keys, Pairs, blocks, gradient_of, inverse_norms, take_rows
+from facelt.head.blocked import ClassBlocks, Keys, Pairs, gradient_of, inverse_norms, take_rows
 
 G, D, K = 5, 4, 11
 
@@ -14,7 +14,7 @@ G, D, K = 5, 4, 11
 def test_blocks_visit_every_class_that_takes_part_once_and_in_order(k, block, chosen):
     chosen = None if chosen is None else torch.tensor(sorted(c for c in chosen if c < k), dtype=torch.int64)
     visited, place = [], 0
-    for start, rows in blocks(k, block, chosen):
+    for start, rows in ClassBlocks(k, torch.float32, chosen, block=block):
         assert start == place
         classes = torch.arange(k)[rows].tolist()
         assert 1 <= len(classes) <= block
@@ -27,10 +27,10 @@ def test_blocks_visit_every_class_that_takes_part_once_and_in_order(k, block, ch
 def test_every_pair_is_in_one_block_at_its_place(block, data):
     chosen = torch.tensor(sorted(data.draw(st.sets(st.integers(0, K - 1), min_size=1))))
     columns = torch.tensor(data.draw(st.lists(st.sampled_from(chosen.tolist()), min_size=1, max_size=G)))
-    pairs = Pairs.of(torch.arange(len(columns)), columns, chosen)
+    blocks = ClassBlocks(K, torch.float32, chosen, Pairs(torch.arange(len(columns)), columns), block)
     found = {}
-    for start, rows in blocks(K, block, chosen):
-        here, (image, place) = pairs.within(start, len(rows))
+    for start, rows in blocks:
+        here, (image, place) = blocks.pairs_within(start, len(rows))
         found |= dict(zip(here.tolist(), zip(image.tolist(), rows[place].tolist(), strict=True), strict=True))
     assert found == {i: (i, int(column)) for i, column in enumerate(columns)}
 

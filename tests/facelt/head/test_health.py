@@ -28,14 +28,13 @@ def measured(retrieval: str) -> dict:
     partition = Partition(K, group.rank(), group.world_size())
     config = FaceltConfig.model_validate({"embedding_size": D, "head": {"retrieval": retrieval}})
     head = MetaHead(config, partition)
-    assert health.measure(head) == {}, "nothing was seen yet"
     with torch.no_grad():
         head.memory.centroids.copy_(x["c"][slice(*partition.bounds())])
         if retrieval == "hallucinator":
             head.memory.hallucinator_weight.copy_(3 * x["c"][slice(*partition.bounds())])
     mine = slice(group.rank() * G // group.world_size(), (group.rank() + 1) * G // group.world_size())
-    head(Embedded(x["f"][mine], x["e"][mine], torch.tensor([8.0])), x["y"])
-    return health.measure(head)
+    output = head(Embedded(x["f"][mine], x["e"][mine], torch.tensor([8.0])), x["y"])
+    return health.measure(head, output.seen)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -70,7 +69,8 @@ def test_figures_by_hand(ranks, retrieval):
 
 
 def test_a_plain_head_has_none():
-    assert health.measure(PlainHead(FaceltConfig(embedding_size=D), Partition(K))) == {}
+    head, x = PlainHead(FaceltConfig(embedding_size=D), Partition(K)), inputs()
+    assert health.measure(head, head(Embedded(x["f"]), x["y"]).seen) == {}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_a_plain_head_has_none():
     ],
 )
 def test_what_is_said(values, kinds):
-    said = health.complaints(values)
+    said = health.warnings(values)
     assert list(said) == kinds
     assert all("try head." in text for text in said.values())

@@ -5,6 +5,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from facelt.head.blocked import Pairs
 from facelt.head.memory import CentroidMemory
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
@@ -32,11 +33,11 @@ def test_the_read_is_finite_at_extreme_scores(scale, classes):
 @pytest.mark.parametrize("retrieval", ["hallucinator", "cosine"])
 @pytest.mark.parametrize("classes", [1, 3])
 def test_a_read_without_its_own_class_is_finite_even_when_that_is_the_only_one(retrieval, classes):
-    memory = CentroidMemory(Partition(classes), D, retrieval, centroid_gradient=True, block=2)
+    memory = CentroidMemory(Partition(classes), D, retrieval=retrieval, centroid_gradient=True, block=2)
     torch.nn.init.normal_(memory.centroids)
     features, temperature = torch.randn(4, D, requires_grad=True), torch.tensor([9.0], requires_grad=True)
     rows, own = torch.arange(4), torch.zeros(4, dtype=torch.int64)
-    read, _ = memory.read(features, temperature, (rows, own))
+    read, _ = memory.read(features, temperature, Pairs(rows, own))
     read.sum().backward()
     if classes == 1:
         assert torch.equal(read, torch.zeros(4, D))
@@ -50,7 +51,9 @@ def test_a_read_without_its_own_class_is_finite_even_when_that_is_the_only_one(r
 @pytest.mark.parametrize("retrieval", ["hallucinator", "cosine"])
 def test_bfloat16_products_are_finite_and_near_those_of_float32(retrieval):
     torch.manual_seed(0)
-    exact, rounded = (CentroidMemory(Partition(50), 16, retrieval, products=p) for p in (None, torch.bfloat16))
+    exact, rounded = (
+        CentroidMemory(Partition(50), 16, retrieval=retrieval, products=p) for p in (None, torch.bfloat16)
+    )
     for parameter in exact.parameters():
         torch.nn.init.normal_(parameter)
     rounded.load_state_dict(exact.state_dict())
@@ -88,7 +91,7 @@ def test_centroids_follow_the_means_of_their_classes(ranks, momentum):
 
 def retrieved(retrieval: str) -> torch.Tensor:
     partition = Partition(7, group.rank(), group.world_size())
-    memory = CentroidMemory(partition, 2, retrieval, block=2)
+    memory = CentroidMemory(partition, 2, retrieval=retrieval, block=2)
     angles = torch.arange(7) * 0.8
     rows = torch.stack([angles.cos(), angles.sin()], 1)[slice(*partition.bounds())]
     with torch.no_grad():

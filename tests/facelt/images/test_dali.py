@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from facelt.config import AugmentConfig
-from facelt.images.dali import DRAWS, ImagePipeline, changes
-from facelt.images.sampling import ClassAwareSampler, augmentation_seeds, local, uniforms
+from facelt.images.dali import DRAWS, Decoding, ImagePipeline, changes
+from facelt.images.feed import Share
+from facelt.images.sampling import ClassAwareSampler
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 
 STILL = AugmentConfig(crop=1, flip=0, jitter=0, grey=0)
@@ -55,26 +56,35 @@ def faces():
     return Memory([encoded(picture(rng, 48, 48)) for _ in range(N)], (48, 48))
 
 
+class Written:
+    """A plan written down: the images of each batch and, for augmentation, their draws."""
+
+    def __init__(self, indices, draws=None):
+        self.batches, self.drawn = [np.asarray(batch) for batch in indices], draws
+        self.asked = []
+
+    def __len__(self):
+        return len(self.batches)
+
+    def indices(self, i):
+        self.asked.append(i)
+        return self.batches[i]
+
+    def draws(self, i):
+        return self.drawn[self.batches[i]]
+
+
+def decoding(size, batch, **options):
+    return Decoding(size, batch, torch.device("cpu"), **options)
+
+
 def in_order(dataset, augment=None, draws=None, size=48, batch=16, **options):
     """All images of a set in order, as one B x S x S x 3 array in 0 … 255 (not rounded)."""
-    steps = -(-len(dataset.images) // batch)
-
-    def part(array):
-        return lambda step: array[step * batch : (step + 1) * batch]
-
-    pipeline = ImagePipeline(
-        dataset,
-        part(np.arange(len(dataset.images))),
-        None if augment is None else part(draws),
-        batch_size=batch,
-        image_size=size,
-        augment=augment,
-        num_steps=steps,
-        **options,
-    )
-    images, labels = zip(*pipeline, strict=True)
-    assert len(images) == len(pipeline) == steps
-    assert torch.equal(torch.cat(labels), torch.from_numpy(dataset.labels))
+    order = np.arange(len(dataset.images))
+    plan = Written([order[start : start + batch] for start in range(0, len(order), batch)], draws)
+    pipeline = ImagePipeline(dataset, plan, decoding(size, batch, **options), augment)
+    images = list(pipeline)
+    assert len(images) == len(pipeline) == len(plan)
     return torch.cat(images).permute(0, 2, 3, 1).numpy().astype(np.float64) * 127.5 + 127.5
 
 
@@ -87,13 +97,10 @@ def test_without_augmentation_images_are_pillows_and_the_last_batch_is_short(fac
     assert np.abs(in_order(faces) - expected).max() < 1e-4
 
 
-def test_normalised_as_arcface_and_labels_from_the_set(faces):
-    pipeline = ImagePipeline(faces, lambda step: np.array([3, 1]), batch_size=2, image_size=48, num_steps=1)
-    ((images, labels),) = pipeline
+def test_normalised_as_arcface(faces):
+    (images,) = ImagePipeline(faces, Written([[3, 1]]), decoding(48, 2))
     expected = (np.asarray(pillow(faces.images[3]), np.float32).transpose(2, 0, 1) - 127.5) / 127.5
     assert images.dtype == torch.float32
-    assert labels.dtype == torch.int64
-    assert labels.tolist() == [21 % 11, 7]
     np.testing.assert_allclose(images[0], expected, atol=1e-6)
 
 
@@ -179,32 +186,19 @@ def test_changes_by_hand():
 
 def train_batches(dataset, rank=0, world_size=1, start=0, steps=8, threads=2):
     sampler = ClassAwareSampler(dataset.labels, G, SEED, images_per_class=2)
-    return list(
-        ImagePipeline(
-            dataset,
-            lambda step: local(sampler.indices(step), rank, world_size, sampler.group),
-            lambda step: uniforms(local(augmentation_seeds(SEED, step, G), rank, world_size), DRAWS),
-            batch_size=G // world_size,
-            image_size=40,
-            augment=AugmentConfig(grey=0.2),
-            threads=threads,
-            start_step=start,
-            num_steps=steps - start,
-        )
-    )
+    share = Share(sampler, SEED, rank, world_size, micro_batches=1, first_step=start, steps=steps)
+    return list(ImagePipeline(dataset, share, decoding(40, G // world_size, threads=threads), AugmentConfig(grey=0.2)))
 
 
 def test_the_same_images_bit_for_bit_on_any_ranks_threads_and_start(faces):
     whole = train_batches(faces)
-    assert len(torch.unique(torch.cat([images for images, _ in whole]).flatten(1), dim=0)) > 7 * G
+    assert len(torch.unique(torch.cat(whole).flatten(1), dim=0)) > 7 * G
     for world_size in (2, 3):
         ranks = [train_batches(faces, rank, world_size, threads=1 + rank) for rank in range(world_size)]
-        for (images, labels), *parts in zip(whole, *ranks, strict=True):
-            assert torch.equal(torch.cat([part[0] for part in parts]), images)
-            assert torch.equal(torch.cat([part[1] for part in parts]), labels)
-    for (images, labels), late in zip(whole[5:], train_batches(faces, start=5), strict=True):
-        assert torch.equal(late[0], images)
-        assert torch.equal(late[1], labels)
+        for images, *parts in zip(whole, *ranks, strict=True):
+            assert torch.equal(torch.cat(parts), images)
+    for images, late in zip(whole[5:], train_batches(faces, start=5), strict=True):
+        assert torch.equal(late, images)
 
 
 def test_images_come_out_of_a_real_set_in_the_order_asked_for(tmp_path):
@@ -219,8 +213,7 @@ def test_images_come_out_of_a_real_set_in_the_order_asked_for(tmp_path):
     dataset = RecordDataset(tmp_path / "set")
     by_label = sorted(range(12), key=labels.__getitem__)
     order = np.array([4, 11, 0, 7])
-    ((out, out_labels),) = ImagePipeline(dataset, lambda step: order, batch_size=4, image_size=32, num_steps=1)
-    assert out_labels.tolist() == [labels[by_label[i]] for i in order]
+    (out,) = ImagePipeline(dataset, Written([order]), decoding(32, 4))
     for image, i in zip(out, order, strict=True):
         expected = np.asarray(pillow(images[by_label[i]]), np.float32).transpose(2, 0, 1)
         np.testing.assert_allclose(image * 127.5 + 127.5, expected, atol=1e-4)
@@ -242,21 +235,14 @@ def test_a_set_whose_images_all_differ_from_what_it_says(faces):
 
 
 def test_decoding_runs_ahead_and_a_batch_outlives_the_next_ones(faces):
-    asked = []
-
-    def indices_for(step):
-        asked.append(step)
-        return np.arange(4) + step
-
-    def batches():
-        return iter(ImagePipeline(faces, indices_for, batch_size=4, image_size=48, num_steps=30, prefetch=3))
-
+    plan = Written([np.arange(4) + i for i in range(30)])
+    pipeline = ImagePipeline(faces, plan, decoding(48, 4, prefetch=3))
     held = []
-    for step, (images, _) in enumerate(batches()):
+    for i, images in enumerate(pipeline):
         held.append((images, images.clone()))
-        assert max(asked) == min(step + 3, 29)
+        assert max(plan.asked) == min(i + 3, 29)
     assert all(torch.equal(images, copy) for images, copy in held)
-    assert torch.equal(next(batches())[0], held[0][1])  # a new iteration starts again; the old one may be left half-way
+    assert torch.equal(next(iter(pipeline)), held[0][1])  # a new iteration starts again
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -272,11 +258,10 @@ def test_decoding_runs_ahead_and_a_batch_outlives_the_next_ones(faces):
 def test_an_undecodable_image_is_named_with_the_remedy(faces, damage, reason, threads):
     broken = Memory([image.tobytes() for image in faces.images], (48, 48))
     broken.images[41] = np.frombuffer(damage(broken.images[41].tobytes()), np.uint8)
-    pipeline = ImagePipeline(
-        broken, lambda step: np.arange(10) + 10 * step, batch_size=10, image_size=48, num_steps=6, threads=threads
-    )
+    plan = Written([np.arange(10) + 10 * i for i in range(6)])
+    pipeline = ImagePipeline(broken, plan, decoding(48, 10, threads=threads))
     batches = iter(pipeline)
-    assert [len(next(batches)[1]) for _ in range(4)] == [10] * 4  # those before it are whole
+    assert [len(next(batches)) for _ in range(4)] == [10] * 4  # those before it are whole
     with pytest.raises(ValueError, match=r"^faces: the image of record 141 does not decode \(.*\); mend") as caught:
         next(batches)
     message = str(caught.value)
@@ -289,7 +274,7 @@ def test_where_only_dali_fails_the_records_of_the_batch_are_named(faces, monkeyp
     broken = Memory([image.tobytes() for image in faces.images], (48, 48))
     broken.images[3] = np.frombuffer(b"\xff\xd8\xff" + b"junk" * 20, np.uint8)
     monkeypatch.setattr("facelt.images.dali._undecodable", lambda image: None)
-    pipeline = ImagePipeline(broken, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+    pipeline = ImagePipeline(broken, Written([np.arange(8)]), decoding(48, 8))
     with pytest.raises(
         ValueError, match=r"^faces: DALI cannot decode .* records 100 to 107 \(nvIm.+\); mend"
     ) as caught:
@@ -298,7 +283,7 @@ def test_where_only_dali_fails_the_records_of_the_batch_are_named(faces, monkeyp
 
 
 def test_a_failure_of_another_kind_is_not_blamed_on_the_images(faces):
-    pipeline = ImagePipeline(faces, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+    pipeline = ImagePipeline(faces, Written([np.arange(8)]), decoding(48, 8))
 
     class Broken:
         def schedule_run(self):
@@ -316,5 +301,5 @@ def test_without_dali_the_error_says_where_it_is_to_be_had(faces, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     monkeypatch.delattr("nvidia.dali", raising=False)
     with pytest.raises(ValueError, match="DALI, which cannot be imported here") as caught:
-        ImagePipeline(faces, lambda step: np.arange(8), batch_size=8, image_size=48, num_steps=1)
+        ImagePipeline(faces, Written([np.arange(8)]), decoding(48, 8))
     assert "\n" not in str(caught.value)

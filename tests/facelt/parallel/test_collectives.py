@@ -91,4 +91,4 @@ def test_traffic_is_counted_and_is_nothing_at_one_rank():
 def test_slurm_tasks_without_an_address_are_told_what_to_export():
     slurm = {"SLURM_NTASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
     with mock.patch.dict(os.environ, slurm, clear=True), pytest.raises(ValueError, match="MASTER_ADDR is not set"):
-        group.start()
+        group.join()

@@ -9,6 +9,7 @@ import torch
 from engines import K, batch, build
 from ranks import run_ranks
 
+from facelt.config import FaceltConfig
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
@@ -16,12 +17,20 @@ from facelt.training import checkpoint
 ROWS = torch.arange(K * 3, dtype=torch.float32).view(K, 3)
 
 
+def state_of(stage: str, step: int, partition: Partition, finished: bool = False) -> checkpoint.CheckpointState:
+    classes = {"num_classes": partition.num_classes, "starts": partition.starts()}
+    return checkpoint.CheckpointState(
+        stage=stage, step=step, finished=finished, global_batch=16, config=FaceltConfig(), **classes
+    )
+
+
 def save_rows(run: str, step: int, finished: bool = True) -> str:
     partition = Partition(K, group.rank(), group.world_size())
     rows = {"w": ROWS[slice(*partition.bounds())], "w.momentum_buffer": -ROWS[slice(*partition.bounds())]}
-    state = {"stage": "plain", "step": step, "finished": finished}
+    state = state_of("plain", step, partition, finished)
     replicated = {"a": torch.ones(2), "tail": torch.arange(10.0)[7:]}  # a view into a larger buffer
-    return str(checkpoint.save(Path(run), state, replicated, {"a.momentum_buffer": torch.zeros(2)}, rows, partition))
+    moments = {"a.momentum_buffer": torch.zeros(2)}
+    return str(checkpoint.save(Path(run), state, weights=replicated, moments=moments, rows=rows))
 
 
 def load_rows(folder: str) -> dict:
@@ -51,9 +60,8 @@ def train_on(run: str, first: int, last: int, zero: int) -> dict:
     for step in range(first, last):
         engine.forward_backward(*batch(step, group.rank(), group.world_size()))
         engine.step(0.001)
-    state = {"stage": "meta", "step": last, "finished": False}
     weights, moments, rows = engine.replicated_weights(), engine.replicated_moments(), engine.sharded_rows()
-    checkpoint.save(Path(run), state, weights, moments, rows, partition)
+    checkpoint.save(Path(run), state_of("meta", last, partition), weights=weights, moments=moments, rows=rows)
     return {"weights": {n: w.clone() for n, w in weights.items()}, "rows": {n: r.clone() for n, r in rows.items()}}
 
 

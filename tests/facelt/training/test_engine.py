@@ -6,6 +6,7 @@ import torch
 from engines import LR, SGD, STEPS, G, K, batch, build, halves, start_head, tiny
 from ranks import run_ranks
 
+from facelt.config import MetaHeadConfig
 from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.backbone import switch
 from facelt.network.embedder import Embedder
@@ -309,13 +310,14 @@ def test_the_loss_scale_is_part_of_what_a_run_goes_on_with():
 
 def decayed(decay: float | None) -> dict:
     """One step without a gradient of the loss's own: the weights move by their decay alone."""
-    config = tiny("frozen")
+    knobs = {} if decay is None else {"memory_weight_decay": decay}
+    config = tiny("frozen").model_copy(update={"head": MetaHeadConfig(**knobs)})
     head = MetaHead(config, Partition(K)).double()  # float32 would round such small steps
     for parameter in head.parameters():
         torch.nn.init.ones_(parameter)
         parameter.grad = torch.zeros_like(parameter)
     ds = {"train_batch_size": G, "optimizer": SGD, "steps_per_print": 10**9}
-    engine = Engine(Embedder(config, True), head, ds, memory_weight_decay=decay)
+    engine = Engine(Embedder(config, True), head, ds)
     engine.head_optimizer.step()
     return {"centroids": head.memory.centroids.mean().item(), "classifier": head.classifier.weight.mean().item()}
 

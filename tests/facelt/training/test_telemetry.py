@@ -9,16 +9,19 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from facelt.config import StageConfig
 from facelt.parallel import group
-from facelt.training.telemetry import StopRequest, Telemetry
+from facelt.training.schedule import Schedule
+from facelt.training.telemetry import Report, StopRequest, Telemetry
 
 
 def log_one(run: str) -> None:
     """Each of two ranks gives its share: 1 and 2 of the loss, one of two and two of two images right."""
     rank = group.rank()
-    telemetry = Telemetry(Path(run), "plain", total_steps=9, start_step=4, global_batch=4)
+    telemetry = Telemetry(Path(run), "plain", Schedule(StageConfig(epochs=9), images=4, global_batch=4), start_step=4)
     telemetry.advance()
-    telemetry.log(4, {"cross_entropy": torch.tensor(1.0 + rank)}, torch.tensor([True, rank == 1]), lr=0.5)
+    parts = {"cross_entropy": torch.tensor(1.0 + rank)}
+    telemetry.log(Report(4, parts, torch.tensor([True, rank == 1]), lr=0.5))
     telemetry.close()
 
 
@@ -30,11 +33,12 @@ def test_shares_are_summed_and_rank_0_alone_writes(tmp_path):
     assert line["rate"] > 0
 
 
-def test_a_complaint_is_said_once_when_it_lasts(tmp_path, capsys):
-    telemetry = Telemetry(tmp_path, "meta", 20, 0, 4)
-    complaints = [{"stale": "it is stale"}] * 2 + [{}] + [{"stale": "it is stale"}] * 6
-    for step, now in enumerate(complaints):
-        telemetry.log(step, {"loss": torch.tensor(1.0)}, torch.tensor([True]), 0.1, {"selector": 0.5}, now)
+def test_a_warning_is_said_once_when_it_lasts(tmp_path, capsys):
+    telemetry = Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=20), 4, 4), 0)
+    warnings = [{"stale": "it is stale"}] * 2 + [{}] + [{"stale": "it is stale"}] * 6
+    for step, now in enumerate(warnings):
+        parts = {"loss": torch.tensor(1.0)}
+        telemetry.log(Report(step, parts, torch.tensor([True]), 0.1, {"selector": 0.5}, now))
     telemetry.close()
     said = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "stale" in line]
     assert [line[line.index("stage") :].strip() for line in said] == ["stage meta, step 5: it is stale"]
@@ -44,11 +48,11 @@ def test_a_complaint_is_said_once_when_it_lasts(tmp_path, capsys):
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path, loss):
-    telemetry = Telemetry(tmp_path, "meta", 9, 0, 4)
+    telemetry = Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), 0)
     with pytest.raises(
         ValueError, match=r"the loss at step 3 of stage meta is not finite .* lower optimizer.params.lr"
     ):
-        telemetry.log(3, {"cross_entropy": torch.tensor(loss)}, torch.tensor([True]), 0.1)
+        telemetry.log(Report(3, {"cross_entropy": torch.tensor(loss)}, torch.tensor([True]), 0.1))
     telemetry.close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
@@ -58,7 +62,7 @@ def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
         {"stage": "meta", "step": step} for step in (0, 1)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    Telemetry(tmp_path, "meta", 9, start_step=1, global_batch=4).close()
+    Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), start_step=1).close()
     kept = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept == lines[:-1]
 

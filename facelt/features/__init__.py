@@ -1,0 +1,1 @@
+"""Recognisers, and the features they write to disk; nothing here trains."""

@@ -1,0 +1,139 @@
+"""Recognisers: what turns images into features. A trained run, anyone's ONNX file, or the bare pixels.
+
+B: images, S: side of the images, D: size of a feature.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from facelt.errors import UserError
+from facelt.head.heads import MetaHead
+from facelt.network.embedder import Embedder
+from facelt.parallel import collectives, group
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint
+
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """embed: images B x 3 x S x S in [-1, 1] -> features B x D, one for each of `embeddings`.
+
+    image_size: S. facts: what made the features, for meta.json.
+    """
+
+    embed: Callable[[Tensor], list[Tensor]]
+    image_size: int
+    facts: dict[str, Any]
+    embeddings: tuple[str, ...] = ("direct",)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What an ONNX model expects: (x - mean) / std of 0 … 255, in this order of channels ("rgb" or "bgr")."""
+
+    mean: float = 127.5
+    std: float = 127.5
+    channels: str = "rgb"
+
+
+def from_checkpoint(
+    path: str | Path, embeddings: tuple[str, ...], device: torch.device, memory: str | None = None
+) -> Recogniser:
+    """Embeddings of a trained network; the class memory stays sharded over the ranks, which must all call alike.
+
+    Args:
+        path: a run, a stage of it, or a checkpoint.
+        embeddings: of `meta_embedding.EMBEDDINGS`.
+        device: of the network.
+        memory: "mean" reads the mean of the memory for every image, a control; None reads it as trained.
+
+    Raises:
+        UserError: there is no checkpoint, or it is of stage plain and more than the direct feature is asked for.
+    """
+    folder = checkpoint.find(path)
+    state = checkpoint.read_state(folder)
+    meta = state.stage == "meta"
+    if embeddings != ("direct",) and not meta:
+        asked = " ".join(embeddings)
+        raise UserError(f"--embedding {asked}: {folder} is of stage plain, which has only direct; give a meta run")
+    embedder = Embedder(state.config, meta)
+    embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
+    embedder.to(device).eval()
+    facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step}
+    facts |= {"memory": memory} if memory else {}
+    if embeddings == ("direct",):
+        return Recogniser(lambda images: [embedder(images).direct_BD], state.config.image_size, facts)
+    partition = Partition(state.num_classes, group.rank(), group.world_size())
+    head = MetaHead(state.config, partition, memory)
+    names = head.state_dict().keys()
+    head.load_state_dict(group.together(checkpoint.read_rows, folder, partition, names))
+    head.to(device).eval()
+
+    def embed(images_B3SS: Tensor) -> list[Tensor]:
+        embedded = embedder(images_B3SS)
+        every = head.embeddings(embedded, collectives.gather(embedded.direct_BD))
+        return [getattr(every, f"{name}_BD") for name in embeddings]
+
+    return Recogniser(embed, state.config.image_size, facts, embeddings)
+
+
+def from_onnx(path: str | Path, pixels: Pixels) -> Recogniser:
+    """Any recogniser in ONNX with one image input, N x 3 x S x S with N free or 1; its first output is the feature.
+
+    Raises UserError where onnxruntime is missing, cannot load the file, or the input is of another shape.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("--onnx needs onnxruntime: pip install 'facelt[onnx]'") from None
+    if not Path(path).is_file():
+        raise UserError(f"--onnx {path}: no such file; give a recogniser in ONNX")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+    except Exception as error:  # onnxruntime's own types share no base but Exception
+        raise UserError(f"--onnx {path}: onnxruntime cannot load it ({error}); give a valid ONNX file") from None
+    entry = session.get_inputs()[0]
+    shape = entry.shape
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or (isinstance(shape[0], int) and shape[0] != 1):
+        raise UserError(f"--onnx {path}: its input is {shape}; expected N x 3 x H x H images, with N free or 1")
+
+    def embed(images_B3SS: Tensor) -> list[Tensor]:
+        scaled = (images_B3SS.cpu() * 127.5 + 127.5 - pixels.mean) / pixels.std
+        scaled = scaled.flip(1) if pixels.channels == "bgr" else scaled
+        calls = scaled.split(1) if shape[0] == 1 else [scaled]
+        rows = [np.asarray(session.run(None, {entry.name: images.numpy()})[0]) for images in calls]
+        return [torch.from_numpy(np.concatenate(rows)).flatten(1)]
+
+    facts = {"recogniser": "onnx", "model": str(path), **vars(pixels)}
+    return Recogniser(embed, shape[2] if isinstance(shape[2], int) else 112, facts)
+
+
+def from_pixels(size: int) -> Recogniser:
+    """The grey image itself, its mean removed: what a recogniser must beat. D = S·S."""
+
+    def embed(images_B3SS: Tensor) -> list[Tensor]:
+        grey_BN = torch.einsum("bchw,c->bhw", images_B3SS, images_B3SS.new_tensor(GREY)).flatten(1)
+        return [grey_BN - grey_BN.mean(1, keepdim=True)]
+
+    return Recogniser(embed, size, {"recogniser": "pixels", "size": size})
+
+
+def with_flip(recogniser: Recogniser) -> Recogniser:
+    """The sum of the normalised features of an image and of its mirror image."""
+
+    def embed(images_B3SS: Tensor) -> list[Tensor]:
+        pairs = zip(recogniser.embed(images_B3SS), recogniser.embed(images_B3SS.flip(3)), strict=True)
+        return [normalize(one) + normalize(other) for one, other in pairs]
+
+    return replace(recogniser, embed=embed)

@@ -1,0 +1,101 @@
+"""What a stage is fed: micro-batches of images with their labels, the same at any number of ranks.
+
+B: images of this rank in a micro-batch, G: of all ranks, S: side of the images.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facelt.config import FaceltConfig, StageConfig
+from facelt.errors import one_line
+from facelt.images.dali import DRAWS, Decoding, ImagePipeline
+from facelt.images.sampling import ClassAwareSampler, UniformSampler, augmentation_seeds, local, step_seed, uniforms
+from recordio_tools.dataset import RecordDataset
+
+
+class MicroBatch(NamedTuple):
+    """images_B3SS: of this rank, on the device. labels_G: classes of all ranks' images, there too.
+
+    seed: of what a head draws; the same on all ranks.
+    """
+
+    images_B3SS: Tensor
+    labels_G: Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """One rank's part of every global batch, micro-batch after micro-batch: the plan of an `ImagePipeline`.
+
+    sampler: gives the images of a step's global batch. seed: of augmentation. rank, ranks: whose part, of how many.
+    micro_batches: of one step. first_step, steps: the first step that is asked for, and one past the last.
+    """
+
+    sampler: UniformSampler | ClassAwareSampler
+    seed: int
+    rank: int
+    ranks: int
+    micro_batches: int
+    first_step: int
+    steps: int
+
+    def __len__(self) -> int:
+        return (self.steps - self.first_step) * self.micro_batches
+
+    def indices(self, i: int) -> NDArray[np.int64]:
+        """Images of this rank in micro-batch i, counted from the first step: int64 of shape B."""
+        step, part = self._place(i)
+        return self._own(self.sampler.indices(step), part)
+
+    def draws(self, i: int) -> NDArray[np.float64]:
+        """What augmentation draws for them: B x DRAWS numbers in [0, 1)."""
+        step, part = self._place(i)
+        seeds = augmentation_seeds(self.seed, step, self.sampler.global_batch)
+        return uniforms(self._own(seeds, part), DRAWS)
+
+    def _place(self, i: int) -> tuple[int, int]:
+        step, part = divmod(i, self.micro_batches)
+        return self.first_step + step, part
+
+    def _own(self, batch: NDArray, part: int) -> NDArray:
+        return local(batch.reshape(self.micro_batches, -1)[part], self.rank, self.ranks, self.sampler.group)
+
+
+def make_sampler(
+    knobs: StageConfig, dataset: RecordDataset, global_batch: int, seed: int
+) -> UniformSampler | ClassAwareSampler:
+    """The order of a stage's images. Raises UserError where the set or the batch does not suit its sampler."""
+    if knobs.sampler == "uniform":
+        return UniformSampler(dataset.labels, global_batch, seed)
+    return ClassAwareSampler(dataset.labels, global_batch, seed, knobs.images_per_class, dataset.num_classes)
+
+
+class Feed:
+    """The micro-batches of a stage from a step on. All ranks iterate alike.
+
+    plan: this rank's part. config: image size, augmentation and threads.
+    """
+
+    def __init__(self, dataset: RecordDataset, plan: Share, config: FaceltConfig, device: torch.device) -> None:
+        self.plan, self.device, self.labels = plan, device, torch.from_numpy(dataset.labels)
+        size = plan.sampler.global_batch // (plan.micro_batches * plan.ranks)
+        decoding = Decoding(config.image_size, size, device, config.loader_threads)
+        self._images = iter(ImagePipeline(dataset, plan, decoding, config.augment))
+
+    def step(self, step: int) -> Iterator[MicroBatch]:
+        """The micro-batches of a step; steps are asked for in order, from the plan's first on.
+
+        An image of this rank that does not decode ends the run in one line.
+        """
+        parts = self.plan.sampler.indices(step).reshape(self.plan.micro_batches, -1)
+        for part, indices_G in enumerate(parts):
+            with one_line("facelt.train", every_rank=True):
+                images_B3SS = next(self._images)
+            yield MicroBatch(images_B3SS, self.labels[indices_G].to(self.device), step_seed(self.plan.seed, step, part))

@@ -1,0 +1,34 @@
+"""What stays the same from the first step of a run to its last."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facelt.config import FaceltConfig
+from facelt.parallel.partition import Partition
+from facelt.training.telemetry import StopRequest
+from recordio_tools.dataset import RecordDataset
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of one or two stages on one training set.
+
+    config: every knob of ours. ds: DeepSpeed's configuration. partition: which classes this rank owns.
+    folder: of checkpoints and reports. stop: what the run hears while it trains.
+    """
+
+    config: FaceltConfig
+    ds: dict[str, Any]
+    dataset: RecordDataset
+    partition: Partition
+    device: torch.device
+    folder: Path
+    stop: StopRequest
+
+    @property
+    def global_batch(self) -> int:
+        """Images of one optimizer step, over all ranks and micro-batches."""
+        return self.ds["train_batch_size"]

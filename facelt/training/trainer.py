@@ -1,0 +1,115 @@
+"""One stage of a run: from its newest checkpoint, or from what it starts from, to its last step."""
+
+from pathlib import Path
+
+from facelt.config import StageName
+from facelt.head import health
+from facelt.head.heads import HeadOutput, MetaHead
+from facelt.images.feed import Feed, Share, make_sampler
+from facelt.parallel import group
+from facelt.training import checkpoint, start
+from facelt.training.checkpoint import CheckpointState
+from facelt.training.engine import Engine
+from facelt.training.run import Run
+from facelt.training.schedule import Schedule
+from facelt.training.telemetry import Report, Telemetry, say
+
+
+class Trainer:
+    """Trains one stage.
+
+    start_from: another run, whose plain stage this one starts from where the run itself has none.
+    Raises UserError where the newest checkpoint is of another run, or there is nothing to start from.
+    """
+
+    def __init__(self, run: Run, stage: StageName, start_from: str | None = None) -> None:
+        self.run = run
+        self.stage: StageName = stage
+        self.knobs = run.config.stage(stage)
+        self.schedule = Schedule(self.knobs, len(run.dataset), run.global_batch)
+        self.source = start.find_start(run.folder, stage, start_from)
+        self.resumed = group.share(checkpoint.latest(run.folder, stage))
+        self.state = start.check_same_run(run, self.resumed) if self.resumed else None
+        self.first_step = self.state.step if self.state else 0
+
+    def train(self) -> bool:
+        """Go on to the last step. False when asked to stop before or at it."""
+        if self.first_step >= self.schedule.steps:
+            say(f"stage {self.stage}: finished in {self.resumed}")
+            return not self.run.stop.agreed(self.run.device)
+        engine = self._engine()
+        feed = self._feed(engine)
+        telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
+        engine.embedder.train()
+        engine.embedder.backbone.train(not self.knobs.freeze_backbone)
+        asked = False
+        for step in range(self.first_step, self.schedule.steps):
+            output = self.train_step(engine, feed, step)
+            telemetry.advance()
+            last = step == self.schedule.steps - 1
+            if step % self.run.config.log_every == 0 or last:
+                telemetry.log(self._report(engine, output, step))
+                asked = self.run.stop.agreed(self.run.device)
+            if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
+                self.save(engine, step + 1)
+            if asked:
+                say(f"stage {self.stage}: stopped at step {step + 1} as asked; run the same command to go on")
+                break
+        telemetry.close()
+        return not asked
+
+    def train_step(self, engine: Engine, feed: Feed, step: int) -> HeadOutput:
+        """One optimizer step, of one or several micro-batches. What the head gave for the last of them."""
+        if isinstance(engine.head, MetaHead) and start.refreshes(self.run.config.head, step):
+            start.fill_memory(self.run, engine.embedder, engine.head.memory)
+        output, lr = None, self.schedule.learning_rate(engine.base_lr, step)
+        for batch in feed.step(step):
+            output = engine.forward_backward(batch.images_B3SS, batch.labels_G, batch.seed)
+            engine.step(lr)
+        assert output is not None, "a step has one micro-batch at least"
+        return output
+
+    def save(self, engine: Engine, step: int) -> Path:
+        """Write a checkpoint after so many steps. All ranks must call it."""
+        partition = self.run.partition
+        state = CheckpointState(
+            stage=self.stage,
+            step=step,
+            finished=step == self.schedule.steps,
+            global_batch=engine.global_batch,
+            config=self.run.config,
+            scalars=engine.scalars(),
+            num_classes=partition.num_classes,
+            starts=partition.starts(),
+        )
+        return checkpoint.save(
+            self.run.folder,
+            state,
+            weights=engine.replicated_weights(),
+            moments=engine.replicated_moments(),
+            rows=engine.sharded_rows(),
+        )
+
+    def _engine(self) -> Engine:
+        if self.resumed and self.state:
+            say(f"stage {self.stage}: taking up {self.resumed} at step {self.first_step}")
+            return start.resume(self.run, self.resumed, self.state)
+        return start.start(self.run, self.stage, self.source)
+
+    def _feed(self, engine: Engine) -> Feed:
+        run = self.run
+        share = Share(
+            sampler=make_sampler(self.knobs, run.dataset, engine.global_batch, run.config.seed),
+            seed=run.config.seed,
+            rank=run.partition.rank,
+            ranks=run.partition.world_size,
+            micro_batches=engine.accumulation,
+            first_step=self.first_step,
+            steps=self.schedule.steps,
+        )
+        return Feed(run.dataset, share, run.config, run.device)
+
+    def _report(self, engine: Engine, output: HeadOutput, step: int) -> Report:
+        figures = {**engine.figures(), **health.measure(engine.head, output.seen)}
+        lr = self.schedule.learning_rate(engine.base_lr, step)
+        return Report(step, output.parts, output.correct_B, lr, figures, health.warnings(figures))
