@@ -1,0 +1,30 @@
+"""Recognisers that need no run: pixels and their mirror image, by hand."""
+
+import pytest
+import torch
+
+from facelt.errors import UserError
+from facelt.features.recognisers import Pixels, Recogniser, from_checkpoint, from_onnx, from_pixels, with_flip
+
+
+def test_pixels_are_grey_without_their_mean():
+    images = torch.rand(2, 3, 4, 4) * 2 - 1
+    (got,) = from_pixels(4).embed(images)
+    grey = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1).flatten(1)
+    torch.testing.assert_close(got, grey - grey.mean(1, keepdim=True))
+
+
+def test_flip_adds_the_unit_features_of_the_mirror_image_and_changes_nothing_else():
+    plain = Recogniser(lambda images: [images.flatten(1)], 4, {"recogniser": "pixels"})
+    flipped = with_flip(plain)
+    images = torch.randn(2, 3, 4, 4)
+    unit = [torch.nn.functional.normalize(x.flatten(1)) for x in (images, images.flip(3))]
+    torch.testing.assert_close(flipped.embed(images)[0], unit[0] + unit[1])
+    assert (flipped.image_size, flipped.facts, flipped.embeddings) == (4, {"recogniser": "pixels"}, ("direct",))
+
+
+def test_what_is_not_there_is_said_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such file; give a recogniser in ONNX"):
+        from_onnx(tmp_path / "none.onnx", Pixels())
+    with pytest.raises(UserError, match="no checkpoint there"):
+        from_checkpoint(tmp_path, ("direct",), torch.device("cpu"))

@@ -1,0 +1,56 @@
+"""The centroid losses at one rank against the equations in plain float64, and where they are not smooth."""
+
+import dense
+import pytest
+import torch
+
+from facelt.head.losses import paper_centroid_loss, released_centroid_loss
+from facelt.parallel.partition import Partition
+
+K, G, D = 7, 6, 4
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(2)
+    f, c = (torch.randn(n, D, generator=generator, dtype=torch.float64) for n in (G, K))
+    return f.requires_grad_(), torch.randint(0, K, (G,), generator=generator), torch.nn.Parameter(c)
+
+
+@pytest.mark.parametrize("margin", [1.0, 100.0])  # beyond the hinge, and within it
+@pytest.mark.parametrize("block", [2, 100])
+def test_equation_9_as_printed(margin, block):
+    f, y, c = batch()
+    loss = paper_centroid_loss(f, y, c, Partition(K), weight=0.3, margin=margin, block=block)
+    want = dense.paper_centroid_loss(f, y, c, 0.3, margin)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-12)
+    gradients = torch.autograd.grad(want, [f, c], allow_unused=True)
+    loss.backward()
+    for got, expected in zip((f.grad, c.grad), gradients, strict=True):
+        torch.testing.assert_close(got, torch.zeros_like(got) if expected is None else expected)
+
+
+@pytest.mark.parametrize("margin", [1.0, 100.0])
+@pytest.mark.parametrize("pull", ["released", "gradient", None])
+def test_the_released_loss_and_what_it_does_to_the_centroids(margin, pull):
+    f, y, c = batch()
+    loss = released_centroid_loss(f, y, c, Partition(K), weight=0.3, margin=margin, pull=pull)
+    want = dense.released_centroid_loss(f, y, c, 0.3, margin)
+    assert loss.item() == pytest.approx(want.item(), rel=1e-12)
+    of_features, of_centroids = torch.autograd.grad(want, [f, c])
+    loss.backward()
+    torch.testing.assert_close(f.grad, of_features)
+    if pull is None:
+        assert c.grad is None
+    elif pull == "gradient":
+        torch.testing.assert_close(c.grad, of_centroids)
+    else:
+        torch.testing.assert_close(c.grad, dense.released_centroid_step(f.detach(), y, c.detach(), 0.3, margin))
+
+
+def test_a_feature_on_a_centroid_has_a_finite_gradient():
+    f, y, c = batch()
+    with torch.no_grad():
+        f[0] = c[3]
+    paper_centroid_loss(f, y, c, Partition(K), weight=1, margin=100).backward()
+    assert f.grad.isfinite().all()
+    assert c.grad.isfinite().all()

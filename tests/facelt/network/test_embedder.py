@@ -1,0 +1,34 @@
+"""The embedder: what each stage has, which tensors stage meta adds, and the shapes that come out."""
+
+import pytest
+import torch
+
+from facelt.config import FaceltConfig
+from facelt.network.embedder import Embedder
+
+BLOCK = {"embedding_size": 16, "image_size": 32, "backbone": {"name": "resnet10", "width": 8}}
+
+
+def embedder(meta: bool, **head) -> Embedder:
+    return Embedder(FaceltConfig.model_validate({**BLOCK, "head": head}), meta).eval()
+
+
+def test_stage_plain_gives_the_direct_feature_alone():
+    direct, concept, temperature = embedder(meta=False)(torch.zeros(2, 3, 32, 32))
+    assert direct.shape == (2, 16)
+    assert concept is None
+    assert temperature is None
+
+
+@pytest.mark.parametrize("retrieval", ["hallucinator", "cosine"])
+def test_stage_meta_gives_concept_and_temperature_where_the_memory_takes_one(retrieval):
+    _, concept, temperature = embedder(meta=True, retrieval=retrieval)(torch.zeros(2, 3, 32, 32))
+    assert concept.shape == (2, 16)
+    assert (temperature is None) == (retrieval == "hallucinator")
+
+
+@pytest.mark.parametrize("head", [{}, {"attention": False}, {"retrieval": "cosine"}])
+def test_what_stage_meta_adds_is_what_stage_plain_lacks(head):
+    plain, meta = embedder(meta=False), embedder(meta=True, **head)
+    assert meta.meta_only_names() == meta.state_dict().keys() - plain.state_dict().keys()
+    assert plain.meta_only_names() == set()

@@ -1,0 +1,158 @@
+"""Two stages of the trainer against a loop in plain torch: no shards, no blocks, no DeepSpeed, the dense equations."""
+
+import json
+import signal
+from io import BytesIO
+
+import dense
+import numpy as np
+import pytest
+import torch
+from engines import smooth
+from faces import TINY, write_faces
+from PIL import Image
+
+from facelt.config import FaceltConfig
+from facelt.head.classifier import Classifier
+from facelt.images.dali import Decoding, ImagePipeline
+from facelt.images.feed import Share
+from facelt.images.sampling import ClassAwareSampler, UniformSampler
+from facelt.network.embedder import Embedder
+from facelt.parallel import group
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint, start
+from facelt.training.run import Run
+from facelt.training.telemetry import StopRequest
+from facelt.training.trainer import Trainer
+from recordio_tools.dataset import RecordDataset
+
+K, G = 5, 8
+BLOCK = {**TINY["facelt"], "plain": {"epochs": 1.5, "decay_every": 1}}
+SGD = TINY["optimizer"]["params"]
+CPU = torch.device("cpu")
+
+
+class SmoothEmbedder(Embedder):
+    """Without kinks, at which the trainer and its twin might part ways for a rounding."""
+
+    def __init__(self, config: FaceltConfig, meta: bool) -> None:
+        super().__init__(config, meta)
+        smooth(self)
+
+
+@pytest.fixture
+def make_run(tmp_path, monkeypatch):
+    """A run on a small set, whatever the block; signals are restored afterwards."""
+    monkeypatch.setattr(start, "Embedder", SmoothEmbedder)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    dataset = RecordDataset(write_faces(tmp_path / "data"))
+
+    def make(block: dict = BLOCK, folder: str = "run") -> Run:
+        ds = {key: value for key, value in TINY.items() if key != "facelt"}
+        device = group.join()
+        return Run(
+            FaceltConfig.model_validate(block), ds, dataset, Partition(K), device, tmp_path / folder, StopRequest()
+        )
+
+    yield make
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def batches(run: Run, sampler: UniformSampler | ClassAwareSampler, steps: int) -> list[tuple]:
+    """(images, labels) of every step, as DALI gives them."""
+    share = Share(sampler, run.config.seed, rank=0, ranks=1, micro_batches=1, first_step=0, steps=steps)
+    images = ImagePipeline(run.dataset, share, Decoding(32, G, CPU, threads=1), run.config.augment)
+    labels = torch.from_numpy(run.dataset.labels)
+    return [(batch, labels[share.indices(i)]) for i, batch in enumerate(images)]
+
+
+def class_means(embedder: Embedder, dataset: RecordDataset) -> torch.Tensor:
+    decoded = [np.asarray(Image.open(BytesIO(dataset.jpeg(i).tobytes()))) for i in range(len(dataset))]
+    images = (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
+    with torch.no_grad():
+        features = embedder.eval()(images).direct_BD
+    return torch.stack([features[torch.from_numpy(dataset.labels == k)].mean(0) for k in range(K)])
+
+
+def plain_twin(run: Run) -> tuple[list[float], Embedder, dict[str, torch.Tensor]]:
+    torch.manual_seed(run.config.seed)
+    embedder = SmoothEmbedder(run.config, meta=False).train()
+    first = Classifier(Partition(K), 16, "linear", run.config.seed)
+    weight, bias = torch.nn.Parameter(first.weight.detach().clone()), torch.nn.Parameter(first.bias.detach().clone())
+    optimizer = torch.optim.SGD([*embedder.parameters(), weight, bias], **SGD)
+    losses = []
+    for step, (images, labels) in enumerate(batches(run, UniformSampler(run.dataset.labels, G, 0), 6)):
+        optimizer.param_groups[0]["lr"] = SGD["lr"] * (0.1 if step * G >= 30 else 1)
+        loss = torch.nn.functional.cross_entropy(embedder(images).direct_BD @ weight.T + bias, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, embedder, {"hw": weight.detach(), "hb": bias.detach()}
+
+
+def meta_twin(run: Run, plain: Embedder, classifier: dict[str, torch.Tensor]) -> tuple[list[dict], dict]:
+    torch.manual_seed(run.config.seed)
+    embedder = SmoothEmbedder(run.config, meta=True)
+    embedder.load_state_dict(plain.state_dict(), strict=False)
+    cosine = Classifier(Partition(K), 16, "cosine", run.config.seed).weight.detach().clone()
+    start_of = {**classifier, "c": class_means(embedder, run.dataset), "w": cosine}
+    p = {name: torch.nn.Parameter(tensor.clone()) for name, tensor in start_of.items()}
+    knobs = run.config.head.model_dump()
+    optimizer = torch.optim.SGD([*embedder.train().parameters(), *p.values()], **SGD)
+    losses = []
+    sampler = ClassAwareSampler(run.dataset.labels, G, 0, images_per_class=2, num_classes=K)
+    for step, (images, labels) in enumerate(batches(run, sampler, 8)):
+        optimizer.param_groups[0]["lr"] = SGD["lr"] * (0.1 if step * G >= 30 else 1)
+        v, e, _ = embedder(images)
+        parts = dense.meta_objective(p, v, e, labels, knobs)
+        sum(parts.values()).backward()
+        size = (knobs["centroid_weight"], knobs["centroid_margin"])
+        step_of_centroids = dense.released_centroid_step(v.detach(), labels, p["c"].detach(), *size)
+        p["c"].grad = step_of_centroids + (0 if p["c"].grad is None else p["c"].grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append({name: part.item() for name, part in parts.items()})
+    return losses, {**{f"embedder.{n}": t for n, t in embedder.state_dict().items()}, **p}
+
+
+def test_two_stages_are_a_plain_torch_loop(make_run):
+    run = make_run()
+    assert Trainer(run, "plain").train()
+    assert Trainer(run, "meta").train()
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    losses, embedder, classifier = plain_twin(run)
+    assert [line["cross_entropy"] for line in lines[:6]] == pytest.approx(losses, rel=2e-4)
+    parts, tensors = meta_twin(run, embedder, classifier)
+    for line, want in zip(lines[6:], parts, strict=True):
+        for name in ("cross_entropy", "centroid"):
+            assert line[name] == pytest.approx(want[name], rel=2e-3, abs=1e-5)
+    folder = checkpoint.latest(run.folder, "meta")
+    weights, rows = checkpoint.read_weights(folder), checkpoint.read_rows(folder, run.partition)
+    names = {"c": "memory.centroids", "w": "classifier.weight", "hw": "memory.hallucinator_weight"}
+    names |= {"hb": "memory.hallucinator_bias"}
+    got = {f"embedder.{name}": t for name, t in weights.items()} | {s: rows[name] for s, name in names.items()}
+    for name, want in tensors.items():
+        torch.testing.assert_close(got[name], want.detach(), rtol=5e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_trainer_stops_as_asked_and_another_goes_on_to_the_same_end(make_run):
+    straight, halves = make_run(folder="straight"), make_run({**BLOCK, "log_every": 2}, folder="halves")
+    assert Trainer(straight, "plain").train()
+    halves.stop.asked = True
+    assert not Trainer(halves, "plain").train()
+    assert [p.name for p in (halves.folder / "plain").iterdir()] == ["step-00000001"]
+    halves.stop.asked = False
+    assert Trainer(halves, "plain").train()
+    ends = [checkpoint.read_weights(checkpoint.latest(run.folder, "plain")) for run in (straight, halves)]
+    for name, want in ends[0].items():
+        assert torch.equal(ends[1][name], want), name
+
+
+def test_a_finished_stage_is_not_trained_again_nor_is_its_engine_built(make_run, monkeypatch, capsys):
+    run = make_run()
+    assert Trainer(run, "plain").train()
+    monkeypatch.setattr(start, "Engine", None)
+    assert Trainer(run, "plain").train()
+    assert "stage plain: finished in" in capsys.readouterr().err
