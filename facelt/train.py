@@ -1,4 +1,4 @@
-"""Train: stage plain, memory from class means, stage meta; run again it takes up where it stopped.
+"""Train: stage plain, memory from class means, stage meta; run again it resumes where it stopped.
 
 deepspeed facelt/train.py --deepspeed_config jobs/ds.json --data DATA --output RUN
 """

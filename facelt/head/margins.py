@@ -87,6 +87,6 @@ class Margin(nn.Module):
         return {"norm_mean": self.mean.item(), "norm_deviation": self.deviation.item()}
 
     def load_statistics(self, values: dict[str, float]) -> None:
-        """Take up what `statistics` gave; what is missing keeps its start."""
+        """Load what `statistics` gave; what is missing keeps its start."""
         self.mean.fill_(values.get("norm_mean", self.mean.item()))
         self.deviation.fill_(values.get("norm_deviation", self.deviation.item()))

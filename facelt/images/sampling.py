@@ -1,7 +1,7 @@
 """The order of images and the seeds of augmentation: pure functions of (labels, seed, step), in numpy alone.
 
 Position i of the global batch of step s names the same image and the same augmentation whatever the number of ranks,
-and any step can be asked for without the steps before it: a run is taken up by asking for the next one.
+and any step can be asked for without the steps before it: a run resumes by asking for the next one.
 Nothing here draws from a generator whose stream may change between numpy versions: whole permutations sort Philox's raw
 bits (a stream that numpy guarantees), everything else is splitmix64 hashing.
 

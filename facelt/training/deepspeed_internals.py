@@ -48,7 +48,7 @@ def moment_of(parameter: nn.Parameter, moment: str, optimizer: torch.optim.Optim
 
 
 def load_moment(parameter: nn.Parameter, moment: str, optimizer: torch.optim.Optimizer, value: Tensor) -> None:
-    """Take up what `moment_of` gave, at this number of ranks and ZeRO stage."""
+    """Load what `moment_of` gave, at this number of ranks and ZeRO stage."""
     if hasattr(parameter, "_hp_mapping"):
         safe_set_full_optimizer_state(parameter, value, moment)
     else:
@@ -88,6 +88,6 @@ def scaler_state(scaler: LossScaler | DynamicLossScaler) -> dict[str, float]:
 
 
 def load_scaler_state(scaler: LossScaler | DynamicLossScaler, values: dict[str, float]) -> None:
-    """Take up what `scaler_state` gave; what is missing keeps its start, a fixed scale stays."""
+    """Load what `scaler_state` gave; what is missing keeps its start, a fixed scale stays."""
     if scaler.dynamic:
         vars(scaler).update({name: values[name] for name in _SCALER_STATE if name in values})

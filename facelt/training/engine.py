@@ -165,7 +165,7 @@ class Engine:
         }
 
     def load_replicated_moments(self, moments: dict[str, Tensor]) -> None:
-        """Take up what `replicated_moments` gave, at this number of ranks and ZeRO stage."""
+        """Load what `replicated_moments` gave, at this number of ranks and ZeRO stage."""
         for name, parameter in self._trained():
             for moment in self.moments:
                 value = moments[f"{name}.{moment}"].to(parameter.device)
@@ -180,7 +180,7 @@ class Engine:
         return rows
 
     def load_sharded_rows(self, rows: dict[str, Tensor]) -> None:
-        """Take up this rank's rows as `sharded_rows` names them."""
+        """Load this rank's rows as `sharded_rows` names them."""
         with torch.no_grad():
             for name, parameter in self.head.named_parameters():
                 parameter.copy_(rows[name])
@@ -199,7 +199,7 @@ class Engine:
         return {**self.head.margin.statistics(), **internals.scaler_state(self.scaler)}
 
     def load_scalars(self, scalars: dict[str, float]) -> None:
-        """Take up what `scalars` gave; what is missing keeps its start."""
+        """Load what `scalars` gave; what is missing keeps its start."""
         self.head.margin.load_statistics(scalars)
         internals.load_scaler_state(self.scaler, scalars)
 

@@ -57,7 +57,7 @@ def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | No
 
 
 def check_same_run(run: Run, folder: Path) -> CheckpointState:
-    """The state of a checkpoint, if this run goes on with the same images, in the same network."""
+    """The state of a checkpoint, if this run resumes it with the same images, in the same network."""
     state = checkpoint.read_state(folder)
     before, now = state.config, run.config
     pairs = {name: (getattr(before, name), getattr(now, name)) for name in ("seed", "image_size", "embedding_size")}

@@ -108,7 +108,7 @@ class Telemetry:
 
 
 def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
-    """The file to go on with, without the lines of steps that are done again: those after the last checkpoint."""
+    """The file to append to, without the lines of steps that are done again: those after the last checkpoint."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     kept = [line for line in lines if (now := json.loads(line))["stage"] != stage or now["step"] < start_step]
     draft = path.with_name(f".{path.name}.draft")

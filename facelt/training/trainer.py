@@ -53,7 +53,7 @@ class Trainer:
             if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
                 self.save(engine, step + 1)
             if asked:
-                say(f"stage {self.stage}: stopped at step {step + 1} as asked; run the same command to go on")
+                say(f"stage {self.stage}: stopped at step {step + 1} as asked; run the same command to resume")
                 break
         telemetry.close()
         return not asked
@@ -92,7 +92,7 @@ class Trainer:
 
     def _engine(self) -> Engine:
         if self.resumed and self.state:
-            say(f"stage {self.stage}: taking up {self.resumed} at step {self.first_step}")
+            say(f"stage {self.stage}: resuming from {self.resumed} at step {self.first_step}")
             return start.resume(self.run, self.resumed, self.state)
         return start.start(self.run, self.stage, self.source)
 

@@ -159,7 +159,7 @@ def test_stopped_in_the_middle_it_goes_on_as_if_it_had_not(config, data, tmp_pat
     process.send_signal(signal.SIGUSR1)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 0, said
-    assert "run the same command to go on" in said
+    assert "run the same command to resume" in said
     state = checkpoint.read_state(checkpoint.find(halves))
     assert not state.finished
     assert train.main(command(config, data, halves)[1:]) == 0
