@@ -6,18 +6,26 @@ from setuptools import find_packages, setup
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "platform_system != 'Linux' or platform_machine != 'x86_64'"
 
-PACKAGES = ("facelt", "recordio_tools", "megaface_eval")
-
 setup(
     name="facelt",
     version="0.1.0",
     description="Face recognition under long tails and open worlds: a distributed trainer and evaluator",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(
-        include=["facelt", "facelt.*", "recordio_tools", "recordio_tools.*", "megaface_eval", "megaface_eval.*"]
-    ),
-    package_data={"megaface_eval.report": ["*.jinja"]},
+    packages=[
+        *find_packages(include=["facelt*", "recordio_tools*", "megaface_eval*"]),
+        "facelt.jobs",  # the recipes, see facelt/recipes.py
+    ],
+    package_dir={"facelt.jobs": "jobs"},
+    package_data={"": ["py.typed"], "facelt.jobs": ["*.json"], "megaface_eval.report": ["*.jinja"]},
+    entry_points={
+        "console_scripts": [
+            "facelt-train = facelt.train:main",
+            "facelt-extract = facelt.extract:main",
+            "megaface-eval = megaface_eval.run:main",
+            "recordio-tools = recordio_tools.__main__:main",
+        ]
+    },
     install_requires=[
         "numpy>=1.26,<3",
         "torch~=2.14.1",
@@ -48,6 +56,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
+            "setuptools>=70.1",  # builds wheels without another package
         ],
     },
 )
