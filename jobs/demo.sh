@@ -45,7 +45,6 @@ run python -m facelt.extract --pixels 32 --data "${sets[@]}" --output "$features
 run python -m facelt.extract --checkpoint "$out/plain" --data "${sets[@]}" "$data/train" --output "$features/plain"
 run python -m facelt.extract --checkpoint "$out/meta" --embedding direct meta --data "${sets[@]}" --output "$features/meta"
 
-
 # The report shows the faces of the worst misses: unpacked images, and their names beside the features.
 for s in real drawn distractors; do
     recordio unpack "$data/$s" "$out/images/$s"

@@ -32,43 +32,25 @@ echo "$*" >> "$LOG/scontrol"
 [[ $1 == show ]] && printf 'first-host\\nsecond-host\\n'
 exit 0
 """
-TINY = {
-    "train_batch_size": 8,
-    "optimizer": {"type": "SGD", "params": {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}},
-    "steps_per_print": 10**9,
-    "facelt": {
-        "image_size": 32,
-        "embedding_size": 16,
-        "backbone": {"name": "resnet10", "width": 8},
-        "plain": {"epochs": 6, "decay_every": 4},
-        "meta": {"epochs": 1, "decay_every": 1, "images_per_class": 2},
-        "log_every": 1,
-        "loader_threads": 1,
-    },
-}
-PLAIN_STEPS, META_STEPS = 36, 6  # 6 · 48 / 8 and 1 · 48 / 8
-
-
-def synth(folder: Path, identities: int, images: int, first: int) -> Path:
-    sizes = ["--identities", str(identities), "--images", str(images), "--first-identity", str(first)]
-    assert recordio(["synth", str(folder), *sizes, "--size", "32", "--workers", "1"]) == 0
-    return folder
+PLAIN_STEPS, META_STEPS = 36, 12  # 6 · 48 / 8 and 2 · 48 / 8
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return synth(tmp_path_factory.mktemp("jobs") / "data", 6, 48, 0)
+    """A data folder of 48 images of six people."""
+    folder = tmp_path_factory.mktemp("jobs") / "data"
+    sizes = ["--identities", "6", "--images", "48", "--size", "32"]
+    assert recordio(["synth", str(folder), *sizes, "--workers", "1"]) == 0
+    return folder
 
 
 @pytest.fixture
-def job(tmp_path) -> dict[str, str]:
+def job(tmp_path, tiny_recipe) -> dict[str, str]:
     """The environment of a job on one node of four CPUs, with the stand-ins first on PATH."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-    (tmp_path / "ds.json").write_text(json.dumps(TINY))
+        write_program(tmp_path / "bin" / name, text)
+    tiny_recipe["facelt"]["plain"]["epochs"] = 6  # long enough to be stopped halfway
+    (tmp_path / "ds.json").write_text(json.dumps(tiny_recipe))
     path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {k: v for k, v in os.environ.items() if not re.match("SLURM_|MASTER_|RECOGNISER|RANK|WORLD_SIZE|LOCAL_", k)}
     slurm = {"JOB_ID": "1234567", "JOB_NODELIST": "host[1-2]", "JOB_NUM_NODES": "1", "CPUS_ON_NODE": "4"}
@@ -78,23 +60,27 @@ def job(tmp_path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def write_program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
 def submit(name: str, *arguments: object, job: dict[str, str], cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    # As a copy elsewhere, which is what Slurm runs.
+    """Run a job as Slurm does: as a copy elsewhere."""
     spooled = Path(job["LOG"]) / "slurm_script"
     shutil.copy(ROOT / "jobs" / f"{name}.sbatch", spooled)
     full = ["bash", str(spooled), *map(str, arguments)]
     return subprocess.run(full, cwd=cwd, env=job, capture_output=True, text=True, timeout=120)
 
 
-def stand_in(python: str, folder: Path) -> None:
+def replace_python(folder: Path, text: str) -> None:
     """A python of our own, and jobs/ without the .venv of the checkout, whose python would come first."""
-    path = folder / "bin" / "python"
-    path.write_text(python)
-    path.chmod(0o755)
+    write_program(folder / "bin" / "python", text)
     (folder / "jobs").symlink_to(ROOT / "jobs")
 
 
-def header(name: str) -> dict[str, str]:
+def sbatch_options(name: str) -> dict[str, str]:
     lines = (ROOT / "jobs" / f"{name}.sbatch").read_text().splitlines()
     assert lines[0] == "#!/usr/bin/env bash"
     found = dict(re.fullmatch(r"#SBATCH --([\w-]+)=?(\S*)", line).groups() for line in lines if "#SBATCH" in line)
@@ -114,8 +100,8 @@ def test_bash_reads_it_and_shellcheck_finds_nothing(script):
 
 def test_headers():
     both = {"nodes": "1", "exclusive": "", "mem": "0", "requeue": "", "open-mode": "append"}
-    assert header("train") == both | {"job-name": "facelt", "signal": "B:USR1@300"}
-    assert header("eval") == both | {"job-name": "facelt-eval"}
+    assert sbatch_options("train") == both | {"job-name": "facelt", "signal": "B:USR1@300"}
+    assert sbatch_options("eval") == both | {"job-name": "facelt-eval"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -142,27 +128,28 @@ def test_what_is_no_job_or_starts_elsewhere_is_answered_in_one_line(name, argume
     assert "submit from the root of the checkout" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "more, want",
-    [
-        (
-            {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_ON_NODE": "33"},
-            "--nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=8 --kill-on-bad-exit=1 --gpus-per-node=4"
-            " MASTER=first-host:24567 OMP=8",
-        ),
-        (
-            {"SLURM_NTASKS_PER_NODE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29999", "OMP_NUM_THREADS": "1"},
-            "--nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=2 --kill-on-bad-exit=1"
-            " MASTER=10.0.0.1:29999 OMP=1",
-        ),
-    ],
-)
-def test_one_task_a_gpu_and_where_they_meet(more, want, job):
-    job = {k: v for k, v in job.items() if k != "OMP_NUM_THREADS"} | more
+def srun_line(job: dict[str, str]) -> str:
+    """The options that srun is given in a job, and what it is told of where the tasks meet."""
     (Path(job["LOG"]) / "bin" / "python").symlink_to("/bin/true")
     path = ["bash", "-c", '. jobs/ranks.sh; PATH=$LOG/bin:$PATH; srun "${ranks[@]}" python']
     assert subprocess.run(path, cwd=ROOT, env=job, check=False).returncode == 0
-    assert (Path(job["LOG"]) / "srun").read_text() == want + "\n"
+    return (Path(job["LOG"]) / "srun").read_text()
+
+
+def test_one_task_a_gpu_and_the_first_host_for_all(job):
+    del job["OMP_NUM_THREADS"]
+    said = srun_line(job | {"SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_ON_NODE": "33"})
+    options, port, threads = re.fullmatch(r"(.*) MASTER=first-host:(\d+) OMP=(\d+)\n", said).groups()
+    sizes = "--nodes=2 --ntasks=8 --ntasks-per-node=4 --cpus-per-task=8"
+    assert options == f"{sizes} --kill-on-bad-exit=1 --gpus-per-node=4"
+    assert (int(port), threads) == (10_000 + int(job["SLURM_JOB_ID"]) % 20_000, "8")
+
+
+def test_what_the_user_says_of_tasks_and_where_they_meet_holds(job):
+    own = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "my-port"}
+    said = srun_line(job | own | {"SLURM_NTASKS_PER_NODE": "2", "OMP_NUM_THREADS": "1"})
+    sizes = "--nodes=1 --ntasks=2 --ntasks-per-node=2 --cpus-per-task=2"
+    assert said == f"{sizes} --kill-on-bad-exit=1 MASTER=10.0.0.1:my-port OMP=1\n"
 
 
 def test_fewer_cpus_than_gpus_is_answered_in_one_line(job):
@@ -192,7 +179,7 @@ def test_asked_to_stop_it_is_queued_again_and_then_trains_to_the_end(data, job, 
     assert (tmp_path / "scontrol").read_text().count("requeue") == 1
 
 
-STANDIN = """#!/usr/bin/env bash
+PYTHON_THAT_LEAVES = """#!/usr/bin/env bash
 # Makes what a rank would leave, once it is asked to stop.
 trap 'eval "$LEAVE"' USR1
 echo started > "$LOG/started"
@@ -216,7 +203,7 @@ for ((i = 0; i < 500; i++)); do sleep 0.02; done
 )
 def test_what_is_queued_again(leave, more, status, queued, job, tmp_path):
     save = 'save() { mkdir -p "$RUN/$1/step-$2"; echo "{\\"finished\\": $3}" > "$RUN/$1/step-$2/state.json"; }; '
-    stand_in(STANDIN, tmp_path)
+    replace_python(tmp_path, PYTHON_THAT_LEAVES)
     job |= {"LEAVE": save + leave, "RUN": str(tmp_path / "run")}
     arguments = ["bash", "jobs/train.sbatch", "data", job["RUN"], *more]
     with subprocess.Popen(arguments, cwd=tmp_path, env=job, stderr=subprocess.PIPE, text=True) as process:
@@ -229,7 +216,7 @@ def test_what_is_queued_again(leave, more, status, queued, job, tmp_path):
     assert ("no checkpoint" in said) == (status == 1)
 
 
-RECORD = """#!/usr/bin/env bash
+PYTHON_THAT_RECORDS = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >> "$LOG/python"
 printf '\\n' >> "$LOG/python"
 """
@@ -237,7 +224,7 @@ printf '\\n' >> "$LOG/python"
 
 @pytest.mark.parametrize("recogniser", [False, True])
 def test_eval_reads_what_it_extracted(recogniser, job, tmp_path):
-    stand_in(RECORD, tmp_path)
+    replace_python(tmp_path, PYTHON_THAT_RECORDS)
     job |= {"RECOGNISER": "arc.onnx"} if recogniser else {}
     done = submit("eval", "run", "a/faces", "b/faces", "c/faces", "report", "--gallery", "10K", job=job, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -267,7 +254,7 @@ def output_folders(args: argparse.Namespace) -> list[Path]:
 
 @pytest.mark.parametrize("there", ["report", "report.features"])
 def test_eval_replaces_only_what_its_own_interrupted_job_left(there, job, tmp_path):
-    stand_in(RECORD, tmp_path)
+    replace_python(tmp_path, PYTHON_THAT_RECORDS)
     (tmp_path / there).mkdir()
     arguments = ["run", "probes", "distractors", "train", "report/"]
     done = submit("eval", *arguments, job=job, cwd=tmp_path)

@@ -1,0 +1,27 @@
+"""The recipes that come with facelt, so that a command finds them by name wherever it is installed."""
+
+from pathlib import Path
+
+from recordio_tools.errors import UserError
+
+RECIPES = {"ms1m": "ds.json", "demo": "demo.json"}
+# In an installed package the recipes lie inside it, in a checkout beside it.
+_HERE = Path(__file__).parent
+_FOLDERS = (_HERE / "jobs", _HERE.parent / "jobs")
+
+
+def find(name: str | Path | None) -> Path:
+    """The file that --deepspeed_config names: an existing one, else the recipe of that name, with or without .json.
+
+    Raises UserError for anything else.
+    """
+    if name is None:
+        raise UserError(f"no --deepspeed_config given; expected a DeepSpeed JSON, or a recipe: {', '.join(RECIPES)}")
+    if Path(name).is_file():
+        return Path(name)
+    file = RECIPES.get(str(name).removesuffix(".json"))
+    if file is None:
+        raise UserError(
+            f"--deepspeed_config {name}: no such file; expected a DeepSpeed JSON, or a recipe: {', '.join(RECIPES)}"
+        )
+    return next(folder / file for folder in _FOLDERS if (folder / file).is_file())
