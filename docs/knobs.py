@@ -18,7 +18,7 @@ BEGIN, END = "<!-- knobs: written by docs/knobs.py -->\n", "<!-- end of knobs --
 PRESETS = ("released", "paper", "facelt")
 BOUNDS = {Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<")}
 MEANINGS: dict[str, dict[str, str]] = {
-    "FaceltConfig": {
+    "facelt": {
         "data": "data folder, where the command line gives no `--data`",
         "output": "folder of the run, where the command line gives no `--output`",
         "seed": "of initial weights, order of images, augmentation and everything else that is drawn",
@@ -30,7 +30,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "checkpoint_every": "steps between two checkpoints; the last step is always saved",
         "loader_threads": "decoding threads of each rank",
     },
-    "BackboneConfig": {
+    "backbone": {
         "name": "the network",
         "width": "channels of its first layer",
         "stem": "`imagenet`: 7 × 7 with stride 2, then pooling; `face`: 3 × 3 with stride 1, no pooling",
@@ -41,30 +41,30 @@ MEANINGS: dict[str, dict[str, str]] = {
         "channels_last": "keep maps in the order batch, height, width, channels; needs width 8 or more",
         "checkpointing": "keep only the inputs of residual blocks and compute the blocks again in the backward pass",
     },
-    "AugmentConfig": {
+    "augment": {
         "crop": "smallest side of the random square crop, as a share of the image's; resized back",
         "flip": "probability of mirroring",
         "jitter": "j: brightness, contrast and saturation are each multiplied by U(1 − j, 1 + j)",
         "grey": "probability of losing all colour",
     },
-    "StageConfig": {
+    "plain and meta": {
         "epochs": "length of the stage; an epoch is as many images as the set holds",
         "decay_every": "epochs between two drops of the learning rate",
         "decay": "factor of each drop",
         "warmup": "epochs over which the rate rises from zero",
         "lr_scale": "factor of `optimizer.params.lr` in this stage",
-        "sampler": "every image once an epoch, or every class equally often",
+        "sampler": "every image once an epoch, or every class equally often; `meta` with the preset `facelt`: `uniform`",
         "images_per_class": "with `class_aware`: images of one class in a row; they stay on one rank",
         "sample_rate": "share of the classes outside the batch that take part in a step",
         "freeze_backbone": "train only neck, attention, selector and head",
     },
-    "PlainHeadConfig": {
+    "plain_head": {
         "classifier": "linear, or cosine of normalised features",
         "scale": "factor of the cosine",
         "margin": "on the own class; needs the cosine classifier",
         "margin_size": "cosine for cosface, radians for arcface and adaface",
     },
-    "HeadConfig": {
+    "head": {
         "retrieval": "how the memory is read; `mean`, the same for every image, is a control",
         "hallucinator": "weights of the read: softmax over the classes, or as they come",
         "temperature": "start of the learned temperature of cosine retrieval",
@@ -115,13 +115,13 @@ def cell(value: Any) -> str:
     return f"`{text}`"
 
 
-def table(model: type[config.Block], titles: list[str], *instances: config.Block) -> str:
-    """A row for each knob of a model: name, accepted values, its value in each of the instances, meaning."""
+def table(block: str, titles: list[str], *instances: config.Block) -> str:
+    """A row for each knob of a block: name, accepted values, its value in each of the instances, meaning."""
     rows = [["knob", "accepts", *titles, "meaning"], ["---"] * (len(titles) + 3)]
-    for name, field in model.model_fields.items():
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, config.Block)):
+    for name, field in type(instances[0]).model_fields.items():
+        if not isinstance(getattr(instances[0], name), config.Block):
             found = [cell(getattr(one, name)) for one in instances]
-            rows.append([f"`{name}`", values(field), *found, MEANINGS[model.__name__][name]])
+            rows.append([f"`{name}`", values(field), *found, MEANINGS[block][name]])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -130,15 +130,14 @@ def tables() -> str:
     default = config.FaceltConfig()
     heads = [config.FaceltConfig.model_validate({"preset": preset}).head for preset in PRESETS]
     parts = {
-        "The facelt block": table(config.FaceltConfig, ["default"], default),
-        "Knobs of backbone": table(config.BackboneConfig, ["default"], default.backbone),
-        "Knobs of augment": table(config.AugmentConfig, ["default"], default.augment),
-        "Knobs of plain and meta": table(config.StageConfig, ["plain", "meta"], default.plain, default.meta)
-        + "\nThe preset `facelt` has `meta.sampler` at `uniform`.\n",
-        "Knobs of plain_head": table(config.PlainHeadConfig, ["default"], default.plain_head),
-        "Knobs of head": table(config.HeadConfig, list(PRESETS), *heads),
+        "facelt": (["default"], default),
+        "backbone": (["default"], default.backbone),
+        "augment": (["default"], default.augment),
+        "plain and meta": (["plain", "meta"], default.plain, default.meta),
+        "plain_head": (["default"], default.plain_head),
+        "head": (list(PRESETS), *heads),
     }
-    return "\n".join(f"### {title}\n\n{text}" for title, text in parts.items())
+    return "\n".join(f"### Knobs of {block}\n\n{table(block, *part)}" for block, part in parts.items())
 
 
 def renewed(page: str) -> str:
