@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from megaface_eval.report import conventions
+from facelt.training.checkpoint import CheckpointState
+from megaface_eval.report import conventions, schema
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -150,6 +152,15 @@ def test_the_tables_of_knobs_are_current():
     page = DOCS / "training.md"
     text = page.read_text(encoding="utf-8")
     assert runpy.run_path(str(DOCS / "knobs.py"))["renewed"](text) == text, "run: python docs/knobs.py"
+
+
+def test_every_field_of_checkpoints_and_reports_is_on_its_page():
+    page = (DOCS / "formats.md").read_text(encoding="utf-8")
+    models: list[type[BaseModel]] = [CheckpointState, schema.Part]
+    for model in models:
+        models += model.__subclasses__()
+        for field in model.model_fields:
+            assert f"`{field}`" in page, f"docs/formats.md lacks {field} of {model.__name__}"
 
 
 def test_conventions_are_quoted_as_reports_word_them():
