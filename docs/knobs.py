@@ -53,7 +53,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "decay": "factor of each drop",
         "warmup": "epochs over which the rate rises from zero",
         "lr_scale": "factor of `optimizer.params.lr` in this stage",
-        "sampler": "every image once an epoch, or every class equally often; `meta` with the preset `facelt`: `uniform`",
+        "sampler": "every image once an epoch, or every class equally often; preset `facelt`: both `uniform`",
         "images_per_class": "with `class_aware`: images of one class in a row; they stay on one rank",
         "sample_rate": "share of the classes outside the batch that take part in a step",
         "freeze_backbone": "train only neck, attention, selector and head",
