@@ -1,33 +1,42 @@
-# make demo: set up .venv and run the whole way     make test: set up .venv and pass the tests
+# Every target sets up .venv first, once; `make help` lists them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+ON_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test bench gpu lint clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench gpu lint docs clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(READY): setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,mxnet,onnx]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,docs,mxnet,onnx]'
 	@touch $@
 
-demo: $(READY)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" bash jobs/demo.sh demo
+demo: $(READY) ## the whole way on a laptop: data, training, features, tables (folder demo/)
+	@$(ON_PATH) bash jobs/demo.sh demo
 
-test: $(READY)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+test: $(READY) ## all tests
+	$(ON_PATH) $(BIN)/python -m pytest
 
-bench: $(READY)
-	@for bench in $(filter-out tests/bench/presets.py,$(wildcard tests/bench/*.py)); do echo "== $$bench"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python $$bench || exit 1; done
+bench: $(READY) ## what is measured, as ratios to a reference in the same run (not the presets: half an hour)
+	@for bench in $(filter-out tests/bench/presets.py,$(wildcard tests/bench/*.py)); do echo "== $$bench"; $(ON_PATH) $(BIN)/python $$bench || exit 1; done
 
-# On a machine with CUDA: the head's exactness there, and its bench.
-gpu: $(READY)
+gpu: $(READY) ## on a machine with CUDA: the head's exactness there, and its bench
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: no CUDA device; make gpu needs one")'
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest tests/facelt/head/test_cuda.py
+	$(ON_PATH) $(BIN)/python -m pytest tests/facelt/head/test_cuda.py
 	$(BIN)/python tests/bench/head.py --only products && $(BIN)/python tests/bench/head.py --only memory
 
-lint: $(READY)
+lint: $(READY) ## ruff, and the types by pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright
 
-clean:
+docs: $(READY) ## the knobs' tables anew, and the pages as a site in build/site
+	$(BIN)/python docs/knobs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+clean: ## remove .venv, demo/ and build/
 	rm -rf $(VENV) demo build *.egg-info

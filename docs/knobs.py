@@ -1,0 +1,150 @@
+"""Writes the tables of all knobs into docs/training.md, from the models in facelt/config.py: python docs/knobs.py
+
+Names, accepted values and defaults come from the models; what a knob means is said in MEANINGS.
+"""
+
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from facelt import config
+
+PAGE = Path(__file__).parent / "training.md"
+BEGIN, END = "<!-- knobs: written by docs/knobs.py -->\n", "<!-- end of knobs -->\n"
+PRESETS = ("released", "paper", "facelt")
+BOUNDS = {Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<")}
+MEANINGS: dict[str, dict[str, str]] = {
+    "facelt": {
+        "data": "data folder, where the command line gives no `--data`",
+        "output": "folder of the run, where the command line gives no `--output`",
+        "seed": "of initial weights, order of images, augmentation and everything else that is drawn",
+        "image_size": "side of the square images, in pixels; others are resized",
+        "embedding_size": "D, numbers of an embedding",
+        "products": "type that operands of the heads' matrix products are rounded to; sums stay float32",
+        "preset": "where the defaults of `head` and of `meta.sampler` come from",
+        "log_every": "steps between two lines in `metrics.jsonl`; a request to stop is heard there",
+        "checkpoint_every": "steps between two checkpoints; the last step is always saved",
+        "loader_threads": "decoding threads of each rank",
+    },
+    "backbone": {
+        "name": "the network",
+        "width": "channels of its first layer",
+        "stem": "`imagenet`: 7 × 7 with stride 2, then pooling; `face`: 3 × 3 with stride 1, no pooling",
+        "neck": "what follows the linear layer that makes the embedding",
+        "batch_norm": "statistics over the images of all ranks, of this rank, or frozen as loaded",
+        "init": "torchvision state dict to start from (`--init` sets it)",
+        "compile": "run by torch.compile",
+        "channels_last": "keep maps in the order batch, height, width, channels; needs width 8 or more",
+        "checkpointing": "keep only the inputs of residual blocks and compute the blocks again in the backward pass",
+    },
+    "augment": {
+        "crop": "smallest side of the random square crop, as a share of the image's; resized back",
+        "flip": "probability of mirroring",
+        "jitter": "j: brightness, contrast and saturation are each multiplied by U(1 − j, 1 + j)",
+        "grey": "probability of losing all colour",
+    },
+    "plain and meta": {
+        "epochs": "length of the stage; an epoch is as many images as the set holds",
+        "decay_every": "epochs between two drops of the learning rate",
+        "decay": "factor of each drop",
+        "warmup": "epochs over which the rate rises from zero",
+        "lr_scale": "factor of `optimizer.params.lr` in this stage",
+        "sampler": "every image once an epoch, or every class equally often; preset `facelt`: both `uniform`",
+        "images_per_class": "with `class_aware`: images of one class in a row; they stay on one rank",
+        "sample_rate": "share of the classes outside the batch that take part in a step",
+        "freeze_backbone": "train only neck, attention, selector and head",
+    },
+    "plain_head": {
+        "classifier": "linear, or cosine of normalised features",
+        "scale": "factor of the cosine",
+        "margin": "on the own class; needs the cosine classifier",
+        "margin_size": "cosine for cosface, radians for arcface and adaface",
+    },
+    "head": {
+        "retrieval": "how the memory is read; `mean`, the same for every image, is a control",
+        "hallucinator": "weights of the read: softmax over the classes, or as they come",
+        "temperature": "start of the learned temperature of cosine retrieval",
+        "mask_own": "probability, in training, that an image's own class is left out of its read",
+        "selector": "`zero`: starts at zero and sees the normalised feature",
+        "reach_scale": "numerator over γ",
+        "squash": "v/(1+‖v‖), or ‖v‖²/(1+‖v‖²) · v/‖v‖",
+        "scale": "factor of the logits",
+        "classifier_start": "first rows of the classifier: U(±1/√D), or the centroids",
+        "margin": "on the own class",
+        "margin_size": "cosine for cosface, radians for arcface and adaface",
+        "direct_weight": "weight of a cross-entropy of the normalised direct feature, by the same classifier",
+        "reduction": "of the cross-entropy over the batch",
+        "centroid_loss": "squared distances of the direct feature, or equation 9 on the meta-embedding",
+        "centroid_weight": "λ, weight of the centroid loss",
+        "centroid_margin": "m, margin of the centroid loss",
+        "centroid_gradient": "whether read, reach and cross-entropy pass gradient to the centroids",
+        "centroid_update": "what moves the centroids, see [equations](equations.md#what-moves-the-memory)",
+        "centroid_momentum": "with `mean`: share of the old centroid that is kept",
+        "refresh_every": "with `refresh`: steps between two passes over the whole set",
+        "memory_weight_decay": "of the centroids; null: the optimizer's",
+        "attention": "modulated attention on the last map",
+    },
+}
+
+
+def values(field: Any) -> str:
+    """What a field accepts, in words."""
+    return _of_type(field.annotation, field.metadata)
+
+
+def _of_type(kind: Any, bounds: typing.Sequence[Any] = ()) -> str:
+    origin = typing.get_origin(kind)
+    if origin is typing.Annotated:
+        return _of_type(kind.__origin__, [m for b in kind.__metadata__ for m in getattr(b, "metadata", [b])])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_of_type(one) for one in typing.get_args(kind))
+    if origin is typing.Literal:
+        return ", ".join(f"`{one}`" for one in typing.get_args(kind))
+    name = {int: "whole number", float: "number", bool: "true, false", str: "text", types.NoneType: "null"}[kind]
+    signs = {type(b): getattr(b, BOUNDS[type(b)][0]) for b in bounds if type(b) in BOUNDS}
+    return " ".join([name, ", ".join(f"{BOUNDS[sign][1]} {limit}" for sign, limit in signs.items())]).strip()
+
+
+def cell(value: Any) -> str:
+    """A default as it is written in JSON, texts without quotation marks."""
+    text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    return f"`{text}`"
+
+
+def table(block: str, titles: list[str], *instances: config.Block) -> str:
+    """A row for each knob of a block: name, accepted values, its value in each of the instances, meaning."""
+    rows = [["knob", "accepts", *titles, "meaning"], ["---"] * (len(titles) + 3)]
+    for name, field in type(instances[0]).model_fields.items():
+        if not isinstance(getattr(instances[0], name), config.Block):
+            found = [cell(getattr(one, name)) for one in instances]
+            rows.append([f"`{name}`", values(field), *found, MEANINGS[block][name]])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def tables() -> str:
+    """All tables, each under the block that it describes."""
+    default = config.FaceltConfig()
+    heads = [config.FaceltConfig.model_validate({"preset": preset}).head for preset in PRESETS]
+    parts = {
+        "facelt": (["default"], default),
+        "backbone": (["default"], default.backbone),
+        "augment": (["default"], default.augment),
+        "plain and meta": (["plain", "meta"], default.plain, default.meta),
+        "plain_head": (["default"], default.plain_head),
+        "head": (list(PRESETS), *heads),
+    }
+    return "\n".join(f"### Knobs of {block}\n\n{table(block, *part)}" for block, part in parts.items())
+
+
+def renewed(page: str) -> str:
+    """The page with the tables as they are now."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{tables()}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
