@@ -27,8 +27,8 @@ setup(
     package_data={"": ["py.typed"], "facelt.jobs": ["*.json"], "megaface_eval.report": ["*.jinja"]},
     entry_points={
         "console_scripts": [
-            "facelt-train = facelt.train:main",
-            "facelt-extract = facelt.extract:main",
+            "facelt-train = facelt.train:command",
+            "facelt-extract = facelt.extract:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]

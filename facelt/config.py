@@ -259,14 +259,14 @@ class FaceltConfig(Block):
         return block
 
 
-def load(path: str | Path | None, overrides: list[str] | None = None) -> tuple[dict[str, Any], FaceltConfig]:
+def load(path: str | Path, overrides: list[str] | None = None) -> tuple[dict[str, Any], FaceltConfig]:
     """Read a DeepSpeed JSON: its DeepSpeed part (without the block) and the validated block.
 
     overrides: "key=value" strings; a dotted key that names a knob of the block ("plain.epochs=2"), or of DeepSpeed
     with a leading "ds." ("ds.train_batch_size=64"); values are JSON, or plain text.
     Raises UserError, in one line, for what cannot be read or is not a knob.
     """
-    path = Path(path or "none given")
+    path = Path(path)
     if not path.is_file():
         raise UserError(f"--deepspeed_config {path}: no such file; expected a DeepSpeed JSON such as jobs/ds.json")
     try:

@@ -107,7 +107,12 @@ def arguments() -> Parser:
     return parser
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """`main` as a process of its own, which leaves the ranks' group when it has finished."""
     status = main()
     group.leave()
-    sys.exit(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(command())

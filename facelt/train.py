@@ -8,13 +8,14 @@ import json
 import sys
 from pathlib import Path
 
+from facelt import recipes
 from facelt.config import STAGES, load
 from facelt.errors import UserError, one_line
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import start
 from facelt.training.run import Run
-from facelt.training.telemetry import StopRequest
+from facelt.training.telemetry import StopRequest, say
 from facelt.training.trainer import Trainer
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
@@ -37,12 +38,15 @@ def main(argv: list[str] | None = None) -> int:
 def make_run(args: argparse.Namespace) -> Run:
     """Join the ranks and open what the arguments name. Raises UserError for what is missing or does not fit."""
     init = [f"backbone.init={json.dumps(args.init)}"] if args.init else []
-    ds, config = load(args.deepspeed_config, [*args.set, *init])
+    recipe = recipes.find(args.deepspeed_config)
+    ds, config = load(recipe, [*args.set, *init])
     data, output = args.data or config.data, args.output or config.output
     if data is None or output is None:
         name = "data" if data is None else "output"
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
     device, stop = group.join(), StopRequest()
+    if str(recipe) != args.deepspeed_config:
+        say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
     partition = Partition(dataset.num_classes, group.rank(), group.world_size())
     return Run(config, ds, dataset, partition, device, Path(output), stop)
@@ -66,7 +70,12 @@ def arguments() -> Parser:
     return parser
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """`main` as a process of its own, which leaves the ranks' group when it has finished."""
     status = main()
     group.leave()
-    sys.exit(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -13,7 +13,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # The rooms of each package, from the ground: a module imports from its own room and from rooms before it in this list.
 # Modules of one tuple are one floor; "." are the doors, the package's own modules that no list names.
 ROOMS = {
-    "facelt": ["errors", "config", "parallel", "network", "images", "head", "training", "features", "."],
+    "facelt": ["errors", "recipes", "config", "parallel", "network", "images", "head", "training", "features", "."],
     "megaface_eval": [
         "errors", "processes", "command", "features", "search", "protocols", "formats", "options", "evaluate", "inputs",
         "report", ".",
