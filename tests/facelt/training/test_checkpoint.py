@@ -10,6 +10,7 @@ from engines import K, batch, build
 from ranks import run_ranks
 
 from facelt.config import FaceltConfig
+from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
@@ -126,3 +127,40 @@ def test_damage_is_named_in_one_line(tmp_path):
     (folder / "state.json").write_text("{")
     with pytest.raises(ValueError, match="unreadable checkpoint"):
         checkpoint.read_state(folder)
+
+
+def test_a_state_as_the_first_version_of_format_2_wrote_it(tmp_path):
+    """Its keys by hand; a knob that was added since has its default."""
+    config = FaceltConfig(seed=3).model_dump()
+    del config["loader_threads"]
+    state = {"format": 2, "stage": "meta", "step": 8, "finished": True, "global_batch": 8, "config": config}
+    state |= {"scalars": {"norm_mean": 20.0, "norm_deviation": 100.0}, "num_classes": 5, "starts": [0, 3]}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    read = checkpoint.read_state(tmp_path)
+    assert (read.stage, read.step, read.finished, read.global_batch) == ("meta", 8, True, 8)
+    assert (read.config.seed, read.config.loader_threads) == (3, 2)
+    assert (read.scalars["norm_mean"], read.num_classes, read.starts) == (20.0, 5, [0, 3])
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"step": "many"}, "state.json: step: "),
+        ({"config": None}, "its configuration is not one of this version: facelt is None"),
+        ({"config": {"head": {"memroy": 1}}}, "facelt.head.memroy is not a known key"),
+    ],
+)
+def test_a_state_that_cannot_be_is_one_line(tmp_path, change, said):
+    state = json.loads(state_of("plain", 4, Partition(K)).model_dump_json())
+    (tmp_path / "state.json").write_text(json.dumps({**state, **change}))
+    with pytest.raises(UserError) as caught:
+        checkpoint.read_state(tmp_path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_whole_names_of_folders_are_checkpoints(tmp_path):
+    folder = Path(run_ranks(1, save_rows, str(tmp_path), 4)[0])
+    (folder.parent / "step-00000030.bak").mkdir()
+    (folder.parent / "step-00000099").write_text("a file")
+    assert checkpoint.latest(tmp_path, "plain") == folder
