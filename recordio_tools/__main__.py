@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recordio_tools.atomic import refuse_existing
+from recordio_tools.atomic import check_writable
 from recordio_tools.cli import reading, writing
 
 COMMANDS = {**reading.COMMANDS, **writing.COMMANDS}
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for output in (getattr(args, "out", None), getattr(args, "repair", None)):
             if output is not None:
-                refuse_existing(output, args.force)  # before an hour of reading, not after
+                check_writable(output, force=args.force)  # before an hour of reading, not after
         return COMMANDS[args.command].run(args) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either

@@ -53,8 +53,8 @@ class DatasetWriter(AbstractContextManager):
     class.
     `partial` is the folder while it is being written, open to further files.
 
-    Raises RecordError: the folder exists and `force` is not set, a label outside the classes, names that do not fit,
-    no image.
+    Raises RecordError: a label outside the classes, names that do not fit, no image. Raises UserError: the folder
+    exists and `force` is not set, or it cannot be written.
     """
 
     def __init__(

@@ -32,8 +32,7 @@ class RecordError(UserError):
     """What is wrong with a record, an index or a set, in one line.
 
     Attributes: `path` of the file, record `key` and byte `offset` where they are known (else None), and `kind`, one
-    word for programs: magic, length, truncated, part, padding, header, label, index, property, names, empty, missing,
-    exists.
+    word for programs: magic, length, truncated, part, padding, header, label, index, property, names, empty, missing.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import sets
 
 from recordio_tools.check.verify import verify
 from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.errors import UserError
 from recordio_tools.format.recordio import RecordError, RecordWriter
 from recordio_tools.writer import range_records
 
@@ -88,7 +89,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     whole = RecordWriter.write_framed
     monkeypatch.setattr(RecordWriter, "write_framed", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         write(tmp_path / "set", [0] * 50)
     assert list(tmp_path.iterdir()) == []
 
@@ -104,7 +105,7 @@ def test_an_empty_image_is_refused(tmp_path):
 
 def test_an_existing_set_stays_unless_forced(tmp_path):
     write(tmp_path / "set", [0])
-    with pytest.raises(RecordError, match="exists already; choose another name or give --force"):
+    with pytest.raises(UserError, match="exists already; choose another name or give --force"):
         write(tmp_path / "set", [1])
     assert RecordDataset(tmp_path / "set").labels.tolist() == [0]
     with pytest.raises(RecordError, match="label 9"):
