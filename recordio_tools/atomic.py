@@ -42,13 +42,13 @@ def check_writable(target: Path | str, *, force: bool = False, folder: bool | No
         UserError: the target exists and `force` is not set, it is a file where a folder is to be or the reverse, it
             holds the working folder, or its place is no folder, is not writable or has no space.
     """
-    target = _absolute(target)
     _refuse_existing(target, force, folder)
-    place = next((parent for parent in target.parents if os.path.lexists(parent)), target.parent)
-    probe = place / _partial_name(target)
+    path = _absolute(target)
+    place = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
+    probe = place / _partial_name(path)
     try:
         probe.mkdir()
-        (probe / target.name).write_bytes(bytes(PROBE_BYTES))
+        (probe / path.name).write_bytes(bytes(PROBE_BYTES))
         free = shutil.disk_usage(place).free
     except OSError as error:
         raise _cannot_write(target, error) from error
@@ -83,13 +83,14 @@ def output_file(target: Path | str, *, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _beside(target: Path | str, force: bool, folder: bool) -> Iterator[Path]:
-    target = _absolute(target)
-    _clear_leftovers(target)
+    """Messages name `target` as it was given."""
+    path = _absolute(target)
+    _clear_leftovers(path)
     check_writable(target, force=force, folder=folder)
-    partial = target.with_name(_partial_name(target))
+    partial = path.with_name(_partial_name(path))
     try:
         with _explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if folder:
                 partial.mkdir()
         try:
@@ -101,7 +102,7 @@ def _beside(target: Path | str, force: bool, folder: bool) -> Iterator[Path]:
         _refuse_existing(target, force, folder)  # it may have come meanwhile
         with _explained(target):
             _flush_all(partial)
-            _put_in_place(partial, target)
+            _put_in_place(partial, path)
     finally:
         _remove(partial)
 
@@ -123,25 +124,25 @@ def _partial_prefix(target: Path) -> str:
     return f".{name}.{socket.gethostname()}"
 
 
-def _refuse_existing(target: Path, force: bool, folder: bool | None) -> None:
+def _refuse_existing(target: Path | str, force: bool, folder: bool | None) -> None:
     if not os.path.lexists(target):
         return
     if not force:
         raise UserError(f"{target}: exists already; choose another name or give --force")
-    if target in (cwd := Path.cwd(), *cwd.parents):
+    if _absolute(target) in (cwd := Path.cwd(), *cwd.parents):
         raise UserError(f"{target}: holds the working folder, which --force will not replace; choose another")
-    if folder is not None and target.is_dir() != folder:
-        given, output = ("folder", "file") if target.is_dir() else ("file", "folder")
+    if folder is not None and os.path.isdir(target) != folder:
+        given, output = ("file", "folder") if folder else ("folder", "file")
         raise UserError(f"{target}: is a {given}, which --force will not replace with a {output}; choose another name")
 
 
-def _cannot_write(target: Path, error: OSError) -> UserError:
+def _cannot_write(target: Path | str, error: OSError) -> UserError:
     remedy = "make room or choose another place" if error.errno in _FULL else "choose another place"
     return UserError(f"{target}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 @contextmanager
-def _explained(target: Path) -> Iterator[None]:
+def _explained(target: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -173,6 +173,17 @@ def test_a_folder_that_a_killed_writer_had_moved_aside_comes_back(tmp_path, old,
     assert names(tmp_path) == ["set"]
 
 
+def test_messages_name_the_output_as_it_was_given(tmp_path, old, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^set: exists already"):
+        make(Path("set"))
+    with pytest.raises(UserError, match=r"^set: cannot be written"):
+        make(Path("set"), force=True, then=OSError(errno.ENOSPC, "No space left on device"))
+    (old / "file").touch()
+    with pytest.raises(UserError, match=r"^set/file/x: cannot be written"):
+        make(Path("set/file/x"))
+
+
 def test_names_as_long_as_they_may_be(tmp_path):
     target = tmp_path / ("ä" * 127)
     make(target)
