@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.atomic import output_file
+from recordio_tools.atomic import check_writable, output_file
 from recordio_tools.check.ranges import EXACT
 from recordio_tools.dataset import RecordDataset, find_rec
 from recordio_tools.format.heads import heads_of
@@ -88,14 +88,14 @@ def write_index(source: Path, out: Path | None = None, *, images_only: bool = Fa
     that belong to no whole record. Raises RecordError.
     """
     rec_path = find_rec(source)
+    out = out or rec_path.with_suffix(".images.idx" if images_only else ".idx")
+    check_writable(out, force=force, folder=False)
     lost = 0
     if images_only:
         dataset = RecordDataset(source)
         keys, offsets = dataset.keys, dataset.offsets
-        out = out or rec_path.with_suffix(".images.idx")
     else:
         keys, offsets, lost = rebuild_index(source)
-        out = out or rec_path.with_suffix(".idx")
     with output_file(out, force=force) as partial:
         partial.write_bytes(format_index(keys, offsets))
     return {"path": str(out), "records": len(keys), "lost_bytes": lost}

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recordio_tools.dataset import DatasetWriter
+from recordio_tools.errors import UserError
 from recordio_tools.sources.faces.camera import encode
 from recordio_tools.sources.faces.identity import draw_identities
 from recordio_tools.sources.faces.nuisance import draw_shots
@@ -42,21 +43,21 @@ def image_counts(
     """How many of `images` each identity gets, int64 (identities,), descending.
 
     `balanced`: as equal as they can be. `zipf`: in proportion to rank^−exponent, no fewer than `shortest` and no more
-    than `longest`. Raises ValueError when no such split exists.
+    than `longest`. Raises UserError when no such split exists.
     """
     if not 1 <= identities <= MOST_IDENTITIES:
-        raise ValueError(f"{identities} identities given, expected 1 to {MOST_IDENTITIES}")
+        raise UserError(f"{identities} identities given, expected 1 to {MOST_IDENTITIES}")
     if tail not in TAILS:
-        raise ValueError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
+        raise UserError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
     if not 0 < exponent <= 10:
-        raise ValueError(f"exponent {exponent:g} given, expected a number above 0, at most 10")
+        raise UserError(f"exponent {exponent:g} given, expected a number above 0, at most 10")
     if images > LARGEST:
-        raise ValueError(f"{images} images given, expected at most {LARGEST}")
+        raise UserError(f"{images} images given, expected at most {LARGEST}")
     longest = images if longest is None else longest
     if not 1 <= shortest <= longest:
-        raise ValueError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
+        raise UserError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
     if not identities * shortest <= images <= identities * longest:
-        raise ValueError(
+        raise UserError(
             f"{images} images given for {identities} identities of {shortest} to {longest} images each, "
             f"expected {identities * shortest} to {identities * longest} images"
         )
@@ -169,21 +170,21 @@ def write_synthetic(
 ) -> int:
     """Writes a set of counts[k] images of identity first_identity + k, and its attributes; returns the image count.
 
-    Raises ValueError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an
+    Raises UserError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an
     existing output.
     """
     workers = _cores() if workers is None else workers
     if not 1 <= workers <= 1024:
-        raise ValueError(f"workers {workers} given, expected 1 to 1024")
+        raise UserError(f"workers {workers} given, expected 1 to 1024")
     for name, value in {"seed": seed, "first identity": first_identity, "first image": first_image}.items():
         if not 0 <= value < LARGEST:
-            raise ValueError(f"{name} {value} given, expected 0 to {LARGEST - 1}")
+            raise UserError(f"{name} {value} given, expected 0 to {LARGEST - 1}")
     if size not in SIZES:
-        raise ValueError(f"size {size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
+        raise UserError(f"size {size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
     if not 0 <= grey <= 1:
-        raise ValueError(f"share {grey:g} of grey images given, expected 0 to 1")
+        raise UserError(f"share {grey:g} of grey images given, expected 0 to 1")
     if not 0.5 <= zoom <= 3:
-        raise ValueError(f"zoom {zoom:g} given, expected 0.5 (far) to 3 (close)")
+        raise UserError(f"zoom {zoom:g} given, expected 0.5 (far) to 3 (close)")
     identities = first_identity + np.arange(len(counts))
     stream = jpegs(counts, seed, size, grey, zoom, first_identity, first_image, workers)
     with DatasetWriter(out, len(counts), (size, size), names=identity_names(identities), force=force) as writer:

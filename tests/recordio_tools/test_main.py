@@ -79,6 +79,25 @@ def test_arguments_that_do_not_parse(capsys, arguments, words):
     assert words in mistake(capsys, *arguments)
 
 
+@pytest.mark.parametrize("error, status", [(KeyboardInterrupt(), 130), (OSError(5, "Input/output error"), 2)])
+def test_exit_statuses(source, monkeypatch, error, status):
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "inspect", COMMANDS["inspect"]._replace(run=fail))
+    assert main(["inspect", str(source)]) == status
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_mistake(source, monkeypatch):
+    monkeypatch.setitem(COMMANDS, "inspect", COMMANDS["inspect"]._replace(run=lambda _: int("ours")))
+    with pytest.raises(ValueError, match="ours"):
+        main(["inspect", str(source)])
+
+
+def test_flags_are_not_abbreviated(source, capsys):
+    assert "unrecognized arguments: --js; see python" in mistake(capsys, "inspect", source, "--js")
+
+
 def test_inspect_as_json(source, capsys):
     assert main(["inspect", str(source), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["records"] == {"image": 7, "identity": 5, "header": 1}
