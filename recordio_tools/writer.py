@@ -1,6 +1,5 @@
 """Writes an InsightFace set: `train.rec`, `train.idx`, `property`, `names.txt`."""
 
-import numbers
 from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +9,7 @@ import numpy as np
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.format.index import format_index
-from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, RecordError, RecordWriter, pack
+from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, Label, RecordError, RecordWriter, pack
 
 REC, IDX, PROPERTY, NAMES = "train.rec", "train.idx", "property", "names.txt"
 BUFFER_BYTES = 1 << 20
@@ -76,23 +75,23 @@ class DatasetWriter(AbstractContextManager):
         self._output = output_folder(folder, force=force)
         self.partial = self._output.__enter__()
         self._file = open(self.partial / REC, "wb", buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
-        self.records = RecordWriter(self._file)
-        self.records.write_framed(range_records(np.zeros(1), np.zeros(1), np.zeros(1)))  # filled in at the end
+        self.rec_writer = RecordWriter(self._file)
+        self.rec_writer.write_framed(range_records(np.zeros(1), np.zeros(1), np.zeros(1)))  # filled in at the end
 
     @property
     def num_images(self) -> int:
         """Images added so far."""
         return len(self._labels)
 
-    def add(self, jpeg: bytes, label: float | Sequence[float]) -> None:
+    def add(self, jpeg: bytes, label: Label) -> None:
         """Append one encoded image. Of several labels (`[label, aligned]`, boxes) the first is the identity."""
-        identity = label if isinstance(label, numbers.Number) else label[0]
+        identity = label if isinstance(label, float | int | np.number) else label[0]
         if len(jpeg) == 0:
             raise RecordError(f"image {self.num_images} (label {identity}) is empty", path=self.folder, kind="empty")
         if not float(identity).is_integer():
             raise RecordError(f"label {identity} is not an integer", path=self.folder, kind="label")
         self._refuse_labels(np.array([identity], np.int64))
-        self._offsets.append(self.records.write(pack(IRHeader(0, label, self.num_images + 1), bytes(jpeg))))
+        self._offsets.append(self.rec_writer.write(pack(IRHeader(0, label, self.num_images + 1), bytes(jpeg))))
         self._labels.append(int(identity))
 
     def add_framed(self, offsets: np.ndarray, labels: np.ndarray) -> None:
@@ -131,7 +130,7 @@ class DatasetWriter(AbstractContextManager):
         bounds = np.searchsorted(labels[order], np.arange(classes + 1)) + 1
         range_keys = np.arange(count + 1, count + 1 + classes)
         ranges = range_records(range_keys, bounds[:-1], bounds[1:])
-        ranges_at = self.records.write_framed(ranges) + _RANGE_RECORD.itemsize * np.arange(classes)
+        ranges_at = self.rec_writer.write_framed(ranges) + _RANGE_RECORD.itemsize * np.arange(classes)
         self._file.seek(0)
         self._file.write(range_records(np.zeros(1), np.array([count + 1]), np.array([count + 1 + classes])))
         keys = np.concatenate([np.arange(count + 1), range_keys])

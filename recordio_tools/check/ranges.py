@@ -8,7 +8,7 @@ asked for.
 import numpy as np
 
 from recordio_tools.check.faults import Fault, fault_at
-from recordio_tools.format.heads import Heads
+from recordio_tools.format.headers import Headers
 
 EXACT = 2**24
 
@@ -38,7 +38,7 @@ def header_faults(
 
 
 def identity_faults(
-    image_keys: np.ndarray, labels: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads
+    image_keys: np.ndarray, labels: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers
 ) -> list[Fault]:
     """Identity records whose key range is not that of one identity's images.
 
@@ -47,12 +47,13 @@ def identity_faults(
     if len(labels) == 0 or len(keys) == 0:
         return []
     order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
     with np.errstate(invalid="ignore"):  # signalling NaN
-        start, end = heads.label[order].astype(float), heads.second[order].astype(float)
+        start, end = headers.label[order].astype(float), headers.second[order].astype(float)
     faults = []
-    for row in np.flatnonzero(_wrong_ranges(image_keys, labels, keys[order], start, end)).tolist():
+    for row in np.flatnonzero(_wrong_ranges(image_keys, labels, keys, start, end)).tolist():
         problem = f"its key range [{start[row]:g}, {end[row]:g}) is not that of the images of one identity"
-        faults.append(fault_at("range", keys[order[row]], offsets[order[row]], problem))
+        faults.append(fault_at("range", keys[row], offsets[row], problem))
     return faults
 
 

@@ -10,9 +10,9 @@ from recordio_tools.check.decoding import decode_all
 from recordio_tools.check.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.check.ranges import header_faults, identity_faults
 from recordio_tools.dataset import find_rec, read_names, read_property, wrong_labels
-from recordio_tools.format.heads import Heads, heads_of
+from recordio_tools.format.headers import Headers, headers_of
+from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.mapping import map_file
-from recordio_tools.format.records import ImageRecords
 from recordio_tools.format.scan import scan
 from recordio_tools.writer import NAMES, PROPERTY
 
@@ -37,22 +37,23 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
     data = map_file(rec_path)
     records, gaps = scan(data)
     keys, in_index, faults = match_index(rec_path.with_suffix(".idx"), records, gaps, len(data))
-    heads = heads_of(data, records.offsets)
+    headers = headers_of(data, records.offsets)
     stated = collect(lambda: read_property(rec_path.with_name(PROPERTY)), faults)
     classes, size = stated or (None, None)
     names = collect(lambda: read_names(rec_path.with_name(NAMES), classes), faults) if classes else None
-    faults += record_faults(data, keys, records, heads)
-    faults += label_faults(keys, records.offsets, heads, classes)
-    is_range = (heads.image_bytes == 0) & (heads.flag == 2)
-    is_image = (heads.image_bytes > 0) & ~wrong_labels(heads.label, classes)
+    faults += record_faults(data, keys, records, headers)
+    faults += label_faults(keys, records.offsets, headers, classes)
+    is_range = (headers.image_bytes == 0) & (headers.flag == 2)
+    is_image = (headers.image_bytes > 0) & ~wrong_labels(headers.label, classes)
     rows = _in_key_order(keys, np.flatnonzero(is_image))
-    heads = heads._replace(multipart=heads.multipart | records.foreign)  # both are written anew when they are copied
-    images = _images(rec_path, data, keys, records.offsets, heads, rows)
-    faults += _range_faults(images, keys, records.offsets, heads, is_range, in_index)
+    # What a foreign writer left uncut is framed anew when it is copied, as records in several parts are.
+    headers = headers._replace(multipart=headers.multipart | records.foreign)
+    images = _images(rec_path, data, keys, records.offsets, headers, rows)
+    faults += _range_faults(images, keys, records.offsets, headers, is_range, in_index)
     if decode:
         good = _decode_faults(images, size, faults)
         is_image[rows[~good]] = False
-        images = _images(rec_path, data, keys, records.offsets, heads, rows[good])
+        images = _images(rec_path, data, keys, records.offsets, headers, rows[good])
     left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
     for row in np.flatnonzero(~is_image & ~is_range).tolist():
         left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
@@ -64,18 +65,18 @@ def _range_faults(
     images: ImageRecords,
     keys: np.ndarray,
     offsets: np.ndarray,
-    heads: Heads,
+    headers: Headers,
     is_range: np.ndarray,
     in_index: np.ndarray | None,
 ) -> list[Fault]:
     faults = []
     identities = int(np.count_nonzero(is_range & (keys != 0)))
     for row in np.flatnonzero(is_range & (keys == 0)).tolist():
-        header = float(heads.label[row]), float(heads.second[row]), int(offsets[row])
-        faults += header_faults(header, int(np.count_nonzero(heads.image_bytes > 0)), identities, in_index)
+        header = float(headers.label[row]), float(headers.second[row]), int(offsets[row])
+        faults += header_faults(header, int(np.count_nonzero(headers.image_bytes > 0)), identities, in_index)
     named, rows = images.keys != NO_KEY, np.flatnonzero(is_range & (keys > 0))
-    labels = images.heads.label[named].astype(np.int64)
-    ranges = heads.pick(rows)
+    labels = images.headers.label[named].astype(np.int64)
+    ranges = headers.pick(rows)
     return faults + identity_faults(images.keys[named], labels, keys[rows], offsets[rows], ranges)
 
 
@@ -86,11 +87,11 @@ def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _images(
-    path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads, rows: np.ndarray
+    path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers, rows: np.ndarray
 ) -> ImageRecords:
-    if len(rows) and (np.diff(rows) == 1).all():
-        rows = slice(rows[0], rows[-1] + 1)  # views instead of copies
-    return ImageRecords(path, data, keys[rows], offsets[rows], heads.pick(rows))
+    run = len(rows) and (np.diff(rows) == 1).all()
+    chosen = slice(rows[0], rows[-1] + 1) if run else rows  # a run gives views instead of copies
+    return ImageRecords(path, data, keys[chosen], offsets[chosen], headers.pick(chosen))
 
 
 def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: list[Fault]) -> np.ndarray:

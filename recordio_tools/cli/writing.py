@@ -25,7 +25,7 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _pack(args: argparse.Namespace) -> None:
     options = {"root": args.root, "size": args.size, "quality": args.quality, "force": args.force}
-    wrote(args.out, folders.pack(args.pictures, args.out, reencode=args.reencode, as_is=args.as_is, **options))
+    wrote(args.out, folders.pack_pictures(args.pictures, args.out, reencode=args.reencode, as_is=args.as_is, **options))
 
 
 def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _unpack(args: argparse.Namespace) -> None:
-    wrote(args.out, folders.unpack(RecordDataset(args.source), args.out, force=args.force))
+    wrote(args.out, folders.unpack_pictures(RecordDataset(args.source), args.out, force=args.force))
 
 
 def _bins_arguments(parser: argparse.ArgumentParser) -> None:

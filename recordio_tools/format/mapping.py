@@ -34,7 +34,7 @@ def release(data: np.ndarray) -> None:
 def sliceable(data: np.ndarray) -> mmap.mmap | bytes | memoryview:
     """The same bytes as what is quick to cut pieces from: the map or bytes behind `data`, else a view of it."""
     owner = _owner(data)
-    return owner if isinstance(owner, mmap.mmap | bytes) and len(owner) == len(data) else memoryview(data)
+    return owner if isinstance(owner, mmap.mmap | bytes) and len(owner) == len(data) else data.data
 
 
 def _owner(data: np.ndarray) -> object:

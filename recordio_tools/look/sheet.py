@@ -46,7 +46,7 @@ def contact_sheet(source: RecordDataset, rows: int = 8, columns: int = 10, cell:
 
 def _thumbnail(source: RecordDataset, row: int, cell: int) -> Image.Image:
     try:
-        with Image.open(BytesIO(source.jpeg(row))) as image:
+        with Image.open(BytesIO(source.jpeg(row).tobytes())) as image:
             return image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
     except DECODE_ERRORS:
         return Image.new("RGB", (cell, cell), "grey")

@@ -52,10 +52,13 @@ def _tokens(sources: Sequence[RecordDataset], by_name: bool, mapping: Path | Non
     """For each source and label, what tells its identity from others: equal tokens are one identity."""
     tokens: list[list[Token]] = []
     for number, source in enumerate(sources):
-        if by_name and source.names is None:
+        if not by_name:
+            tokens.append([(number, label) for label in range(source.num_classes)])
+        elif source.names is not None:
+            tokens.append([*source.names])
+        else:
             problem = "has no names.txt, so its identities cannot be joined by name"
             raise RecordError(problem, path=source.folder, kind="names")
-        tokens.append(list(source.names) if by_name else [(number, label) for label in range(source.num_classes)])
     if mapping is not None:
         for number, label, name in _read_mapping(mapping, sources):
             tokens[number][label] = name

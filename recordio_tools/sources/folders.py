@@ -71,7 +71,7 @@ def load_jpeg(path: Path, size: int, quality: int = 95, *, reencode: bool = Fals
     return jpeg.getvalue()
 
 
-def pack(
+def pack_pictures(
     source: Path,
     out: Path,
     *,
@@ -113,7 +113,7 @@ def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iter
             yield from zip((picture.label for picture in batch), jpegs, strict=True)
 
 
-def unpack(source: RecordDataset, out: Path, *, force: bool = False) -> int:
+def unpack_pictures(source: RecordDataset, out: Path, *, force: bool = False) -> int:
     """Write every image as it is to `out/<identity name or label>/<key>.jpg`; returns the number of images.
 
     `images.lst` (im2rec's dialect) keeps keys and labels, `names.txt` the names, so that packing the list gives the set
@@ -128,8 +128,8 @@ def unpack(source: RecordDataset, out: Path, *, force: bool = False) -> int:
             header, image = source.record(i)
             suffix = ".png" if bytes(image[:4]) == b"\x89PNG" else ".jpg"
             name = f"{folders[source.labels[i]]}/{source.keys[i]:08d}{suffix}"
-            (folder / name).write_bytes(image)
-            entries.append((int(source.keys[i]), list(header.label) if header.flag else [header.label], name))
+            (folder / name).write_bytes(image.data)
+            entries.append((int(source.keys[i]), header.labels, name))
         (folder / LIST).write_text(format_list(entries), encoding="utf-8")
         if source.names is not None:
             (folder / NAMES).write_text("".join(f"{name}\n" for name in source.names), encoding="utf-8")

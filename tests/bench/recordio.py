@@ -64,7 +64,7 @@ def write_set(folder: Path, scale: float, payload: int) -> None:
             content[at + 4], content[at + 5] = start + 1 + np.arange(len(part)), 0
             content[at + 6] = content[at + 7] = 0
             content[at + words - 1] &= np.array([0xFFFFFFFF, 0xFF, 0xFFFF, 0xFFFFFF], "<u4")[length % 4]
-            writer.add_framed(writer.records.write_framed(content.view(np.uint8)) + at * 4, part)
+            writer.add_framed(writer.rec_writer.write_framed(content.view(np.uint8)) + at * 4, part)
 
 
 class Cost(NamedTuple):

@@ -52,7 +52,7 @@ def test_payloads_in_several_parts(tmp_path):
     records = [(key, sets.payload(key % 3, sets.MAGIC * (key % 4) + b"jpeg" * key, 0xCED7230A)) for key in range(1, 20)]
     ds = RecordDataset(sets.write(tmp_path, records, "3,8,8"))
     check(ds, records)
-    assert ds.heads.multipart.all()
+    assert ds.headers.multipart.all()
 
 
 def test_without_property_classes_and_size_come_from_the_images(tmp_path):

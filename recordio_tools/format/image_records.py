@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.format.heads import Heads
+from recordio_tools.format.headers import Headers
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.pictures import DECODE_ERRORS, image_size
 from recordio_tools.format.recordio import IRHeader, RecordError, decode, unpack
@@ -17,12 +17,12 @@ class ImageRecords:
         rec_path: the file.
         data: its bytes, uint8, memory-mapped.
         keys, offsets, ends: int64[N]: record key, first byte, byte after the last.
-        heads: their `Heads`.
+        headers: their `Headers`.
     """
 
-    def __init__(self, rec_path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads):
+    def __init__(self, rec_path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers):
         self.rec_path, self.data = rec_path, data
-        self.keys, self.offsets, self.ends, self.heads = keys, offsets, heads.ends, heads
+        self.keys, self.offsets, self.ends, self.headers = keys, offsets, headers.ends, headers
 
     def __len__(self) -> int:
         return len(self.keys)
