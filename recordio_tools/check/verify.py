@@ -108,7 +108,7 @@ def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: l
     return good
 
 
-def describe(survey: Survey, most: int = 5) -> str:
+def describe_faults(survey: Survey, most: int = 5) -> str:
     """One line per fault: byte offset, key, kind, what is wrong; after `most` that are alike, only their number."""
     lines = [f"{'byte':>14} {'key':>10}  {'kind':<10} fault"] if survey.faults else []
     alike: dict[tuple[str, str], list[str]] = {}

@@ -85,7 +85,7 @@ def _sizes(source: RecordDataset, samples: int) -> dict[str, int]:
     return found
 
 
-def describe(figures: dict) -> str:
+def describe_figures(figures: dict) -> str:
     """The same figures as aligned lines for people."""
     records, identities, keys = figures["records"], figures["identities"], figures["keys"]
     header = figures["header"]
