@@ -36,7 +36,7 @@ def collect(read: Callable[[], T], faults: list[Fault]) -> T | None:
 
 
 class IndexMatch(NamedTuple):
-    """The records of a file and the keys that its index gives them."""
+    """What an index says of the records of its file."""
 
     keys: np.ndarray  # int64: the key of every record, NO_KEY where the index names none
     in_index: np.ndarray | None  # int64: all keys of the index, wherever they point; None when it cannot be read
@@ -44,13 +44,13 @@ class IndexMatch(NamedTuple):
 
 
 def match_index(path: Path, records: WholeRecords, gaps: list[Gap], size: int) -> IndexMatch:
-    """Hold the index at `path` against the records and gaps of its file, in both directions."""
+    """Hold the index at `path` against the whole records and gaps of its file of `size` bytes, in both directions."""
     faults: list[Fault] = []
     keys = np.full(len(records.offsets), NO_KEY, np.int64)
     index = collect(lambda: read_index(path), faults) if path.is_file() else None
     in_gaps = {gap.offset: NO_KEY for gap in gaps}
     if index is not None:
-        faults += _match(*index, records.offsets, size, keys, in_gaps)
+        faults += _match(index, records.offsets, size, keys, in_gaps)
         problem = "a whole record that the index does not name"
         faults += [Fault("index", None, offset, problem) for offset in records.offsets[keys == NO_KEY].tolist()]
     elif not faults:
@@ -62,14 +62,13 @@ def match_index(path: Path, records: WholeRecords, gaps: list[Gap], size: int) -
 
 
 def _match(
-    index_keys: np.ndarray,
-    index_offsets: np.ndarray,
-    offsets: np.ndarray,
-    size: int,
-    keys: np.ndarray,
-    in_gaps: dict[int, int],
+    index: tuple[np.ndarray, np.ndarray], offsets: np.ndarray, size: int, keys: np.ndarray, in_gaps: dict[int, int]
 ) -> list[Fault]:
-    """Hold the index against the records: fills in `keys` by record, and `in_gaps` where it points at a gap's start."""
+    """Hold an index (keys and offsets) against the offsets of the records.
+
+    Fills in `keys`, of every record, and the keys `in_gaps`, by offset, of entries that point at the start of a gap.
+    """
+    index_keys, index_offsets = index
     if (np.diff(index_keys) <= 0).any():
         order = np.lexsort((index_offsets, index_keys))
         index_keys, index_offsets = index_keys[order], index_offsets[order]
@@ -146,6 +145,6 @@ def label_faults(keys: np.ndarray, offsets: np.ndarray, headers: Headers, classe
     ]
 
 
-def fault_at(kind: str, key: int, offset: int, problem: str) -> Fault:
+def fault_at(kind: str, key: int | np.integer, offset: int | np.integer, problem: str) -> Fault:
     """A fault of a record; NO_KEY becomes None."""
     return Fault(kind, None if key == NO_KEY else int(key), int(offset), problem)

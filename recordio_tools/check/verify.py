@@ -10,7 +10,7 @@ from recordio_tools.check.decoding import decode_all
 from recordio_tools.check.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.check.ranges import header_faults, identity_faults
 from recordio_tools.dataset import find_rec, read_names, read_property, wrong_labels
-from recordio_tools.format.headers import Headers, headers_of
+from recordio_tools.format.headers import headers_of
 from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.scan import scan
@@ -48,12 +48,13 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
     rows = _in_key_order(keys, np.flatnonzero(is_image))
     # What a foreign writer left uncut is framed anew when it is copied, as records in several parts are.
     headers = headers._replace(multipart=headers.multipart | records.foreign)
-    images = _images(rec_path, data, keys, records.offsets, headers, rows)
-    faults += _range_faults(images, keys, records.offsets, headers, is_range, in_index)
+    every = ImageRecords(rec_path, data, keys, records.offsets, headers)
+    images = every.pick(rows)
+    faults += _range_faults(every, images, is_range, in_index)
     if decode:
         good = _decode_faults(images, size, faults)
         is_image[rows[~good]] = False
-        images = _images(rec_path, data, keys, records.offsets, headers, rows[good])
+        images = every.pick(rows[good])
     left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
     for row in np.flatnonzero(~is_image & ~is_range).tolist():
         left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
@@ -62,36 +63,26 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
 
 
 def _range_faults(
-    images: ImageRecords,
-    keys: np.ndarray,
-    offsets: np.ndarray,
-    headers: Headers,
-    is_range: np.ndarray,
-    in_index: np.ndarray | None,
+    every: ImageRecords, images: ImageRecords, is_range: np.ndarray, in_index: np.ndarray | None
 ) -> list[Fault]:
+    """Faults of the header and identity records among `every` record of the file; `images` are the whole ones."""
     faults = []
-    identities = int(np.count_nonzero(is_range & (keys != 0)))
-    for row in np.flatnonzero(is_range & (keys == 0)).tolist():
-        header = float(headers.label[row]), float(headers.second[row]), int(offsets[row])
-        faults += header_faults(header, int(np.count_nonzero(headers.image_bytes > 0)), identities, in_index)
-    named, rows = images.keys != NO_KEY, np.flatnonzero(is_range & (keys > 0))
+    is_header, is_identity = is_range & (every.keys == 0), is_range & (every.keys > 0)
+    num_images = int(np.count_nonzero(every.headers.image_bytes > 0))
+    num_identities = int(np.count_nonzero(is_range & ~is_header))
+    for row in np.flatnonzero(is_header).tolist():
+        header = float(every.headers.label[row]), float(every.headers.second[row]), int(every.offsets[row])
+        faults += header_faults(header, num_images, num_identities, in_index)
+    named, rows = images.keys != NO_KEY, np.flatnonzero(is_identity)
     labels = images.headers.label[named].astype(np.int64)
-    ranges = headers.pick(rows)
-    return faults + identity_faults(images.keys[named], labels, keys[rows], offsets[rows], ranges)
+    ranges = every.headers.pick(rows)
+    return faults + identity_faults(images.keys[named], labels, every.keys[rows], every.offsets[rows], ranges)
 
 
 def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows by key; those without one last, as they lie in the file."""
     place = np.where(keys[rows] == NO_KEY, np.iinfo(np.int64).max, keys[rows])
     return rows if (np.diff(place) >= 0).all() else rows[np.argsort(place, kind="stable")]
-
-
-def _images(
-    path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers, rows: np.ndarray
-) -> ImageRecords:
-    run = len(rows) and (np.diff(rows) == 1).all()
-    chosen = slice(rows[0], rows[-1] + 1) if run else rows  # a run gives views instead of copies
-    return ImageRecords(path, data, keys[chosen], offsets[chosen], headers.pick(chosen))
 
 
 def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: list[Fault]) -> np.ndarray:

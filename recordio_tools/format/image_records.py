@@ -1,4 +1,7 @@
-"""Random access to image records by position, over a memory map."""
+"""Random access to image records by position, over a memory map.
+
+A row is a position among records: the same in every array with one entry per record.
+"""
 
 from pathlib import Path
 
@@ -17,7 +20,7 @@ class ImageRecords:
         rec_path: the file.
         data: its bytes, uint8, memory-mapped.
         keys, offsets, ends: int64[N]: record key, first byte, byte after the last.
-        headers: their `Headers`.
+        headers: what their headers say, `Headers` of N entries.
     """
 
     def __init__(self, rec_path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers):
@@ -26,6 +29,14 @@ class ImageRecords:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def pick(self, rows: np.ndarray) -> "ImageRecords":
+        """Those at `rows` (int64[n]), in that order."""
+        run = len(rows) and (np.diff(rows) == 1).all()
+        chosen = slice(rows[0], rows[-1] + 1) if run else rows  # a run gives views instead of copies
+        return ImageRecords(
+            self.rec_path, self.data, self.keys[chosen], self.offsets[chosen], self.headers.pick(chosen)
+        )
 
     def record(self, i: int) -> tuple[IRHeader, np.ndarray]:
         """Header and encoded image (uint8, a view of the file when the record has one part) of image i."""
