@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 import pytest
 import sets
-from test_dataset import BROKEN, LABELS, broken
 
 from recordio_tools.__main__ import COMMANDS, main
 from recordio_tools.dataset import RecordDataset
@@ -15,7 +14,7 @@ from recordio_tools.dataset import RecordDataset
 
 @pytest.fixture
 def source(tmp_path):
-    return sets.write(tmp_path / "source", sets.insightface(LABELS), "5,8,8\n")
+    return sets.write(tmp_path / "source", sets.insightface(sets.LABELS), "5,8,8\n")
 
 
 def mistake(capsys, *arguments) -> str:
@@ -32,10 +31,10 @@ def mistake(capsys, *arguments) -> str:
     return printed.err
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("what", sets.BROKEN)
 @pytest.mark.parametrize("command", ["inspect", "curate", "subset", "sheet", "unpack", "shuffle", "shard", "stats"])
 def test_broken_sets_are_answered_in_one_line(tmp_path, capsys, what, command):
-    folder, _, _, words = broken(tmp_path, what)
+    folder, _, _, words = sets.broken(tmp_path, what)
     before = sorted(tmp_path.rglob("*"))
     more = {"curate": ["--images", 3], "shard": ["--shards", 2]}.get(command, [])
     out = [] if command in ("inspect", "stats") else [tmp_path / "out"]

@@ -16,7 +16,8 @@ IMAGES = [sets.jpeg(value) for value in (10, 20, 30, 40)]
 SAME = [True, False]
 
 
-def dumped(path, value, protocol=4):
+def pickled(path, value, protocol=4):
+    """A file with the pickle of a value."""
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     return path
 
@@ -53,13 +54,13 @@ AS_ARRAYS = [np.frombuffer(image, np.uint8) for image in IMAGES]
     ],
 )
 def test_packs_of_all_makes(tmp_path, protocol, images, same):
-    pack = read_pack(dumped(tmp_path / "x.bin", (images, same), protocol))
+    pack = read_pack(pickled(tmp_path / "x.bin", (images, same), protocol))
     assert pack.images == [bytes(np.asarray(i, np.uint8)) if isinstance(i, np.ndarray) else bytes(i) for i in images]
     assert pack.same.tolist() == SAME
 
 
 def test_an_image_as_a_bytearray(tmp_path):
-    pack = read_pack(dumped(tmp_path / "x.bin", ([bytearray(image) for image in IMAGES], SAME), protocol=5))
+    pack = read_pack(pickled(tmp_path / "x.bin", ([bytearray(image) for image in IMAGES], SAME), protocol=5))
     assert pack.images == IMAGES
 
 
@@ -87,7 +88,7 @@ def test_code_never_runs(tmp_path, place, protocol):
     mark = tmp_path / "ran"
     bad = Mischief(os.mkdir, str(mark))
     value = {"alone": bad, "image": ([bad, *IMAGES[1:]], SAME), "same": (IMAGES, [bad, False])}[place]
-    path = dumped(tmp_path / "x.bin", value, protocol)
+    path = pickled(tmp_path / "x.bin", value, protocol)
     with pytest.raises(RecordError, match="which no pack of images needs"):
         read_pack(path)
     assert not mark.exists()
@@ -117,7 +118,7 @@ def test_code_never_runs(tmp_path, place, protocol):
 )
 def test_other_contents_are_refused(tmp_path, value, words):
     with pytest.raises(RecordError, match=words):
-        read_pack(dumped(tmp_path / "x.bin", value))
+        read_pack(pickled(tmp_path / "x.bin", value))
 
 
 @pytest.mark.parametrize(
