@@ -50,19 +50,22 @@ def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
 class RecordDataset(ImageRecords):
     """Random access to the images of a set, in the order of their keys, and all labels without decoding.
 
-    `source` is a folder that holds `train.rec`, or a `.rec` file with its `.idx` beside it. Opening reads every
-    record's head
-    and raises RecordError for the first that is wrong: a missing or empty folder, an index that does not match, a
-    truncated record, a label that is NaN or outside the classes, a malformed property, index or names file. Instances
-    can be pickled and shared with forked processes.
+    Opening reads the header of every record. Instances can be pickled and shared with forked processes.
+
+    Args:
+        source: a folder that holds `train.rec`, or a `.rec` file with its `.idx` beside it.
+
+    Raises:
+        RecordError: for the first thing that is wrong: a missing or empty folder, an index that does not match, a
+            truncated record, a label that is NaN or outside the classes, a malformed property, index or names file.
 
     Attributes:
         keys, offsets, ends, labels: int64[N] of the images: record key, first byte, byte after the last, identity.
-        headers: the images' `Headers`.
-        range_keys, range_offsets: int64[M] of the header and identity records.
-        num_classes, image_size: from `property`, else the largest label + 1 and the size of the first image (height,
-        width).
-        names: one name per identity, or None.
+        headers: what the images' headers say, `Headers` of N entries.
+        range_keys, range_offsets: int64[M] of the header record and the identity records.
+        num_classes: from `property`, else the largest label + 1.
+        image_size: (height, width) in pixels, from `property`, else that of the first image.
+        names: one name per identity, or None without `names.txt`.
     """
 
     labels: np.ndarray
@@ -123,7 +126,7 @@ MOST_CLASSES = 2**24  # above it a float32 label no longer tells neighbours apar
 
 
 def wrong_labels(labels: np.ndarray, classes: int | None) -> np.ndarray:
-    """Which float32 labels are no class: NaN, negative, not whole, or not below `classes` (None: below 2^24)."""
+    """Which float32 labels (bool) are no class: NaN, negative, not whole, or not below `classes` (None: 2^24)."""
     with np.errstate(invalid="ignore"):
         return ~((labels >= 0) & (labels < (classes or MOST_CLASSES)) & (labels == np.floor(labels)))
 

@@ -28,10 +28,12 @@ _RANGE_RECORD = np.dtype(
 
 
 def range_records(keys: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bytes:
-    """Framed records without an image whose two labels are the half-open key range [start, end): header and identity
-    records.
+    """Framed header and identity records: without an image, their two labels the half-open key range [start, end).
 
-    The format holds them as float32, which is inexact above 2^24; readers here go by the images' own labels.
+    The format holds the range as float32, which is inexact above 2^24; readers here go by the images' own labels.
+
+    Args:
+        keys, starts, ends: int64[n], a record each.
     """
     records = np.zeros(len(keys), _RANGE_RECORD)
     records["magic"], records["lrec"], records["flag"] = MAGIC, IMAGE_HEAD.size + 8, 2
@@ -48,12 +50,20 @@ class DatasetWriter(AbstractContextManager):
     key ranges. So images that are added identity by identity in the order of their labels keep their order, and others
     keep only their place in the file.
 
-    `num_classes` None takes the largest label + 1. `image_size` is (height, width) in pixels. `names` is one name per
-    class.
-    `partial` is the folder while it is being written, open to further files.
+    Args:
+        folder: the new data folder.
+        num_classes: K; None takes the largest label + 1.
+        image_size: (height, width) in pixels.
+        names: one name per class.
+        force: an existing folder is replaced.
 
-    Raises RecordError: a label outside the classes, names that do not fit, no image. Raises UserError: the folder
-    exists and `force` is not set, or it cannot be written.
+    Attributes:
+        partial: the folder while it is being written, open to further files.
+        rec_writer: appends to its `train.rec`.
+
+    Raises:
+        RecordError: a label outside the classes, names that do not fit, no image.
+        UserError: the folder exists and `force` is not set, or it cannot be written.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from recordio_tools.format.scan import scan
 
 
 def rebuild_index(source: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    """Keys and offsets (int64) of all whole records of a `.rec`, in the order of the file, and the bytes that are none.
+    """Keys and offsets (int64) of the whole records of a `.rec`, in file order, and how many bytes belong to none.
 
     With a header record: it has key 0 and says how many images there were, N. Images get the ids in their headers where
     these are distinct and within 1..N, else 1.. in the order of the file; identity records get N+1.. in that order.
@@ -83,9 +83,9 @@ def _header_row(label: np.ndarray, second: np.ndarray, ranges: np.ndarray, image
 def write_index(source: Path, out: Path | None = None, *, images_only: bool = False, force: bool = False) -> dict:
     """Write the index of a set: rebuilt from the `.rec`, to the `.idx` beside it, or with `images_only` a second one.
 
-    The latter, `<name>.images.idx`, names the image records alone, so that a reader that takes every record for an
-    image (DALI's) can be given it. It goes by the index at hand. Returns the path, the records named, and the bytes
-    that belong to no whole record. Raises RecordError.
+    That, `<name>.images.idx`, names the image records alone, for readers that take every record for an image (DALI's);
+    it is made from the index that is there. Returns the path, the number of records named, and the bytes that belong to
+    no whole record. Raises RecordError, and UserError where the index exists and `force` is not set.
     """
     rec_path = find_rec(source)
     out = out or rec_path.with_suffix(".images.idx" if images_only else ".idx")

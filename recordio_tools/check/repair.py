@@ -18,7 +18,7 @@ COPY_BYTES = 16 << 20
 def repair(survey: Survey, out: Path, *, force: bool = False) -> int:
     """Write every whole image of a survey to a new set with an index and key ranges of its own; returns their number.
 
-    Images keep their labels and bytes; keys are given anew. What was left out is written as it is, one piece behind the
+    Images keep their labels and bytes; keys are given anew. The bytes left out go as they are, one piece after the
     other, to `quarantine.bin`; `quarantine.json` lists where each piece came from and why, and all faults.
     Raises RecordError when no image is whole.
     """

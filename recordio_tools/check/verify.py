@@ -29,9 +29,14 @@ class Survey(NamedTuple):
 
 
 def verify(source: Path, *, decode: bool = False) -> Survey:
-    """Survey a set: every byte, the index in both directions, labels, ranges; `decode` every image too, on all cores.
+    """Survey a set: every byte, the index against the records and the records against it, labels and key ranges.
 
-    Raises RecordError only where there is nothing to survey: no folder, no `.rec`, or an empty one.
+    Args:
+        source: a data folder or `.rec` file.
+        decode: every image is decoded as well, on all cores.
+
+    Raises:
+        RecordError: there is nothing to survey: no folder, no `.rec`, or an empty one.
     """
     rec_path = find_rec(source)
     data = map_file(rec_path)

@@ -17,7 +17,7 @@ REBUILD = "; rebuild the index with: python -m recordio_tools index FOLDER"
 
 
 class Headers(NamedTuple):
-    """Arrays with one entry per record."""
+    """What the image headers of many records say, and their sizes: arrays with one entry per record."""
 
     flag: np.ndarray  # uint32: number of labels behind the header, 0 for a scalar label in it
     label: np.ndarray  # float32: the first label, which names the identity
@@ -27,7 +27,7 @@ class Headers(NamedTuple):
     multipart: np.ndarray  # bool
 
     def pick(self, rows: np.ndarray | slice) -> "Headers":
-        """Those of some of the records."""
+        """Those of the records at `rows`."""
         return Headers(*(column[rows] for column in self))
 
 
@@ -116,7 +116,7 @@ def _first_at_each(offsets: np.ndarray, wanted: np.ndarray) -> dict[int, int]:
 
 
 def _first_words(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """uint32[n, 10]: the first words from each aligned offset on, zeros behind the end of the file."""
+    """uint32[n, HEAD_WORDS]: the words from each aligned offset on, zeros behind the end of the file."""
     words = data[: len(data) - len(data) % 4].view("<u4")
     at = offsets // 4
     if int(at.max(initial=0)) <= len(words) - HEAD_WORDS:
@@ -126,7 +126,7 @@ def _first_words(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def _set_slowly(headers: Headers, row: int, data: np.ndarray, offset: int) -> None:
-    """One record whose head is not where words can be picked up: it lies in parts, or unaligned."""
+    """Fill in one record that cannot be read word by word: it lies in several parts, or is not aligned."""
     payload, headers.ends[row] = decode(data, offset)
     headers.multipart[row] = data[offset + 7] >> 5 != WHOLE
     if len(payload) < IMAGE_HEAD.size:

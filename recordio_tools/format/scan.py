@@ -58,8 +58,8 @@ def _scan_aligned(data: np.ndarray) -> WholeRecords:
     """Whole records whose offset is a multiple of 4 from the start of `data`."""
     size = len(data)
     words = data[: size - size % 4].view("<u4")
-    heads, lrec = _part_heads(words, data)
-    offsets = heads * 4
+    at, lrec = _part_heads(words, data)
+    offsets = at * 4
     flags = (lrec >> 29).astype(np.uint8)
     ends = offsets + PART_HEAD.size + (lrec & MAX_LENGTH).astype(np.int64)
     following = np.append(offsets[1:], size)
@@ -76,19 +76,19 @@ def _scan_aligned(data: np.ndarray) -> WholeRecords:
 
 
 def _part_heads(words: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (int64) of the magic words that another word follows, and that word. `words` is a view of `data`."""
-    heads, following = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+    """Indices (int64) of the magic words with a word behind them, and that word. `words` is a view of `data`."""
+    found, following = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
     small = len(words) <= CHUNK_WORDS
     with tqdm(
         total=words.nbytes, desc="scanning", unit="B", unit_scale=True, delay=2, leave=False, disable=small
     ) as bar:
         for start in range(0, len(words) - 1, CHUNK_WORDS):
             part = words[start : min(start + CHUNK_WORDS, len(words) - 1)]
-            heads.append(np.flatnonzero(part == MAGIC) + start)
-            following.append(words[heads[-1] + 1])
+            found.append(np.flatnonzero(part == MAGIC) + start)
+            following.append(words[found[-1] + 1])
             bar.update(part.nbytes)
             release(data)
-    return np.concatenate(heads), np.concatenate(following)
+    return np.concatenate(found), np.concatenate(following)
 
 
 def _sequences(flags: np.ndarray, fits: np.ndarray, linked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

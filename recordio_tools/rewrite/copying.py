@@ -21,7 +21,7 @@ _PADDING = np.array(
 
 
 def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writer: DatasetWriter) -> None:
-    """Append the images `rows` (int64[n], indices into `source`) in that order, as identities `labels` (int64[n]).
+    """Append the images at `rows` of `source` (int64[n]), in that order, as identities `labels` (int64[n]).
 
     Further labels (aligned mark, boxes) stay as they are; the id becomes the image's place in the new set.
     """
@@ -39,7 +39,7 @@ def copy_images(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writ
 
 
 def portions(sizes: np.ndarray) -> Iterator[slice]:
-    """Consecutive slices of at most CHUNK_BYTES, or of a single record."""
+    """Consecutive slices of records of `sizes` bytes (int64[n]): of at most CHUNK_BYTES in all, or of one record."""
     total, start = np.cumsum(sizes), 0
     while start < len(sizes):
         done = total[start - 1] if start else 0
@@ -70,8 +70,14 @@ def _write_anew(source: ImageRecords, rows: np.ndarray, labels: np.ndarray, writ
 
 
 def gather(data: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The byte ranges [offset, end) of `data` (uint8) behind each other, each padded to a multiple of 4, and their
-    starts.
+    """Byte ranges of a file one after the other, each padded with zeros to a multiple of 4, and where each starts.
+
+    Args:
+        data: uint8, the file.
+        offsets, ends: int64[n], the ranges [offset, end).
+
+    Returns:
+        uint8, the bytes, and int64[n], the starts in them.
 
     Neighbours in the file are copied in one piece; short scattered ranges are gathered word by word, vectorised.
     """
@@ -96,9 +102,12 @@ def gather(data: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.
 
 
 def write_slices(file: BinaryIO, data: np.ndarray, offsets: np.ndarray, sizes: np.ndarray) -> None:
-    """Append the byte ranges [offset, offset + size) of `data` to a file, handed to the system without a copy of ours.
+    """Append the byte ranges [offset, offset + size) of `data` to a file, straight from the memory map.
 
-    Sizes are multiples of 4; what the last range lacks at the end of `data` is zeros.
+    Args:
+        file: open for writing.
+        data: uint8, the source.
+        offsets, sizes: int64[n]; sizes are multiples of 4, and what lies behind the end of `data` is written as zeros.
     """
     whole, size = data.data, len(data)
     file.flush()

@@ -84,7 +84,19 @@ def pack_pictures(
 ) -> int:
     """Pack a folder per identity, or the pictures of a `.lst` file, into a set; returns the number of images.
 
-    Names are the folders', or for a list those in a `names.txt` beside it. Raises RecordError.
+    Names are the folders', or for a list those in a `names.txt` beside it.
+
+    Args:
+        source: the folder or list.
+        out: the new data folder.
+        root: where a list's paths begin; by default its folder.
+        size: side of the images in pixels.
+        quality: of JPEGs that are encoded anew.
+        reencode, as_is: encode all pictures anew, or none, as in `load_jpeg`.
+        force: an existing folder is replaced.
+
+    Raises:
+        RecordError: a folder, list or picture that cannot be read.
     """
     if source.is_file():
         pictures = read_list(source, root)
@@ -105,7 +117,7 @@ def pack_pictures(
 
 
 def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iterator[tuple[int | list[float], bytes]]:
-    """Labels and JPEGs in order, a bounded number of pictures ahead in threads (Pillow lets go of the lock)."""
+    """Labels and JPEGs in order, a bounded number of pictures ahead in threads (Pillow releases the lock)."""
     remaining = iter(pictures)
     with ThreadPoolExecutor(THREADS) as threads:
         while batch := list(islice(remaining, BATCH)):
@@ -114,7 +126,7 @@ def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iter
 
 
 def unpack_pictures(source: RecordDataset, out: Path, *, force: bool = False) -> int:
-    """Write every image as it is to `out/<identity name or label>/<key>.jpg`; returns the number of images.
+    """Write every image as it is to `out/<identity's name or label>/<key>.jpg`; returns the number of images.
 
     `images.lst` (im2rec's dialect) keeps keys and labels, `names.txt` the names, so that packing the list gives the set
     back even where the folders' order would not.
