@@ -26,6 +26,7 @@ _PARTIAL, _OLD = ".partial", "-old.partial"
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # what only a write answers, without naming the file
+_NUMPY_FULL = re.compile(r"Not enough free space to write|\d+ requested and \d+ written")  # its OSErrors have no errno
 _FOLDERS_CANNOT_FLUSH = {errno.EACCES, errno.EBADF, errno.EINVAL, errno.ENOTSUP}  # on some file systems
 
 
@@ -96,7 +97,7 @@ def _beside(target: Path | str, force: bool, folder: bool) -> Iterator[Path]:
         try:
             yield partial
         except OSError as error:
-            if error.errno in _FULL or str(partial) in f"{error.filename} {error.filename2}":
+            if _is_full(error) or str(partial) in f"{error.filename} {error.filename2}":
                 raise _cannot_write(target, error) from error
             raise  # not about this output
         _refuse_existing(target, force, folder)  # it may have come meanwhile
@@ -131,14 +132,20 @@ def _refuse_existing(target: Path | str, force: bool, folder: bool | None) -> No
         raise UserError(f"{target}: exists already; choose another name or give --force")
     if _absolute(target) in (cwd := Path.cwd(), *cwd.parents):
         raise UserError(f"{target}: holds the working folder, which --force will not replace; choose another")
+    if os.path.ismount(target):
+        raise UserError(f"{target}: is a mount point, which --force cannot replace; choose a name in it")
     if folder is not None and os.path.isdir(target) != folder:
         given, output = ("file", "folder") if folder else ("folder", "file")
         raise UserError(f"{target}: is a {given}, which --force will not replace with a {output}; choose another name")
 
 
 def _cannot_write(target: Path | str, error: OSError) -> UserError:
-    remedy = "make room or choose another place" if error.errno in _FULL else "choose another place"
+    remedy = "make room or choose another place" if _is_full(error) else "choose another place"
     return UserError(f"{target}: cannot be written ({error.strerror or error}); {remedy}")
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in _FULL or (error.errno is None and _NUMPY_FULL.match(str(error)) is not None)
 
 
 @contextmanager

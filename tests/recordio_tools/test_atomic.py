@@ -100,7 +100,11 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path, old):
 
 
 @pytest.mark.parametrize("force", [False, True])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), KeyError(), FileNotFoundError(errno.ENOENT, "no", "source")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), KeyError(), FileNotFoundError(errno.ENOENT, "no", "source"), OSError("not an image")],
+    ids=repr,
+)
 def test_failure_leaves_things_as_they_were(tmp_path, force, error):
     if force:
         make(tmp_path / "set", "old")
@@ -130,6 +134,7 @@ def test_a_rename_that_fails_leaves_the_old_folder(old, monkeypatch):
     [
         (OSError(errno.ENOSPC, "No space left on device"), "(No space left on device); make room or choose another"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "(Disk quota exceeded); make room or choose another"),
+        (OSError("9 requested and 1 written"), "(9 requested and 1 written); make room or choose another"),
     ],
 )
 def test_a_full_disk_is_answered_in_one_line(tmp_path, old, error, words):
@@ -155,6 +160,12 @@ def test_the_working_folder_is_never_replaced(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds the working folder"), output_folder(tmp_path, force=True):
         pass
     assert (tmp_path / "in").is_dir()
+
+
+def test_a_mount_point_is_refused_at_once(old, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == old)
+    with pytest.raises(UserError, match="set: is a mount point, which --force cannot replace; choose a name in it"):
+        check_writable(old, force=True)
 
 
 def test_leftovers_of_dead_processes_are_removed(tmp_path, dead):
