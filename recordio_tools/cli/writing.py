@@ -98,15 +98,46 @@ def _orl(args: argparse.Namespace) -> None:
 
 
 def _synth_arguments(parser: argparse.ArgumentParser) -> None:
-    from recordio_tools.sources.synthetic import add_arguments  # the renderer is loaded only where it is used
+    from recordio_tools.sources.synthetic import GREY, TAILS  # the renderer is loaded only where it is used
 
-    add_arguments(parser)
+    parser.add_argument("out", metavar="OUT", type=Path, help="new data folder")
+    parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of identities")
+    parser.add_argument("--images", type=int, required=True, metavar="M", help="number of images in all")
+    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds draw other people (%(default)s)")
+    parser.add_argument(
+        "--first-identity", type=int, default=0, metavar="I", help="draw identities I to I+N-1 (%(default)s)"
+    )
+    parser.add_argument("--first-image", type=int, default=0, metavar="J", help="draw images J… of each (%(default)s)")
+    parser.add_argument("--tail", choices=TAILS, default="balanced", help="split of the images (%(default)s)")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of the zipf tail (%(default)s)")
+    parser.add_argument("--min-images", type=int, default=1, metavar="A", help="least per identity (%(default)s)")
+    parser.add_argument("--max-images", type=int, metavar="B", help="most per identity (no limit)")
+    parser.add_argument("--grey", type=float, default=GREY, metavar="P", help="share without colour (%(default)s)")
+    parser.add_argument("--zoom", type=float, default=1.0, help="1 a portrait, 1.6 framed as aligned face crops (1)")
+    parser.add_argument("--workers", type=int, metavar="W", help="processes (all cores)")
+    parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
 
 
-def _synth(args: argparse.Namespace) -> int | None:
-    from recordio_tools.sources.synthetic import run
+def _synth(args: argparse.Namespace) -> None:
+    from recordio_tools.sources.synthetic import image_counts, write_synthetic
 
-    return run(args)
+    counts = image_counts(
+        args.identities, args.images, args.tail, args.exponent, shortest=args.min_images, longest=args.max_images
+    )
+    count = write_synthetic(
+        args.out,
+        counts,
+        seed=args.seed,
+        size=args.size,
+        grey=args.grey,
+        zoom=args.zoom,
+        first_identity=args.first_identity,
+        first_image=args.first_image,
+        workers=args.workers,
+        force=args.force,
+    )
+    say_written(args.out, count, f"images of {args.identities:,} identities")
 
 
 def _curate_arguments(parser: argparse.ArgumentParser) -> None:

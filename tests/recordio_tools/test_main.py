@@ -53,7 +53,7 @@ def test_as_its_users_start_it(tmp_path):
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "synth"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as leave:
         main([command, "--help"])
