@@ -1,25 +1,19 @@
-"""The command line: exit status 0 done, 1 faults found or a fault of ours, 2 a mistake in what was given."""
+"""The command line: exit status 0 done, 1 faults found or a fault of ours, 2 the user's mistake, 130 interrupted."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from recordio_tools.atomic import refuse_existing
+from recordio_tools.atomic import check_writable
 from recordio_tools.cli import reading, writing
+from recordio_tools.command_line import INTERRUPTED, Parser, complain
+from recordio_tools.errors import UserError
 
 COMMANDS = {**reading.COMMANDS, **writing.COMMANDS}
 PROGRAM = "python -m recordio_tools"
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, as the commands do."""
-
-    def error(self, message: str):
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
-
-
-def build_parser(chosen: str | None) -> argparse.ArgumentParser:
+def build_parser(chosen: str | None) -> Parser:
     """All commands by name; only the chosen one with its arguments, so that none loads another's libraries."""
     parser = Parser(prog=PROGRAM, description="Everything one does to a face set in MXNet RecordIO, without mxnet.")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -40,16 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for output in (getattr(args, "out", None), getattr(args, "repair", None)):
             if output is not None:
-                refuse_existing(output, args.force)  # before an hour of reading, not after
+                check_writable(output, force=args.force)  # before an hour of reading, not after
         return COMMANDS[args.command].run(args) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing at exit either
         return 0
-    except (ValueError, OSError) as mistake:
-        print("error:", " ".join(str(mistake).split()), file=sys.stderr)
+    except (UserError, OSError, UnicodeEncodeError) as mistake:  # the last: a path that stdout cannot show
+        complain(mistake)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

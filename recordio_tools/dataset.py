@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.format.heads import read_heads
+from recordio_tools.format.headers import read_headers
+from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.index import read_index
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.recordio import RecordError
-from recordio_tools.format.records import ImageRecords
 from recordio_tools.writer import IDX, NAMES, PROPERTY, REC, DatasetWriter
 
 __all__ = ["DatasetWriter", "RecordDataset"]
@@ -50,19 +50,22 @@ def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
 class RecordDataset(ImageRecords):
     """Random access to the images of a set, in the order of their keys, and all labels without decoding.
 
-    `source` is a folder that holds `train.rec`, or a `.rec` file with its `.idx` beside it. Opening reads every
-    record's head
-    and raises RecordError for the first that is wrong: a missing or empty folder, an index that does not match, a
-    truncated record, a label that is NaN or outside the classes, a malformed property, index or names file. Instances
-    can be pickled and shared with forked processes.
+    Opening reads the header of every record. Instances can be pickled and shared with forked processes.
+
+    Args:
+        source: a folder that holds `train.rec`, or a `.rec` file with its `.idx` beside it.
+
+    Raises:
+        RecordError: for the first thing that is wrong: a missing or empty folder, an index that does not match, a
+            truncated record, a label that is NaN or outside the classes, a malformed property, index or names file.
 
     Attributes:
         keys, offsets, ends, labels: int64[N] of the images: record key, first byte, byte after the last, identity.
-        heads: the images' `Heads`.
-        range_keys, range_offsets: int64[M] of the header and identity records.
-        num_classes, image_size: from `property`, else the largest label + 1 and the size of the first image (height,
-        width).
-        names: one name per identity, or None.
+        headers: what the images' headers say, `Headers` of N entries.
+        range_keys, range_offsets: int64[M] of the header record and the identity records.
+        num_classes: from `property`, else the largest label + 1.
+        image_size: (height, width) in pixels, from `property`, else that of the first image.
+        names: one name per identity, or None without `names.txt`.
     """
 
     labels: np.ndarray
@@ -79,9 +82,9 @@ class RecordDataset(ImageRecords):
             raise RecordError(problem, path=index_path, kind="missing")
         data = map_file(rec_path)
         keys, offsets = _in_key_order(*read_index(index_path), index_path)
-        heads = read_heads(data, keys, offsets, rec_path)
-        is_image = _tell_images(ImageRecords(rec_path, data, keys, offsets, heads))
-        super().__init__(rec_path, data, keys[is_image], offsets[is_image], heads.pick(is_image))
+        headers = read_headers(data, keys, offsets, rec_path)
+        is_image = _tell_images(ImageRecords(rec_path, data, keys, offsets, headers))
+        super().__init__(rec_path, data, keys[is_image], offsets[is_image], headers.pick(is_image))
         self.range_keys, self.range_offsets = keys[~is_image], offsets[~is_image]
         self.property_path = self.folder / PROPERTY
         stated = read_property(self.property_path)
@@ -91,12 +94,12 @@ class RecordDataset(ImageRecords):
         self.names = read_names(self.folder / NAMES, self.num_classes)
 
     def _identities(self, classes: int | None) -> np.ndarray:
-        wrong = wrong_labels(self.heads.label, classes)
+        wrong = wrong_labels(self.headers.label, classes)
         if wrong.any():
             first = int(np.argmax(wrong))
             said = "" if classes is None else f" that {self.property_path} gives"
-            raise self.error(first, f"{describe_label(self.heads.label[first], classes)}{said}", "label")
-        return self.heads.label.astype(np.int64)
+            raise self.error(first, f"{describe_label(self.headers.label[first], classes)}{said}", "label")
+        return self.headers.label.astype(np.int64)
 
     @property
     def num_images(self) -> int:
@@ -106,13 +109,13 @@ class RecordDataset(ImageRecords):
 
 def _tell_images(records: ImageRecords) -> np.ndarray:
     """Which records are images (bool): they carry one, and header and identity records, of flag 2, carry none."""
-    is_image = records.heads.image_bytes > 0
+    is_image = records.headers.image_bytes > 0
     if not is_image.any():
         raise RecordError(f"none of its {len(records)} records holds an image", path=records.rec_path, kind="empty")
-    wrong = ~is_image & (records.heads.flag != 2)
+    wrong = ~is_image & (records.headers.flag != 2)
     if wrong.any():
         first = int(np.argmax(wrong))
-        flag = records.heads.flag[first]
+        flag = records.headers.flag[first]
         raise records.error(
             first, f"holds no image, and its flag {flag} is not that of a header or identity record", "empty"
         )
@@ -123,7 +126,7 @@ MOST_CLASSES = 2**24  # above it a float32 label no longer tells neighbours apar
 
 
 def wrong_labels(labels: np.ndarray, classes: int | None) -> np.ndarray:
-    """Which float32 labels are no class: NaN, negative, not whole, or not below `classes` (None: below 2^24)."""
+    """Which float32 labels (bool) are no class: NaN, negative, not whole, or not below `classes` (None: 2^24)."""
     with np.errstate(invalid="ignore"):
         return ~((labels >= 0) & (labels < (classes or MOST_CLASSES)) & (labels == np.floor(labels)))
 

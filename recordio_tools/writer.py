@@ -1,6 +1,5 @@
 """Writes an InsightFace set: `train.rec`, `train.idx`, `property`, `names.txt`."""
 
-import numbers
 from array import array
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +9,7 @@ import numpy as np
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.format.index import format_index
-from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, RecordError, RecordWriter, pack
+from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, Label, RecordError, RecordWriter, pack
 
 REC, IDX, PROPERTY, NAMES = "train.rec", "train.idx", "property", "names.txt"
 BUFFER_BYTES = 1 << 20
@@ -29,10 +28,12 @@ _RANGE_RECORD = np.dtype(
 
 
 def range_records(keys: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bytes:
-    """Framed records without an image whose two labels are the half-open key range [start, end): header and identity
-    records.
+    """Framed header and identity records: without an image, their two labels the half-open key range [start, end).
 
-    The format holds them as float32, which is inexact above 2^24; readers here go by the images' own labels.
+    The format holds the range as float32, which is inexact above 2^24; readers here go by the images' own labels.
+
+    Args:
+        keys, starts, ends: int64[n], a record each.
     """
     records = np.zeros(len(keys), _RANGE_RECORD)
     records["magic"], records["lrec"], records["flag"] = MAGIC, IMAGE_HEAD.size + 8, 2
@@ -49,12 +50,20 @@ class DatasetWriter(AbstractContextManager):
     key ranges. So images that are added identity by identity in the order of their labels keep their order, and others
     keep only their place in the file.
 
-    `num_classes` None takes the largest label + 1. `image_size` is (height, width) in pixels. `names` is one name per
-    class.
-    `partial` is the folder while it is being written, open to further files.
+    Args:
+        folder: the new data folder.
+        num_classes: K; None takes the largest label + 1.
+        image_size: (height, width) in pixels.
+        names: one name per class.
+        force: an existing folder is replaced.
 
-    Raises RecordError: the folder exists and `force` is not set, a label outside the classes, names that do not fit,
-    no image.
+    Attributes:
+        partial: the folder while it is being written, open to further files.
+        rec_writer: appends to its `train.rec`.
+
+    Raises:
+        RecordError: a label outside the classes, names that do not fit, no image.
+        UserError: the folder exists and `force` is not set, or it cannot be written.
     """
 
     def __init__(
@@ -76,23 +85,23 @@ class DatasetWriter(AbstractContextManager):
         self._output = output_folder(folder, force=force)
         self.partial = self._output.__enter__()
         self._file = open(self.partial / REC, "wb", buffering=BUFFER_BYTES)  # noqa: SIM115 - closed by __exit__
-        self.records = RecordWriter(self._file)
-        self.records.write_framed(range_records(np.zeros(1), np.zeros(1), np.zeros(1)))  # filled in at the end
+        self.rec_writer = RecordWriter(self._file)
+        self.rec_writer.write_framed(range_records(np.zeros(1), np.zeros(1), np.zeros(1)))  # filled in at the end
 
     @property
     def num_images(self) -> int:
         """Images added so far."""
         return len(self._labels)
 
-    def add(self, jpeg: bytes, label: float | Sequence[float]) -> None:
+    def add(self, jpeg: bytes, label: Label) -> None:
         """Append one encoded image. Of several labels (`[label, aligned]`, boxes) the first is the identity."""
-        identity = label if isinstance(label, numbers.Number) else label[0]
+        identity = label if isinstance(label, float | int | np.number) else label[0]
         if len(jpeg) == 0:
             raise RecordError(f"image {self.num_images} (label {identity}) is empty", path=self.folder, kind="empty")
         if not float(identity).is_integer():
             raise RecordError(f"label {identity} is not an integer", path=self.folder, kind="label")
         self._refuse_labels(np.array([identity], np.int64))
-        self._offsets.append(self.records.write(pack(IRHeader(0, label, self.num_images + 1), bytes(jpeg))))
+        self._offsets.append(self.rec_writer.write(pack(IRHeader(0, label, self.num_images + 1), bytes(jpeg))))
         self._labels.append(int(identity))
 
     def add_framed(self, offsets: np.ndarray, labels: np.ndarray) -> None:
@@ -131,7 +140,7 @@ class DatasetWriter(AbstractContextManager):
         bounds = np.searchsorted(labels[order], np.arange(classes + 1)) + 1
         range_keys = np.arange(count + 1, count + 1 + classes)
         ranges = range_records(range_keys, bounds[:-1], bounds[1:])
-        ranges_at = self.records.write_framed(ranges) + _RANGE_RECORD.itemsize * np.arange(classes)
+        ranges_at = self.rec_writer.write_framed(ranges) + _RANGE_RECORD.itemsize * np.arange(classes)
         self._file.seek(0)
         self._file.write(range_records(np.zeros(1), np.array([count + 1]), np.array([count + 1 + classes])))
         keys = np.concatenate([np.arange(count + 1), range_keys])

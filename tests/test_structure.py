@@ -19,8 +19,8 @@ ROOMS = {
         "report", ".",
     ],
     "recordio_tools": [
-        "errors", "command_line", "format.recordio", "atomic", "format", "writer", "dataset", "look", "rewrite",
-        "check", "sources", "cli", ".",
+        "errors", "command_line", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources", "cli",
+        ".",
     ],
 }  # fmt: skip
 # What the evaluator may take from recordio_tools; all else passes through files.

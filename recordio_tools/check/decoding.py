@@ -8,11 +8,11 @@ from itertools import pairwise
 
 from tqdm import tqdm
 
+from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.pictures import DECODE_ERRORS, decode_size
-from recordio_tools.format.records import ImageRecords
 
 BATCH = 512
-_images: ImageRecords | None = None  # of a worker process
+_images: ImageRecords  # of a worker process, set when it begins
 
 
 def _begin(images: ImageRecords) -> None:

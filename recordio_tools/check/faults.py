@@ -7,11 +7,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from recordio_tools.dataset import describe_label, wrong_labels
-from recordio_tools.format.heads import CHUNK, Heads
+from recordio_tools.format.headers import CHUNK, Headers
 from recordio_tools.format.index import read_index
 from recordio_tools.format.mapping import release
 from recordio_tools.format.recordio import WHOLE, RecordError
-from recordio_tools.format.scan import Gap, Records
+from recordio_tools.format.scan import Gap, WholeRecords
 
 NO_KEY = -1
 T = TypeVar("T")
@@ -35,22 +35,22 @@ def collect(read: Callable[[], T], faults: list[Fault]) -> T | None:
         return None
 
 
-class Named(NamedTuple):
-    """The records of a file and the keys that its index gives them."""
+class IndexMatch(NamedTuple):
+    """What an index says of the records of its file."""
 
     keys: np.ndarray  # int64: the key of every record, NO_KEY where the index names none
     in_index: np.ndarray | None  # int64: all keys of the index, wherever they point; None when it cannot be read
     faults: list[Fault]  # of the index, and the gaps
 
 
-def match_index(path: Path, records: Records, gaps: list[Gap], size: int) -> Named:
-    """Hold the index at `path` against the records and gaps of its file, in both directions."""
+def match_index(path: Path, records: WholeRecords, gaps: list[Gap], size: int) -> IndexMatch:
+    """Hold the index at `path` against the whole records and gaps of its file of `size` bytes, in both directions."""
     faults: list[Fault] = []
     keys = np.full(len(records.offsets), NO_KEY, np.int64)
     index = collect(lambda: read_index(path), faults) if path.is_file() else None
     in_gaps = {gap.offset: NO_KEY for gap in gaps}
     if index is not None:
-        faults += _match(*index, records.offsets, size, keys, in_gaps)
+        faults += _match(index, records.offsets, size, keys, in_gaps)
         problem = "a whole record that the index does not name"
         faults += [Fault("index", None, offset, problem) for offset in records.offsets[keys == NO_KEY].tolist()]
     elif not faults:
@@ -58,18 +58,17 @@ def match_index(path: Path, records: Records, gaps: list[Gap], size: int) -> Nam
     for gap in gaps:
         key = in_gaps[gap.offset]
         faults.append(Fault(gap.kind, None if key == NO_KEY else key, gap.offset, gap.problem))
-    return Named(keys, None if index is None else index[0], faults)
+    return IndexMatch(keys, None if index is None else index[0], faults)
 
 
 def _match(
-    index_keys: np.ndarray,
-    index_offsets: np.ndarray,
-    offsets: np.ndarray,
-    size: int,
-    keys: np.ndarray,
-    in_gaps: dict[int, int],
+    index: tuple[np.ndarray, np.ndarray], offsets: np.ndarray, size: int, keys: np.ndarray, in_gaps: dict[int, int]
 ) -> list[Fault]:
-    """Hold the index against the records: fills in `keys` by record, and `in_gaps` where it points at a gap's start."""
+    """Hold an index (keys and offsets) against the offsets of the records.
+
+    Fills in `keys`, of every record, and the keys `in_gaps`, by offset, of entries that point at the start of a gap.
+    """
+    index_keys, index_offsets = index
     if (np.diff(index_keys) <= 0).any():
         order = np.lexsort((index_offsets, index_keys))
         index_keys, index_offsets = index_keys[order], index_offsets[order]
@@ -102,10 +101,10 @@ def _match(
     return faults
 
 
-def record_faults(data: np.ndarray, keys: np.ndarray, records: Records, heads: Heads) -> list[Fault]:
+def record_faults(data: np.ndarray, keys: np.ndarray, records: WholeRecords, headers: Headers) -> list[Fault]:
     """Whole records whose padding, escaping, header or content is wrong."""
-    unfit = heads.image_bytes < 0
-    empty = (heads.image_bytes == 0) & (heads.flag != 2)
+    unfit = headers.image_bytes < 0
+    empty = (headers.image_bytes == 0) & (headers.flag != 2)
     checks = [
         ("magic", records.foreign, "holds a magic word at a multiple of 4 that its writer should have cut out"),
         ("magic", records.offsets % 4 != 0, "does not begin at a multiple of 4"),
@@ -120,7 +119,7 @@ def record_faults(data: np.ndarray, keys: np.ndarray, records: Records, heads: H
     ]
 
 
-def _wrong_padding(data: np.ndarray, records: Records) -> np.ndarray:
+def _wrong_padding(data: np.ndarray, records: WholeRecords) -> np.ndarray:
     """Aligned single-part records whose bytes up to the multiple of 4 are not zeros, or are missing."""
     wrong = np.zeros(len(records.offsets), bool)
     words = data[: len(data) - len(data) % 4].view("<u4")
@@ -137,15 +136,15 @@ def _wrong_padding(data: np.ndarray, records: Records) -> np.ndarray:
     return wrong
 
 
-def label_faults(keys: np.ndarray, offsets: np.ndarray, heads: Heads, classes: int | None) -> list[Fault]:
+def label_faults(keys: np.ndarray, offsets: np.ndarray, headers: Headers, classes: int | None) -> list[Fault]:
     """Image records whose label is no class."""
-    wrong = (heads.image_bytes > 0) & wrong_labels(heads.label, classes)
+    wrong = (headers.image_bytes > 0) & wrong_labels(headers.label, classes)
     return [
-        fault_at("label", keys[row], offsets[row], describe_label(heads.label[row], classes))
+        fault_at("label", keys[row], offsets[row], describe_label(headers.label[row], classes))
         for row in np.flatnonzero(wrong).tolist()
     ]
 
 
-def fault_at(kind: str, key: int, offset: int, problem: str) -> Fault:
+def fault_at(kind: str, key: int | np.integer, offset: int | np.integer, problem: str) -> Fault:
     """A fault of a record; NO_KEY becomes None."""
     return Fault(kind, None if key == NO_KEY else int(key), int(offset), problem)

@@ -8,28 +8,31 @@ asked for.
 import numpy as np
 
 from recordio_tools.check.faults import Fault, fault_at
-from recordio_tools.format.heads import Heads
+from recordio_tools.format.headers import Headers
 
 EXACT = 2**24
 
 
 def header_faults(
-    header: tuple[float, float, int], images: int, identities: int, in_index: np.ndarray | None
+    header: tuple[float, float, int], num_images: int, num_identities: int, in_index: np.ndarray | None
 ) -> list[Fault]:
-    """Faults of the header record, given as its two labels and its offset.
+    """Faults of the header record. One whose labels are zero or not numbers claims nothing, and is no fault.
 
-    `images` and `identities`: how many such records the file holds; `in_index`: the keys that its index names (None:
-    not known). A header whose labels are zero or not numbers claims nothing, and is no fault.
+    Args:
+        header: its two labels, and the byte where it begins.
+        num_images, num_identities: how many such records the file holds.
+        in_index: int64, the keys that the index names; None where it cannot be read.
     """
     start, end, offset = header
     if not (start > 0 and end > 0):
         return []
     faults = []
-    expected = np.float32(images + 1), np.float32(images + 1 + identities)
+    expected = np.float32(num_images + 1), np.float32(num_images + 1 + num_identities)
     if (np.float32(start), np.float32(end)) != expected:
         given = f"({start:.0f}, {end:.0f})" if max(start, end) < 1e18 else f"({start:g}, {end:g})"
-        problem = f"the header's labels are {given}, expected ({images + 1}, {images + 1 + identities})"
-        faults.append(Fault("range", 0, offset, f"{problem} for {images} images and {identities} identity records"))
+        wanted = f"({num_images + 1}, {num_images + 1 + num_identities})"
+        problem = f"the header's labels are {given}, expected {wanted} for {num_images} images"
+        faults.append(Fault("range", 0, offset, f"{problem} and {num_identities} identity records"))
     if in_index is not None and end <= EXACT:
         for first, last in _missing(_ascending(in_index), int(end)):
             keys = f"key {first} is" if first == last else f"keys {first} to {last} are"
@@ -38,21 +41,24 @@ def header_faults(
 
 
 def identity_faults(
-    image_keys: np.ndarray, labels: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads
+    image_keys: np.ndarray, labels: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers
 ) -> list[Fault]:
     """Identity records whose key range is not that of one identity's images.
 
-    `image_keys` and `labels` are int64[N] in ascending order of the keys; the rest belongs to the identity records.
+    Args:
+        image_keys, labels: int64[N] of the images, in ascending order of the keys.
+        keys, offsets, headers: int64[M], int64[M] and M entries, of the identity records in any order.
     """
     if len(labels) == 0 or len(keys) == 0:
         return []
     order = np.argsort(keys, kind="stable")
+    keys, offsets = keys[order], offsets[order]
     with np.errstate(invalid="ignore"):  # signalling NaN
-        start, end = heads.label[order].astype(float), heads.second[order].astype(float)
+        start, end = headers.label[order].astype(float), headers.second[order].astype(float)
     faults = []
-    for row in np.flatnonzero(_wrong_ranges(image_keys, labels, keys[order], start, end)).tolist():
+    for row in np.flatnonzero(_wrong_ranges(image_keys, labels, keys, start, end)).tolist():
         problem = f"its key range [{start[row]:g}, {end[row]:g}) is not that of the images of one identity"
-        faults.append(fault_at("range", keys[order[row]], offsets[order[row]], problem))
+        faults.append(fault_at("range", keys[row], offsets[row], problem))
     return faults
 
 

@@ -10,9 +10,9 @@ from recordio_tools.check.decoding import decode_all
 from recordio_tools.check.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.check.ranges import header_faults, identity_faults
 from recordio_tools.dataset import find_rec, read_names, read_property, wrong_labels
-from recordio_tools.format.heads import Heads, heads_of
+from recordio_tools.format.headers import headers_of
+from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.mapping import map_file
-from recordio_tools.format.records import ImageRecords
 from recordio_tools.format.scan import scan
 from recordio_tools.writer import NAMES, PROPERTY
 
@@ -29,30 +29,37 @@ class Survey(NamedTuple):
 
 
 def verify(source: Path, *, decode: bool = False) -> Survey:
-    """Survey a set: every byte, the index in both directions, labels, ranges; `decode` every image too, on all cores.
+    """Survey a set: every byte, the index against the records and the records against it, labels and key ranges.
 
-    Raises RecordError only where there is nothing to survey: no folder, no `.rec`, or an empty one.
+    Args:
+        source: a data folder or `.rec` file.
+        decode: every image is decoded as well, on all cores.
+
+    Raises:
+        RecordError: there is nothing to survey: no folder, no `.rec`, or an empty one.
     """
     rec_path = find_rec(source)
     data = map_file(rec_path)
     records, gaps = scan(data)
     keys, in_index, faults = match_index(rec_path.with_suffix(".idx"), records, gaps, len(data))
-    heads = heads_of(data, records.offsets)
+    headers = headers_of(data, records.offsets)
     stated = collect(lambda: read_property(rec_path.with_name(PROPERTY)), faults)
     classes, size = stated or (None, None)
     names = collect(lambda: read_names(rec_path.with_name(NAMES), classes), faults) if classes else None
-    faults += record_faults(data, keys, records, heads)
-    faults += label_faults(keys, records.offsets, heads, classes)
-    is_range = (heads.image_bytes == 0) & (heads.flag == 2)
-    is_image = (heads.image_bytes > 0) & ~wrong_labels(heads.label, classes)
+    faults += record_faults(data, keys, records, headers)
+    faults += label_faults(keys, records.offsets, headers, classes)
+    is_range = (headers.image_bytes == 0) & (headers.flag == 2)
+    is_image = (headers.image_bytes > 0) & ~wrong_labels(headers.label, classes)
     rows = _in_key_order(keys, np.flatnonzero(is_image))
-    heads = heads._replace(multipart=heads.multipart | records.foreign)  # both are written anew when they are copied
-    images = _images(rec_path, data, keys, records.offsets, heads, rows)
-    faults += _range_faults(images, keys, records.offsets, heads, is_range, in_index)
+    # What a foreign writer left uncut is framed anew when it is copied, as records in several parts are.
+    headers = headers._replace(multipart=headers.multipart | records.foreign)
+    every = ImageRecords(rec_path, data, keys, records.offsets, headers)
+    images = every.pick(rows)
+    faults += _range_faults(every, images, is_range, in_index)
     if decode:
         good = _decode_faults(images, size, faults)
         is_image[rows[~good]] = False
-        images = _images(rec_path, data, keys, records.offsets, heads, rows[good])
+        images = every.pick(rows[good])
     left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
     for row in np.flatnonzero(~is_image & ~is_range).tolist():
         left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
@@ -61,36 +68,26 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
 
 
 def _range_faults(
-    images: ImageRecords,
-    keys: np.ndarray,
-    offsets: np.ndarray,
-    heads: Heads,
-    is_range: np.ndarray,
-    in_index: np.ndarray | None,
+    every: ImageRecords, images: ImageRecords, is_range: np.ndarray, in_index: np.ndarray | None
 ) -> list[Fault]:
+    """Faults of the header and identity records among `every` record of the file; `images` are the whole ones."""
     faults = []
-    identities = int(np.count_nonzero(is_range & (keys != 0)))
-    for row in np.flatnonzero(is_range & (keys == 0)).tolist():
-        header = float(heads.label[row]), float(heads.second[row]), int(offsets[row])
-        faults += header_faults(header, int(np.count_nonzero(heads.image_bytes > 0)), identities, in_index)
-    named, rows = images.keys != NO_KEY, np.flatnonzero(is_range & (keys > 0))
-    labels = images.heads.label[named].astype(np.int64)
-    ranges = heads.pick(rows)
-    return faults + identity_faults(images.keys[named], labels, keys[rows], offsets[rows], ranges)
+    is_header, is_identity = is_range & (every.keys == 0), is_range & (every.keys > 0)
+    num_images = int(np.count_nonzero(every.headers.image_bytes > 0))
+    num_identities = int(np.count_nonzero(is_range & ~is_header))
+    for row in np.flatnonzero(is_header).tolist():
+        header = float(every.headers.label[row]), float(every.headers.second[row]), int(every.offsets[row])
+        faults += header_faults(header, num_images, num_identities, in_index)
+    named, rows = images.keys != NO_KEY, np.flatnonzero(is_identity)
+    labels = images.headers.label[named].astype(np.int64)
+    ranges = every.headers.pick(rows)
+    return faults + identity_faults(images.keys[named], labels, every.keys[rows], every.offsets[rows], ranges)
 
 
 def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Rows by key; those without one last, as they lie in the file."""
     place = np.where(keys[rows] == NO_KEY, np.iinfo(np.int64).max, keys[rows])
     return rows if (np.diff(place) >= 0).all() else rows[np.argsort(place, kind="stable")]
-
-
-def _images(
-    path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads, rows: np.ndarray
-) -> ImageRecords:
-    if len(rows) and (np.diff(rows) == 1).all():
-        rows = slice(rows[0], rows[-1] + 1)  # views instead of copies
-    return ImageRecords(path, data, keys[rows], offsets[rows], heads.pick(rows))
 
 
 def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: list[Fault]) -> np.ndarray:
@@ -107,7 +104,7 @@ def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: l
     return good
 
 
-def describe(survey: Survey, most: int = 5) -> str:
+def describe_faults(survey: Survey, most: int = 5) -> str:
     """One line per fault: byte offset, key, kind, what is wrong; after `most` that are alike, only their number."""
     lines = [f"{'byte':>14} {'key':>10}  {'kind':<10} fault"] if survey.faults else []
     alike: dict[tuple[str, str], list[str]] = {}

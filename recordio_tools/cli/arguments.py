@@ -16,30 +16,30 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int | None]
 
 
-def source(parser: argparse.ArgumentParser) -> None:
+def add_source(parser: argparse.ArgumentParser) -> None:
     """`SRC`."""
     parser.add_argument(
         "source", metavar="SRC", type=Path, help="data folder (train.rec, train.idx, property) or .rec file"
     )
 
 
-def output(parser: argparse.ArgumentParser, metavar: str = "OUT", what: str = "new data folder") -> None:
+def add_output(parser: argparse.ArgumentParser, metavar: str = "OUT", what: str = "new data folder") -> None:
     """`OUT` and `--force`."""
     parser.add_argument("out", metavar=metavar, type=Path, help=what)
     parser.add_argument("--force", action="store_true", help="replace it when it exists")
 
 
-def as_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def seed(parser: argparse.ArgumentParser, what: str) -> None:
+def add_seed(parser: argparse.ArgumentParser, what: str) -> None:
     """`--seed`."""
     parser.add_argument("--seed", type=natural, default=0, metavar="N", help=f"draws {what} (default %(default)s)")
 
 
-def size(parser: argparse.ArgumentParser) -> None:
+def add_size(parser: argparse.ArgumentParser) -> None:
     """`--size`."""
     parser.add_argument("--size", type=positive, default=112, metavar="PIXELS", help="side of the images (default 112)")
 
@@ -66,6 +66,6 @@ def identity_range(text: str) -> range:
     return range(int(start), int(stop))
 
 
-def wrote(path: Path | str, count: int, unit: str = "images") -> None:
+def say_written(path: Path | str, count: int, unit: str = "images") -> None:
     """Say what was written, on stderr: stdout belongs to figures."""
     print(f"{path}: {count:,} {unit}", file=sys.stderr)

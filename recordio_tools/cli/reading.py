@@ -5,53 +5,56 @@ import json
 import sys
 from pathlib import Path
 
-from recordio_tools.check import reindex, repair, verify
-from recordio_tools.cli.arguments import Command, as_json, output, positive, source, wrote
+from recordio_tools.check.reindex import write_index
+from recordio_tools.check.repair import repair
+from recordio_tools.check.verify import describe_faults, verify
+from recordio_tools.cli.arguments import Command, add_json, add_output, add_source, positive, say_written
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.look import inspection, sheet
+from recordio_tools.look.inspection import describe_figures, inspect
+from recordio_tools.look.sheet import write_sheet
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    as_json(parser)
+    add_source(parser)
+    add_json(parser)
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    figures = inspection.inspect(RecordDataset(args.source))
-    print(json.dumps(figures) if args.json else inspection.describe(figures))
+    figures = inspect(RecordDataset(args.source))
+    print(json.dumps(figures) if args.json else describe_figures(figures))
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
+    add_source(parser)
     parser.add_argument("--decode", action="store_true", help="decode every image as well, on all cores")
     parser.add_argument("--repair", metavar="OUT", type=Path, help="write a clean set from all that is whole")
     parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
-    as_json(parser)
+    add_json(parser)
 
 
 def _verify(args: argparse.Namespace) -> int:
-    survey = verify.verify(args.source, decode=args.decode)
+    survey = verify(args.source, decode=args.decode)
     if args.json:
         faults = [fault._asdict() for fault in survey.faults]
         lost = sum(end - start for start, end, _ in survey.left_out)
         print(json.dumps({"images": len(survey.images), "lost_bytes": lost, "faults": faults}))
     else:
-        print(verify.describe(survey))
+        print(describe_faults(survey))
     if args.repair is not None:
-        wrote(args.repair, repair.repair(survey, args.repair, force=args.force))
+        say_written(args.repair, repair(survey, args.repair, force=args.force))
     return 1 if survey.faults else 0
 
 
 def _index_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
+    add_source(parser)
     parser.add_argument("--out", metavar="FILE", type=Path, help="index to write (default: beside the .rec)")
     parser.add_argument("--images-only", action="store_true", help="name the images alone, for readers such as DALI's")
     parser.add_argument("--force", action="store_true", help="replace it when it exists")
 
 
 def _index(args: argparse.Namespace) -> None:
-    done = reindex.write_index(args.source, args.out, images_only=args.images_only, force=args.force)
-    wrote(done["path"], done["records"], "records")
+    done = write_index(args.source, args.out, images_only=args.images_only, force=args.force)
+    say_written(done["path"], done["records"], "records")
     if done["lost_bytes"]:
         print(f"{done['lost_bytes']:,} bytes belong to no whole record; see verify", file=sys.stderr)
 
@@ -60,7 +63,7 @@ def _stats_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", metavar="SRC", type=Path, nargs="+", help="data folders to compare")
     parser.add_argument("--out", metavar="FILE.png", type=Path, help="figure to write")
     parser.add_argument("--force", action="store_true", help="replace it when it exists")
-    as_json(parser)
+    add_json(parser)
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -79,8 +82,8 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def _sheet_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    output(parser, "OUT.png", "picture to write")
+    add_source(parser)
+    add_output(parser, "OUT.png", "picture to write")
     parser.add_argument("--rows", type=positive, default=8, metavar="N", help="identities (default %(default)s)")
     parser.add_argument(
         "--columns", type=positive, default=10, metavar="N", help="images of each (default %(default)s)"
@@ -91,8 +94,8 @@ def _sheet_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sheet(args: argparse.Namespace) -> None:
-    options = {"rows": args.rows, "columns": args.columns, "cell": args.cell, "force": args.force}
-    sheet.write_sheet(RecordDataset(args.source), args.out, **options)
+    dataset = RecordDataset(args.source)
+    write_sheet(dataset, args.out, rows=args.rows, columns=args.columns, cell=args.cell, force=args.force)
 
 
 COMMANDS = {

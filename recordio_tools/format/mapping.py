@@ -22,7 +22,7 @@ def map_file(path: Path) -> np.ndarray:
 
 
 def release(data: np.ndarray) -> None:
-    """Let go of the pages of a map that were read so far, so that a pass over a large file does not fill the process.
+    """Drop the pages of a map that were read so far, so that a pass over a large file does not fill memory.
 
     They stay in the system's cache. Does nothing for arrays that are no map.
     """
@@ -32,9 +32,9 @@ def release(data: np.ndarray) -> None:
 
 
 def sliceable(data: np.ndarray) -> mmap.mmap | bytes | memoryview:
-    """The same bytes as what is quick to cut pieces from: the map or bytes behind `data`, else a view of it."""
+    """The same bytes as an object that slices fast: the map or bytes behind `data`, else a view of it."""
     owner = _owner(data)
-    return owner if isinstance(owner, mmap.mmap | bytes) and len(owner) == len(data) else memoryview(data)
+    return owner if isinstance(owner, mmap.mmap | bytes) and len(owner) == len(data) else data.data
 
 
 def _owner(data: np.ndarray) -> object:

@@ -32,12 +32,12 @@ class Picture(NamedTuple):
 
 def image_size(encoded: np.ndarray | bytes) -> tuple[int, int]:
     """(height, width) by the image's own header. Raises one of DECODE_ERRORS."""
-    with Image.open(BytesIO(encoded)) as image:
+    with Image.open(BytesIO(bytes(encoded))) as image:
         return image.height, image.width
 
 
 def decode_size(encoded: np.ndarray | bytes) -> tuple[int, int]:
     """(height, width) after decoding every pixel. Raises one of DECODE_ERRORS."""
-    with Image.open(BytesIO(encoded)) as image:
+    with Image.open(BytesIO(bytes(encoded))) as image:
         image.load()
         return image.height, image.width

@@ -10,7 +10,6 @@ An image record's payload begins with an `IRHeader` (24 bytes: `u32 flag, f32 la
 means that `flag` float32 labels follow and `label` is 0; the encoded image is the rest.
 """
 
-import numbers
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +31,7 @@ class RecordError(UserError):
     """What is wrong with a record, an index or a set, in one line.
 
     Attributes: `path` of the file, record `key` and byte `offset` where they are known (else None), and `kind`, one
-    word for programs: magic, length, truncated, part, padding, header, label, index, property, names, empty, missing,
-    exists.
+    word for programs: magic, length, truncated, part, padding, header, label, index, property, names, empty, missing.
     """
 
     def __init__(
@@ -123,7 +121,7 @@ def _part(data: np.ndarray, offset: int, path, key) -> tuple[int, int, int]:
     if not 0 <= offset <= len(data) - PART_HEAD.size:
         problem = f"needs {PART_HEAD.size} bytes there, the file has {len(data)}"
         raise RecordError(problem, path=path, key=key, offset=offset, kind="truncated")
-    magic, lrec = PART_HEAD.unpack_from(data, offset)
+    magic, lrec = PART_HEAD.unpack_from(data.data, offset)
     if magic != MAGIC:
         problem = f"found 0x{magic:08x} where a record's magic word 0x{MAGIC:08x} must be"
         raise RecordError(problem, path=path, key=key, offset=offset, kind="magic")
@@ -153,26 +151,34 @@ class RecordWriter:
         """Append one record; returns the byte offset where it begins."""
         return self.write_framed(encode(payload))
 
-    def write_framed(self, records: bytes) -> int:
+    def write_framed(self, framed: bytes | memoryview) -> int:
         """Append records that are framed already, as they are; returns the byte offset where they begin."""
         begin = self.offset
-        self._file.write(records)
-        self.offset += len(records)
+        self._file.write(framed)
+        self.offset += len(framed)
         return begin
+
+
+Label = float | np.number | Sequence[float] | np.ndarray  # one label, or several, of which the first is the identity
 
 
 class IRHeader(NamedTuple):
     """The header of an image record. `label` is a number, or the float32 labels when `flag` counts them."""
 
     flag: int
-    label: float | Sequence[float] | np.ndarray
+    label: Label
     id: int
     id2: int = 0
+
+    @property
+    def labels(self) -> list[float]:
+        """All labels, also where there is only one."""
+        return np.atleast_1d(self.label).tolist()
 
 
 def pack(header: IRHeader, image: bytes = b"") -> bytes:
     """The payload of an image record, byte for byte as `mxnet.recordio.pack`: an array of labels sets `flag`."""
-    if isinstance(header.label, numbers.Number):
+    if isinstance(header.label, float | int | np.number):
         return IMAGE_HEAD.pack(0, header.label, header.id, header.id2) + image
     labels = np.asarray(header.label, "<f4")
     return IMAGE_HEAD.pack(labels.size, 0, header.id, header.id2) + labels.tobytes() + image
@@ -186,7 +192,8 @@ def unpack(
     Raises RecordError when the payload is shorter than the header says. `path`, `key` and `offset` go into the error.
     """
     size = len(payload)
-    flag, label, identifier, identifier2 = IMAGE_HEAD.unpack_from(payload) if size >= IMAGE_HEAD.size else (0, 0, 0, 0)
+    whole = size >= IMAGE_HEAD.size
+    flag, label, identifier, identifier2 = IMAGE_HEAD.unpack_from(payload.data) if whole else (0, 0, 0, 0)
     need = IMAGE_HEAD.size + 4 * flag
     if size < need:
         problem = f"holds {size} bytes, its image header needs {need}"

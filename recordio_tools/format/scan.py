@@ -29,7 +29,7 @@ CHUNK_WORDS = 8 << 20
 SHORT_REGION = 1 << 20  # bytes: up to here it pays to look for magic words before walking at every alignment
 
 
-class Records(NamedTuple):
+class WholeRecords(NamedTuple):
     """Whole records in file order."""
 
     offsets: np.ndarray  # int64: first byte
@@ -46,7 +46,7 @@ class Gap(NamedTuple):
     problem: str
 
 
-def scan(data: np.ndarray) -> tuple[Records, list[Gap]]:
+def scan(data: np.ndarray) -> tuple[WholeRecords, list[Gap]]:
     """Find all whole records of `data` (uint8, one-dimensional) and what lies between them. Never raises."""
     records = _scan_aligned(data)
     if gaps := _gaps(records, len(data)):
@@ -54,41 +54,41 @@ def scan(data: np.ndarray) -> tuple[Records, list[Gap]]:
     return records, [Gap(start, end, *_diagnose(data, start, end)) for start, end in _gaps(records, len(data))]
 
 
-def _scan_aligned(data: np.ndarray) -> Records:
+def _scan_aligned(data: np.ndarray) -> WholeRecords:
     """Whole records whose offset is a multiple of 4 from the start of `data`."""
     size = len(data)
     words = data[: size - size % 4].view("<u4")
-    heads, lrec = _part_heads(words, data)
-    offsets = heads * 4
+    at, lrec = _part_heads(words, data)
+    offsets = at * 4
     flags = (lrec >> 29).astype(np.uint8)
     ends = offsets + PART_HEAD.size + (lrec & MAX_LENGTH).astype(np.int64)
     following = np.append(offsets[1:], size)
     fits = ends <= following
     first, last = _sequences(flags, fits, fits & (ends == following) & (ends % 4 == 0))
     if len(first) == len(offsets):
-        return Records(offsets, np.minimum(padded(ends), size), np.zeros(len(offsets), bool))
+        return WholeRecords(offsets, np.minimum(padded(ends), size), np.zeros(len(offsets), bool))
     foreign = _unescaped(flags, offsets, ends, size, first)
     first = np.concatenate([first, foreign])
     stops = np.minimum(padded(ends[np.concatenate([last, foreign])]), size)
     order = np.argsort(first, kind="stable")
     is_foreign = np.arange(len(first)) >= len(last)
-    return Records(offsets[first][order], stops[order], is_foreign[order])
+    return WholeRecords(offsets[first][order], stops[order], is_foreign[order])
 
 
 def _part_heads(words: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (int64) of the magic words that another word follows, and that word. `words` is a view of `data`."""
-    heads, following = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+    """Indices (int64) of the magic words with a word behind them, and that word. `words` is a view of `data`."""
+    found, following = [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
     small = len(words) <= CHUNK_WORDS
     with tqdm(
         total=words.nbytes, desc="scanning", unit="B", unit_scale=True, delay=2, leave=False, disable=small
     ) as bar:
         for start in range(0, len(words) - 1, CHUNK_WORDS):
             part = words[start : min(start + CHUNK_WORDS, len(words) - 1)]
-            heads.append(np.flatnonzero(part == MAGIC) + start)
-            following.append(words[heads[-1] + 1])
+            found.append(np.flatnonzero(part == MAGIC) + start)
+            following.append(words[found[-1] + 1])
             bar.update(part.nbytes)
             release(data)
-    return np.concatenate(heads), np.concatenate(following)
+    return np.concatenate(found), np.concatenate(following)
 
 
 def _sequences(flags: np.ndarray, fits: np.ndarray, linked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,13 +130,13 @@ def _unescaped(flags: np.ndarray, offsets: np.ndarray, ends: np.ndarray, size: i
     return np.array(accepted, np.int64)
 
 
-def _gaps(records: Records, size: int) -> list[tuple[int, int]]:
+def _gaps(records: WholeRecords, size: int) -> list[tuple[int, int]]:
     starts, stops = np.append(0, records.ends), np.append(records.offsets, size)
     wide = stops > starts
     return list(zip(starts[wide].tolist(), stops[wide].tolist(), strict=True))
 
 
-def _add_shifted(data: np.ndarray, records: Records, gaps: list[tuple[int, int]]) -> Records:
+def _add_shifted(data: np.ndarray, records: WholeRecords, gaps: list[tuple[int, int]]) -> WholeRecords:
     """Add records at other alignments inside the gaps.
 
     A record that a gap follows may owe its last bytes to the next, lost bytes having pulled that one in; it gives way
@@ -160,7 +160,7 @@ def _add_shifted(data: np.ndarray, records: Records, gaps: list[tuple[int, int]]
     order = np.argsort(offsets, kind="stable")
     ends = np.concatenate([records.ends[keep], ends])[order]
     foreign = np.concatenate([records.foreign[keep], np.zeros(len(found), bool)])[order]
-    return Records(offsets[order], ends, foreign)
+    return WholeRecords(offsets[order], ends, foreign)
 
 
 def _shifted(data: np.ndarray, region: int, gap: int, end: int) -> list[tuple[int, int]]:
@@ -204,7 +204,7 @@ def _diagnose(data: np.ndarray, start: int, end: int) -> tuple[str, str]:
     extent = f"{end - start} bytes belong to no whole record: "
     if end - start < PART_HEAD.size:
         return "truncated", extent + "too few for one"
-    magic, lrec = PART_HEAD.unpack_from(data, start)
+    magic, lrec = PART_HEAD.unpack_from(data.data, start)
     flag, length = lrec >> 29, lrec & MAX_LENGTH
     if magic != MAGIC:
         return "magic", extent + f"0x{magic:08x} where a magic word must be"

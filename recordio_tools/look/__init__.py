@@ -1,1 +1,1 @@
-"""A set in figures and pictures; nothing here writes a set."""
+"""A set in figures and pictures for people and programs; nothing here writes or mends a set."""

@@ -19,7 +19,7 @@ def inspect(source: RecordDataset, samples: int = SAMPLES) -> dict:
         "bytes": len(source.data),
         "records": {"image": len(source), "identity": _identity_records(source), "header": int(0 in source.range_keys)},
         "record_count": records,
-        "multipart_records": int(source.heads.multipart.sum()),
+        "multipart_records": int(source.headers.multipart.sum()),
         "keys": {"first": int(source.keys[0]), "last": int(source.keys[-1]), "gaps": _gaps(source.keys)},
         "file_order": "keys" if bool((np.diff(source.offsets) > 0).all()) else "shuffled",
         "header": _header(source),
@@ -34,7 +34,7 @@ def inspect(source: RecordDataset, samples: int = SAMPLES) -> dict:
             **shots(present),
         },
         "image_size": {"stated": list(source.image_size), "sampled": _sizes(source, samples)},
-        "image_bytes_mean": round(float(source.heads.image_bytes.mean()), 1),
+        "image_bytes_mean": round(float(source.headers.image_bytes.mean()), 1),
     }
 
 
@@ -59,15 +59,15 @@ def _header(source: RecordDataset) -> dict | None:
         return None
     offset = int(source.range_offsets[at[0]])
     payload, _ = decode(source.data, offset, path=source.rec_path, key=0)
-    labels = unpack(payload, path=source.rec_path, key=0, offset=offset)[0].label
+    labels = unpack(payload, path=source.rec_path, key=0, offset=offset)[0].labels
     before = int((source.offsets < offset).sum() + (source.range_offsets < offset).sum())
     place = "first" if before == 0 else "last" if before == len(source) + len(source.range_keys) - 1 else "middle"
-    return {"labels": [float(value) for value in labels], "place": place}
+    return {"labels": labels, "place": place}
 
 
 def _label_layouts(source: RecordDataset) -> dict[str, int]:
     """How many image records have each number of labels: `scalar`, or `vector of n`."""
-    flags, numbers = np.unique(source.heads.flag, return_counts=True)
+    flags, numbers = np.unique(source.headers.flag, return_counts=True)
     return {
         "scalar" if flag == 0 else f"vector of {flag}": int(number) for flag, number in zip(flags, numbers, strict=True)
     }
@@ -85,7 +85,7 @@ def _sizes(source: RecordDataset, samples: int) -> dict[str, int]:
     return found
 
 
-def describe(figures: dict) -> str:
+def describe_figures(figures: dict) -> str:
     """The same figures as aligned lines for people."""
     records, identities, keys = figures["records"], figures["identities"], figures["keys"]
     header = figures["header"]

@@ -21,10 +21,10 @@ def spread(items: np.ndarray, number: int) -> np.ndarray:
 
 
 def contact_sheet(source: RecordDataset, rows: int = 8, columns: int = 10, cell: int = 112) -> Image.Image:
-    """One row for each of `rows` identities (spread over the labels), with the first `columns` images of each.
+    """A line for each of `rows` identities (spread over the labels), with the first `columns` images of each.
 
-    Above a row stand the identity's name or label and its number of images. A picture that cannot be decoded is a grey
-    cell.
+    Images are cells of `cell` pixels, grey where one cannot be decoded. Above a line stand the identity's name or label
+    and its number of images.
     """
     identities = spread(np.unique(source.labels), rows)
     step, pitch = cell + MARGIN, cell + MARGIN + CAPTION
@@ -44,9 +44,9 @@ def contact_sheet(source: RecordDataset, rows: int = 8, columns: int = 10, cell:
     return sheet
 
 
-def _thumbnail(source: RecordDataset, row: int, cell: int) -> Image.Image:
+def _thumbnail(source: RecordDataset, i: int, cell: int) -> Image.Image:
     try:
-        with Image.open(BytesIO(source.jpeg(row))) as image:
+        with Image.open(BytesIO(source.jpeg(i).tobytes())) as image:
             return image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS)
     except DECODE_ERRORS:
         return Image.new("RGB", (cell, cell), "grey")

@@ -1,1 +1,1 @@
-"""New sets from old ones: encoded images are copied as bytes and never decoded."""
+"""New sets from old ones: encoded images are copied as bytes, never decoded, and no set is changed in place."""

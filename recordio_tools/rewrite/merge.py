@@ -22,11 +22,19 @@ def merge(
 ) -> int:
     """All images of all sources in one set; returns their number.
 
-    Each source's labels go behind those of the one before, and names are joined; identities of a source without names
-    are then called `<its folder>-<label>`. With `by_name`, identities of the same name become one. A `mapping` file
-    says more exactly who is who, in lines `source<TAB>label<TAB>name`: sources counted from 0 in their order;
-    identities mapped to one name become one.
-    Raises RecordError: image sizes differ, `by_name` without names, a mapping line that does not fit.
+    The labels of each source follow those of the one before, and names are joined; identities of a source without names
+    are then called `<its folder>-<label>`.
+
+    Args:
+        sources: the sets.
+        out: the new data folder.
+        by_name: identities of the same name become one.
+        mapping: a file of lines `source<TAB>label<TAB>name`, sources counted from 0 in their order; identities mapped
+            to one name become one.
+        force: an existing folder is replaced.
+
+    Raises:
+        RecordError: image sizes differ, `by_name` without names, a mapping line that does not fit.
     """
     for source in sources[1:]:
         if source.image_size != sources[0].image_size:
@@ -52,10 +60,13 @@ def _tokens(sources: Sequence[RecordDataset], by_name: bool, mapping: Path | Non
     """For each source and label, what tells its identity from others: equal tokens are one identity."""
     tokens: list[list[Token]] = []
     for number, source in enumerate(sources):
-        if by_name and source.names is None:
+        if not by_name:
+            tokens.append([(number, label) for label in range(source.num_classes)])
+        elif source.names is not None:
+            tokens.append([*source.names])
+        else:
             problem = "has no names.txt, so its identities cannot be joined by name"
             raise RecordError(problem, path=source.folder, kind="names")
-        tokens.append(list(source.names) if by_name else [(number, label) for label in range(source.num_classes)])
     if mapping is not None:
         for number, label, name in _read_mapping(mapping, sources):
             tokens[number][label] = name

@@ -29,11 +29,22 @@ def write_selection(
     new_label: np.ndarray | None = None,
     force: bool = False,
 ) -> dict:
-    """Copy the images `rows` to a new set, identity by identity; returns the manifest.
+    """Copy some images to a new set, identity by identity.
 
-    `new_label` (int64[classes], contiguous from 0, -1 for what is dropped) renames identities; by default those that
-    keep an image are numbered in their order. With `choice` (how the rows were chosen) the manifest is also written
-    into the set as `manifest.json`. Raises RecordError when there are no rows.
+    Args:
+        source: the set.
+        rows: int64[n], which of its images.
+        out: the new data folder.
+        choice: how they were chosen, for the manifest, which is then also written as `manifest.json`.
+        new_label: int64[classes], the new label of each, contiguous from 0, -1 for what is dropped; by default the
+            identities that keep an image are numbered in their order.
+        force: an existing folder is replaced.
+
+    Returns:
+        The manifest: the choice, what the source was, and images per old label before and after.
+
+    Raises:
+        RecordError: there are no rows.
     """
     if len(rows) == 0:
         raise RecordError("no image is selected", path=source.folder, kind="empty")

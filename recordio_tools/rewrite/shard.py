@@ -36,8 +36,7 @@ def cut(sizes: np.ndarray, shards: int, groups: np.ndarray | None = None) -> np.
 def shard(
     source: RecordDataset, out: Path, shards: int, *, whole_identities: bool = False, force: bool = False
 ) -> list[int]:
-    """Write `out/00000`, `out/00001` …, each a data folder with the labels and classes of the whole; returns their
-    sizes.
+    """Write `out/00000`, `out/00001` …, data folders with the labels and classes of the whole; returns their images.
 
     Images go to the shards in the order of their keys, or identity by identity when `whole_identities` keeps all
     images of each in one shard. Raises RecordError when there are more shards than images, or than identities with

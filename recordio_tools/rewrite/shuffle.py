@@ -56,7 +56,7 @@ def shuffle(source: RecordDataset, out: Path, *, seed: int = 0, memory: int = ME
     """Write the set with its images in a seeded random order; returns their number.
 
     The header record comes first, identity records last. When the images take more than `memory` bytes, one pass over
-    the source deals them out to buckets on disk, inside the unfinished output, and each bucket is then put in order.
+    the source sorts them into buckets on disk, inside the unfinished output, and each bucket is then put in order.
     Raises RecordError when `memory` is too small for the set.
     """
     plan = make_plan(source, seed, memory)

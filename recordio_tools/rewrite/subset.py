@@ -45,11 +45,22 @@ def subset(
     max_per_identity: int | None = None,
     force: bool = False,
 ) -> dict:
-    """A set of the identities that meet every condition given, and at most so many of their first images.
+    """A set of the identities that meet every condition given. Labels become contiguous in the same order.
 
-    `identities` is a half-open range of labels, `listed` a file of names or labels; `min_images` and `max_images`
-    bound how many images an identity has in the source. Labels become contiguous in the same order. Returns the
-    manifest. Raises RecordError when a range or list does not fit the set, or nothing is left.
+    Args:
+        source: the set.
+        out: the new data folder.
+        identities: a half-open range of labels.
+        listed: a file of identities, one a line: names, or labels where the set has no names.
+        min_images, max_images: how many images an identity has in the source.
+        max_per_identity: only so many first images of each are kept.
+        force: an existing folder is replaced.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        RecordError: a range or list that does not fit the set, or nothing is left.
     """
     labels = range(source.num_classes) if identities is None else identities
     if not 0 <= labels.start < labels.stop <= source.num_classes:

@@ -1,1 +1,1 @@
-"""Sets from what is not RecordIO yet: folders, verification packs, the ORL faces, drawn faces."""
+"""Sets from what is not RecordIO yet: folders, verification packs, the ORL faces, drawn faces; none is changed here."""

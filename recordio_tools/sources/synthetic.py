@@ -4,20 +4,20 @@ Image j of identity i is a pure function of (seed, i, j): the same on any machin
 whatever else is in the set. Disjoint ranges of identities (training, probes, distractors) come from one seed.
 """
 
-import argparse
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from recordio_tools.dataset import DatasetWriter
+from recordio_tools.errors import UserError
 from recordio_tools.sources.faces.camera import encode
 from recordio_tools.sources.faces.identity import draw_identities
 from recordio_tools.sources.faces.nuisance import draw_shots
@@ -42,21 +42,21 @@ def image_counts(
     """How many of `images` each identity gets, int64 (identities,), descending.
 
     `balanced`: as equal as they can be. `zipf`: in proportion to rank^−exponent, no fewer than `shortest` and no more
-    than `longest`. Raises ValueError when no such split exists.
+    than `longest`. Raises UserError when no such split exists.
     """
     if not 1 <= identities <= MOST_IDENTITIES:
-        raise ValueError(f"{identities} identities given, expected 1 to {MOST_IDENTITIES}")
+        raise UserError(f"{identities} identities given, expected 1 to {MOST_IDENTITIES}")
     if tail not in TAILS:
-        raise ValueError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
+        raise UserError(f"tail {tail!r} given, expected one of {', '.join(TAILS)}")
     if not 0 < exponent <= 10:
-        raise ValueError(f"exponent {exponent:g} given, expected a number above 0, at most 10")
+        raise UserError(f"exponent {exponent:g} given, expected a number above 0, at most 10")
     if images > LARGEST:
-        raise ValueError(f"{images} images given, expected at most {LARGEST}")
+        raise UserError(f"{images} images given, expected at most {LARGEST}")
     longest = images if longest is None else longest
     if not 1 <= shortest <= longest:
-        raise ValueError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
+        raise UserError(f"from {shortest} to {longest} images per identity given, expected 1 <= least <= most")
     if not identities * shortest <= images <= identities * longest:
-        raise ValueError(
+        raise UserError(
             f"{images} images given for {identities} identities of {shortest} to {longest} images each, "
             f"expected {identities * shortest} to {identities * longest} images"
         )
@@ -99,12 +99,44 @@ def attribute_table(seed: int, identities: np.ndarray) -> str:
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
-def draw_jpegs(
-    seed: int, identities: np.ndarray, images: np.ndarray, size: int = 112, grey: float = GREY, zoom: float = 1.0
-) -> list[bytes]:
-    """The pictures images[b] of identities[b] (B,), as RGB JPEGs of size × size; a share `grey` has no colour."""
-    shots = draw_shots(seed, identities, images, grey, zoom)
-    pictures = render(draw_identities(seed, identities), shots, size)
+@dataclass(frozen=True)
+class Drawing:
+    """What all pictures of a set share; the picture of an image is a function of this, its identity and its number.
+
+    Attributes:
+        seed: other seeds draw other people; 0 to 2^48 - 1.
+        size: side of the pictures in pixels, 32 to 1024.
+        grey: share of pictures without colour, 0 to 1.
+        zoom: 1 for a portrait, 1.6 for a face framed as aligned crops are; 0.5 to 3.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    seed: int = 0
+    size: int = 112
+    grey: float = GREY
+    zoom: float = 1.0
+
+    def __post_init__(self) -> None:
+        _refuse_outside("seed", self.seed)
+        if self.size not in SIZES:
+            raise UserError(f"size {self.size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
+        if not 0 <= self.grey <= 1:
+            raise UserError(f"share {self.grey:g} of grey images given, expected 0 to 1")
+        if not 0.5 <= self.zoom <= 3:
+            raise UserError(f"zoom {self.zoom:g} given, expected 0.5 (far) to 3 (close)")
+
+
+def _refuse_outside(name: str, value: int) -> None:
+    if not 0 <= value < LARGEST:
+        raise UserError(f"{name} {value} given, expected 0 to {LARGEST - 1}")
+
+
+def draw_jpegs(drawing: Drawing, identities: np.ndarray, images: np.ndarray) -> list[bytes]:
+    """The pictures images[b] of identities[b], int64 (B,) both, as RGB JPEGs."""
+    shots = draw_shots(drawing.seed, identities, images, drawing.grey, drawing.zoom)
+    pictures = render(draw_identities(drawing.seed, identities), shots, drawing.size)
     return [encode(picture, round(quality)) for picture, quality in zip(pictures, shots.quality.tolist(), strict=True)]
 
 
@@ -118,21 +150,13 @@ def _batches(counts: np.ndarray, first_identity: int, first_image: int) -> Itera
 
 
 def jpegs(
-    counts: np.ndarray,
-    seed: int = 0,
-    size: int = 112,
-    grey: float = GREY,
-    zoom: float = 1.0,
-    first_identity: int = 0,
-    first_image: int = 0,
-    workers: int = 1,
+    counts: np.ndarray, drawing: Drawing, *, first_identity: int = 0, first_image: int = 0, workers: int = 1
 ) -> Iterator[tuple[bytes, int]]:
     """JPEG and label (0 for the first identity) of counts[k] images of each identity, in that order, as a stream."""
     batches = _batches(counts, first_identity, first_image)
     if min(workers, np.sum(counts) / BATCH) <= 1:
         for identities, images in batches:
-            drawn = draw_jpegs(seed, identities, images, size, grey, zoom)
-            yield from zip(drawn, identities - first_identity, strict=True)
+            yield from zip(draw_jpegs(drawing, identities, images), identities - first_identity, strict=True)
         return
     # An interrupt is for this process to answer; the workers end with it. They are not forked: a child of a process
     # with threads may wait for a lock that no thread of its own will open.
@@ -141,7 +165,7 @@ def jpegs(
         ahead: deque = deque()
         try:
             for identities, images in batches:
-                ahead.append((identities, pool.submit(draw_jpegs, seed, identities, images, size, grey, zoom)))
+                ahead.append((identities, pool.submit(draw_jpegs, drawing, identities, images)))
                 if len(ahead) > 3 * workers:  # enough to keep everyone busy, and memory bounded
                     done, task = ahead.popleft()
                     yield from zip(task.result(), done - first_identity, strict=True)
@@ -158,6 +182,7 @@ def _cores() -> int:
 def write_synthetic(
     out: Path | str,
     counts: np.ndarray,
+    *,
     seed: int = 0,
     size: int = 112,
     grey: float = GREY,
@@ -167,67 +192,32 @@ def write_synthetic(
     workers: int | None = None,
     force: bool = False,
 ) -> int:
-    """Writes a set of counts[k] images of identity first_identity + k, and its attributes; returns the image count.
+    """Write a set of drawn faces, and their attributes as `attributes.tsv`.
 
-    Raises ValueError for a size outside 32…1024, a grey outside 0…1, a zoom outside 0.5…3, negative numbers, or an
-    existing output.
+    Args:
+        out: the new data folder.
+        counts: images of each identity, int64 (K,).
+        seed, size, grey, zoom: as in `Drawing`.
+        first_identity, first_image: identity k is number first_identity + k, and its images begin with first_image.
+        workers: processes that draw, all cores by default.
+        force: an existing folder is replaced.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        UserError: a value outside its range, or an output that exists or cannot be written.
     """
     workers = _cores() if workers is None else workers
     if not 1 <= workers <= 1024:
-        raise ValueError(f"workers {workers} given, expected 1 to 1024")
-    for name, value in {"seed": seed, "first identity": first_identity, "first image": first_image}.items():
-        if not 0 <= value < LARGEST:
-            raise ValueError(f"{name} {value} given, expected 0 to {LARGEST - 1}")
-    if size not in SIZES:
-        raise ValueError(f"size {size} given, expected {SIZES.start} to {SIZES.stop - 1} pixels")
-    if not 0 <= grey <= 1:
-        raise ValueError(f"share {grey:g} of grey images given, expected 0 to 1")
-    if not 0.5 <= zoom <= 3:
-        raise ValueError(f"zoom {zoom:g} given, expected 0.5 (far) to 3 (close)")
+        raise UserError(f"workers {workers} given, expected 1 to 1024")
+    _refuse_outside("first identity", first_identity)
+    _refuse_outside("first image", first_image)
+    drawing = Drawing(seed, size, grey, zoom)
     identities = first_identity + np.arange(len(counts))
-    stream = jpegs(counts, seed, size, grey, zoom, first_identity, first_image, workers)
+    stream = jpegs(counts, drawing, first_identity=first_identity, first_image=first_image, workers=workers)
     with DatasetWriter(out, len(counts), (size, size), names=identity_names(identities), force=force) as writer:
         for jpeg, label in tqdm(stream, total=int(np.sum(counts)), desc="synth", unit="img", delay=1):
             writer.add(jpeg, int(label))
         (writer.partial / ATTRIBUTES).write_text(attribute_table(seed, identities), encoding="utf-8")
     return int(np.sum(counts))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `synth`."""
-    parser.add_argument("out", metavar="OUT", type=Path, help="new data folder")
-    parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of identities")
-    parser.add_argument("--images", type=int, required=True, metavar="M", help="number of images in all")
-    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="other seeds draw other people (%(default)s)")
-    parser.add_argument(
-        "--first-identity", type=int, default=0, metavar="I", help="draw identities I to I+N-1 (%(default)s)"
-    )
-    parser.add_argument("--first-image", type=int, default=0, metavar="J", help="draw images J… of each (%(default)s)")
-    parser.add_argument("--tail", choices=TAILS, default="balanced", help="split of the images (%(default)s)")
-    parser.add_argument("--exponent", type=float, default=1.0, help="of the zipf tail (%(default)s)")
-    parser.add_argument("--min-images", type=int, default=1, metavar="A", help="least per identity (%(default)s)")
-    parser.add_argument("--max-images", type=int, metavar="B", help="most per identity (no limit)")
-    parser.add_argument("--grey", type=float, default=GREY, metavar="P", help="share without colour (%(default)s)")
-    parser.add_argument("--zoom", type=float, default=1.0, help="1 a portrait, 1.6 framed as aligned face crops (1)")
-    parser.add_argument("--workers", type=int, metavar="W", help="processes (all cores)")
-    parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
-
-
-def run(args: argparse.Namespace) -> None:
-    """Writes the set that the arguments describe."""
-    split = (args.tail, args.exponent, args.min_images, args.max_images)
-    counts = image_counts(args.identities, args.images, *split)
-    written = write_synthetic(
-        args.out,
-        counts,
-        seed=args.seed,
-        size=args.size,
-        grey=args.grey,
-        zoom=args.zoom,
-        first_identity=args.first_identity,
-        first_image=args.first_image,
-        workers=args.workers,
-        force=args.force,
-    )
-    print(f"{args.out}: {written:,} images of {args.identities:,} identities", file=sys.stderr)

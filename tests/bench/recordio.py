@@ -64,7 +64,7 @@ def write_set(folder: Path, scale: float, payload: int) -> None:
             content[at + 4], content[at + 5] = start + 1 + np.arange(len(part)), 0
             content[at + 6] = content[at + 7] = 0
             content[at + words - 1] &= np.array([0xFFFFFFFF, 0xFF, 0xFFFF, 0xFFFFFF], "<u4")[length % 4]
-            writer.add_framed(writer.records.write_framed(content.view(np.uint8)) + at * 4, part)
+            writer.add_framed(writer.rec_writer.write_framed(content.view(np.uint8).data) + at * 4, part)
 
 
 class Cost(NamedTuple):
@@ -116,7 +116,7 @@ def run_curate(folder: Path, out: Path, images: int, reading: str) -> tuple[int,
 
 
 def copy_records(folder: Path, kept: int, out: Path) -> float:
-    """Seconds to copy the bytes of so many records the plain way: seek, read, write, one at a time."""
+    """Seconds to copy the bytes of so many records the plain way, to the disk: seek, read, write, one at a time."""
     source = RecordDataset(folder)
     rows = np.sort(np.random.default_rng(0).permutation(len(source))[:kept])
     places = list(zip(source.offsets[rows].tolist(), (source.ends - source.offsets)[rows].tolist(), strict=True))
@@ -125,6 +125,8 @@ def copy_records(folder: Path, kept: int, out: Path) -> float:
         for offset, size in places:
             file.seek(offset)
             copy.write(file.read(size))
+        copy.flush()
+        os.fsync(copy.fileno())
     return time.perf_counter() - start
 
 
@@ -137,9 +139,11 @@ def run_verify(folder: Path) -> int:
 
 
 def copy_file(source: Path, target: Path) -> float:
-    """Seconds of `cp`, the copy flushed to the file system but not to the disk, as the commands do."""
+    """Seconds of `cp`, and of `sync` where it makes a file: the commands flush what they write to the disk too."""
     start = time.perf_counter()
     assert os.system(f"cp '{source}' '{target}'") == 0
+    if target.is_file():
+        assert os.system(f"sync '{target}'") == 0
     seconds = time.perf_counter() - start
     if target.is_file():
         target.unlink()

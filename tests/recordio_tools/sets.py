@@ -8,6 +8,13 @@ import numpy as np
 from PIL import Image
 
 MAGIC = bytes.fromhex("0a23d7ce")
+LABELS = [0, 0, 0, 1, 2, 2, 4]  # of a small set: class 3 of 5 has no image
+BROKEN = [
+    *["no folder", "empty folder", "no index", "empty rec", "offset between records", "offset past the end"],
+    *["negative offset", "key twice", "negative key", "malformed index", "truncated", "label outside", "label NaN"],
+    *["label 1e30", "label -1", "label 1.5", "no image", "only ranges", "property words", "property empty"],
+    *["property zero", "property short", "names missing", "names bytes", "header too long", "length 2^29-1"],
+]
 
 
 def frame(payload: bytes) -> bytes:
@@ -93,3 +100,78 @@ def random_labels(seed: int, images: int, classes: int) -> list[int]:
     """Ascending labels, at least one image per class."""
     drawn = np.random.default_rng(seed).integers(0, classes, images - classes)
     return sorted([*drawn.tolist(), *range(classes)])
+
+
+def broken(tmp_path: Path, what: str) -> tuple[Path, str, int | None, str]:
+    """A set of LABELS with one thing of BROKEN wrong, and what the error must say: kind, key, words."""
+    records = insightface(LABELS)
+    folder = write(tmp_path / "set", records, "5,8,8\n")
+    rec, idx = folder / "train.rec", folder / "train.idx"
+    lines = idx.read_text().splitlines(keepends=True)
+    offset = int(lines[3].split("\t")[1])
+    content = bytearray(rec.read_bytes())
+    match what:
+        case "no folder":
+            return tmp_path / "none", "missing", None, "no such folder"
+        case "empty folder":
+            (tmp_path / "empty").mkdir()
+            return tmp_path / "empty", "missing", None, "holds no train.rec"
+        case "no index":
+            idx.unlink()
+            return folder, "missing", None, "no such index"
+        case "empty rec":
+            rec.write_bytes(b"")
+            return folder, "empty", None, "the file is empty"
+        case "offset between records":
+            idx.write_text("".join([*lines[:3], f"3\t{offset + 4}\n", *lines[4:]]))
+            return folder, "index", 3, "no magic word"
+        case "offset past the end":
+            idx.write_text("".join([*lines[:3], f"3\t{10**12}\n", *lines[4:]]))
+            return folder, "index", 3, "outside the file"
+        case "negative offset":
+            idx.write_text("".join([*lines[:3], "3\t-8\n", *lines[4:]]))
+            return folder, "index", 3, "outside the file"
+        case "key twice":
+            idx.write_text("".join([*lines, "3\t0\n"]))
+            return folder, "index", 3, "twice"
+        case "negative key":
+            idx.write_text("".join([*lines, "-3\t0\n"]))
+            return folder, "index", -3, "negative"
+        case "malformed index":
+            idx.write_text("".join([*lines[:3], "three\n", *lines[4:]]))
+            return folder, "index", None, "line 4"
+        case "truncated":
+            rec.write_bytes(content[:-20])
+            return folder, "truncated", 12, "truncated"
+        case "label outside":
+            (folder / "property").write_text("4,8,8\n")
+            return folder, "label", 7, "label 4, expected one of the 4 classes 0..3"
+        case "label NaN" | "label 1e30" | "label -1" | "label 1.5":
+            content[offset + 12 : offset + 16] = struct.pack("<f", float(what.split()[1]))
+            rec.write_bytes(content)
+            return folder, "label", 3, "expected one of the 5 classes"
+        case "no image":
+            write(folder, [*records, (99, payload(1, b""))])
+            return folder, "empty", 99, "holds no image"
+        case "only ranges":
+            write(folder, [records[0], *records[8:]])
+            return folder, "empty", None, "none of its 6 records holds an image"
+        case "property words" | "property empty" | "property zero" | "property short":
+            text = {"words": "five,8,8", "empty": "", "zero": "0,8,8", "short": "5"}[what.split()[1]]
+            (folder / "property").write_text(text)
+            return folder, "property", None, "expected num_classes,height,width"
+        case "names missing":
+            (folder / "names.txt").write_text("a\nb\n")
+            return folder, "names", None, "2 names for 5 identities"
+        case "names bytes":
+            (folder / "names.txt").write_bytes(b"a\n\xff\n")
+            return folder, "names", None, "not UTF-8"
+        case "header too long":
+            content[offset + 8 : offset + 12] = struct.pack("<I", 2**32 - 1)
+            rec.write_bytes(content)
+            return folder, "header", 3, "shorter than its image header"
+        case "length 2^29-1":
+            content[offset + 4 : offset + 8] = struct.pack("<I", 2**29 - 1)
+            rec.write_bytes(content)
+            return folder, "truncated", 3, "past the end"
+    raise AssertionError(f"no such thing to be wrong: {what}")

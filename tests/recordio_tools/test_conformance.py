@@ -114,11 +114,11 @@ def test_dali_reads_what_is_written_here(tmp_path, fn):
 
 @pytest.mark.parametrize("vector", [False, True])
 @pytest.mark.parametrize(
-    "place, first_key, step",
-    [("first", 1, 1), ("middle", 1, 1), ("last", 1, 1), ("none", 0, 1), ("none", 1, 1), ("none", 5, 7)],
+    "layout", [("first", 1, 1), ("middle", 1, 1), ("last", 1, 1), ("none", 0, 1), ("none", 1, 1), ("none", 5, 7)]
 )
-def test_sets_of_mxnet_in_every_layout(tmp_path, mxnet, fn, place, vector, first_key, step):
+def test_sets_of_mxnet_in_every_layout(tmp_path, mxnet, fn, vector, layout):
     """Written by mxnet; read here; then by DALI through the index of images."""
+    place, first_key, step = layout
     labels = sets.random_labels(3, 12, 3)
     records = sets.insightface(labels, place=place, vector=vector)
     if place == "none":

@@ -11,10 +11,10 @@ import sets
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.format.recordio import RecordError
 
-LABELS = [0, 0, 0, 1, 2, 2, 4]
+LABELS = sets.LABELS
 
 
-def check(ds: RecordDataset, records: list[tuple[int, bytes]]) -> None:
+def assert_holds(ds: RecordDataset, records: list[tuple[int, bytes]]) -> None:
     """Keys, labels and images are those of the records that carry an image, in the order of the keys."""
     expected = []
     for key, content in sorted(records):
@@ -37,7 +37,7 @@ def test_dialects(tmp_path, place, vector, shuffled):
     if shuffled:
         np.random.default_rng(0).shuffle(records)
     ds = RecordDataset(sets.write(tmp_path, records, "5,8,8\n"))
-    check(ds, records)
+    assert_holds(ds, records)
     assert (ds.num_classes, ds.image_size, ds.names) == (5, (8, 8), None)
     assert sorted(ds.range_keys.tolist()) == ([] if place == "none" else [0, *range(8, 13)])
 
@@ -45,14 +45,14 @@ def test_dialects(tmp_path, place, vector, shuffled):
 @pytest.mark.parametrize("keys", [range(7), range(1, 8), [3, 10, 11, 500, 501, 10**9, 10**12]])
 def test_keys_from_zero_from_one_and_sparse(tmp_path, keys):
     records = [(key, sets.payload(label, sets.jpeg(key % 251), key)) for key, label in zip(keys, LABELS, strict=True)]
-    check(RecordDataset(sets.write(tmp_path, records)), records)
+    assert_holds(RecordDataset(sets.write(tmp_path, records)), records)
 
 
 def test_payloads_in_several_parts(tmp_path):
     records = [(key, sets.payload(key % 3, sets.MAGIC * (key % 4) + b"jpeg" * key, 0xCED7230A)) for key in range(1, 20)]
     ds = RecordDataset(sets.write(tmp_path, records, "3,8,8"))
-    check(ds, records)
-    assert ds.heads.multipart.all()
+    assert_holds(ds, records)
+    assert ds.headers.multipart.all()
 
 
 def test_without_property_classes_and_size_come_from_the_images(tmp_path):
@@ -101,91 +101,9 @@ def test_a_label_that_float32_cannot_hold_is_not_an_identity(tmp_path):
         RecordDataset(folder)
 
 
-def broken(tmp_path, what: str):
-    """A good set with one thing wrong, and what the error must say: kind, key, words."""
-    records = sets.insightface(LABELS)
-    folder = sets.write(tmp_path / "set", records, "5,8,8\n")
-    rec, idx = folder / "train.rec", folder / "train.idx"
-    lines = idx.read_text().splitlines(keepends=True)
-    offset = int(lines[3].split("\t")[1])
-    content = bytearray(rec.read_bytes())
-    match what:
-        case "no folder":
-            return tmp_path / "none", "missing", None, "no such folder"
-        case "empty folder":
-            (tmp_path / "empty").mkdir()
-            return tmp_path / "empty", "missing", None, "holds no train.rec"
-        case "no index":
-            idx.unlink()
-            return folder, "missing", None, "no such index"
-        case "empty rec":
-            rec.write_bytes(b"")
-            return folder, "empty", None, "the file is empty"
-        case "offset between records":
-            idx.write_text("".join([*lines[:3], f"3\t{offset + 4}\n", *lines[4:]]))
-            return folder, "index", 3, "no magic word"
-        case "offset past the end":
-            idx.write_text("".join([*lines[:3], f"3\t{10**12}\n", *lines[4:]]))
-            return folder, "index", 3, "outside the file"
-        case "negative offset":
-            idx.write_text("".join([*lines[:3], "3\t-8\n", *lines[4:]]))
-            return folder, "index", 3, "outside the file"
-        case "key twice":
-            idx.write_text("".join([*lines, "3\t0\n"]))
-            return folder, "index", 3, "twice"
-        case "negative key":
-            idx.write_text("".join([*lines, "-3\t0\n"]))
-            return folder, "index", -3, "negative"
-        case "malformed index":
-            idx.write_text("".join([*lines[:3], "three\n", *lines[4:]]))
-            return folder, "index", None, "line 4"
-        case "truncated":
-            rec.write_bytes(content[:-20])
-            return folder, "truncated", 12, "truncated"
-        case "label outside":
-            (folder / "property").write_text("4,8,8\n")
-            return folder, "label", 7, "label 4, expected one of the 4 classes 0..3"
-        case "label NaN" | "label 1e30" | "label -1" | "label 1.5":
-            content[offset + 12 : offset + 16] = struct.pack("<f", float(what.split()[1]))
-            rec.write_bytes(content)
-            return folder, "label", 3, "expected one of the 5 classes"
-        case "no image":
-            sets.write(folder, [*records, (99, sets.payload(1, b""))])
-            return folder, "empty", 99, "holds no image"
-        case "only ranges":
-            sets.write(folder, [records[0], *records[8:]])
-            return folder, "empty", None, "none of its 6 records holds an image"
-        case "property words" | "property empty" | "property zero" | "property short":
-            text = {"words": "five,8,8", "empty": "", "zero": "0,8,8", "short": "5"}[what.split()[1]]
-            (folder / "property").write_text(text)
-            return folder, "property", None, "expected num_classes,height,width"
-        case "names missing":
-            (folder / "names.txt").write_text("a\nb\n")
-            return folder, "names", None, "2 names for 5 identities"
-        case "names bytes":
-            (folder / "names.txt").write_bytes(b"a\n\xff\n")
-            return folder, "names", None, "not UTF-8"
-        case "header too long":
-            content[offset + 8 : offset + 12] = struct.pack("<I", 2**32 - 1)
-            rec.write_bytes(content)
-            return folder, "header", 3, "shorter than its image header"
-        case "length 2^29-1":
-            content[offset + 4 : offset + 8] = struct.pack("<I", 2**29 - 1)
-            rec.write_bytes(content)
-            return folder, "truncated", 3, "past the end"
-
-
-BROKEN = [
-    *["no folder", "empty folder", "no index", "empty rec", "offset between records", "offset past the end"],
-    *["negative offset", "key twice", "negative key", "malformed index", "truncated", "label outside", "label NaN"],
-    *["label 1e30", "label -1", "label 1.5", "no image", "only ranges", "property words", "property empty"],
-    *["property zero", "property short", "names missing", "names bytes", "header too long", "length 2^29-1"],
-]
-
-
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("what", sets.BROKEN)
 def test_what_is_wrong_is_named(tmp_path, what):
-    folder, kind, key, words = broken(tmp_path, what)
+    folder, kind, key, words = sets.broken(tmp_path, what)
     with pytest.raises(RecordError, match=words) as caught:
         RecordDataset(folder)
     assert (caught.value.kind, caught.value.key) == (kind, key)

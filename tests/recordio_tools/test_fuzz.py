@@ -197,7 +197,7 @@ def test_mutations(fast_path, mutate):
             if number % SURVEYED or not untouched:
                 continue
             survey = verify(folder)
-            found = kept(survey.images, survey.images.heads.label)
+            found = kept(survey.images, survey.images.headers.label)
             lost = [image for image in untouched if image not in found]
             assert not lost, (number, lost)
             if number % WRITTEN == 0:

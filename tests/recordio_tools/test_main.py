@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 import pytest
 import sets
-from test_dataset import BROKEN, LABELS, broken
 
 from recordio_tools.__main__ import COMMANDS, main
 from recordio_tools.dataset import RecordDataset
@@ -15,7 +14,7 @@ from recordio_tools.dataset import RecordDataset
 
 @pytest.fixture
 def source(tmp_path):
-    return sets.write(tmp_path / "source", sets.insightface(LABELS), "5,8,8\n")
+    return sets.write(tmp_path / "source", sets.insightface(sets.LABELS), "5,8,8\n")
 
 
 def mistake(capsys, *arguments) -> str:
@@ -32,10 +31,10 @@ def mistake(capsys, *arguments) -> str:
     return printed.err
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("what", sets.BROKEN)
 @pytest.mark.parametrize("command", ["inspect", "curate", "subset", "sheet", "unpack", "shuffle", "shard", "stats"])
 def test_broken_sets_are_answered_in_one_line(tmp_path, capsys, what, command):
-    folder, _, _, words = broken(tmp_path, what)
+    folder, _, _, words = sets.broken(tmp_path, what)
     before = sorted(tmp_path.rglob("*"))
     more = {"curate": ["--images", 3], "shard": ["--shards", 2]}.get(command, [])
     out = [] if command in ("inspect", "stats") else [tmp_path / "out"]
@@ -54,7 +53,7 @@ def test_as_its_users_start_it(tmp_path):
     assert all(name in done.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "synth"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as leave:
         main([command, "--help"])
@@ -77,6 +76,25 @@ def test_help_has_an_example(capsys, command):
 )
 def test_arguments_that_do_not_parse(capsys, arguments, words):
     assert words in mistake(capsys, *arguments)
+
+
+@pytest.mark.parametrize("error, status", [(KeyboardInterrupt(), 130), (OSError(5, "Input/output error"), 2)])
+def test_exit_statuses(source, monkeypatch, error, status):
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(COMMANDS, "inspect", COMMANDS["inspect"]._replace(run=fail))
+    assert main(["inspect", str(source)]) == status
+
+
+def test_a_fault_of_ours_is_not_taken_for_a_mistake(source, monkeypatch):
+    monkeypatch.setitem(COMMANDS, "inspect", COMMANDS["inspect"]._replace(run=lambda _: int("ours")))
+    with pytest.raises(ValueError, match="ours"):
+        main(["inspect", str(source)])
+
+
+def test_flags_are_not_abbreviated(source, capsys):
+    assert "unrecognized arguments: --js; see python" in mistake(capsys, "inspect", source, "--js")
 
 
 def test_inspect_as_json(source, capsys):

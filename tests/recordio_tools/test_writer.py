@@ -11,11 +11,13 @@ import sets
 
 from recordio_tools.check.verify import verify
 from recordio_tools.dataset import DatasetWriter, RecordDataset
+from recordio_tools.errors import UserError
 from recordio_tools.format.recordio import RecordError, RecordWriter
 from recordio_tools.writer import range_records
 
 
-def write(folder, labels, **options):
+def write_set(folder, labels, **options):
+    """A set of images `image 0`, `image 1` … with these labels."""
     with DatasetWriter(folder, options.pop("num_classes", 4), (8, 8), **options) as writer:
         for number, label in enumerate(labels):
             writer.add(b"image %d" % number, label)
@@ -23,7 +25,7 @@ def write(folder, labels, **options):
 
 def test_grouped_images_keep_their_order(tmp_path):
     labels = [0, 0, 1, 3, 3, 3]
-    write(tmp_path / "set", labels, names=list("abcd"))
+    write_set(tmp_path / "set", labels, names=list("abcd"))
     records = [(key, sets.payload(label, b"image %d" % (key - 1), key)) for key, label in enumerate(labels, 1)]
     ranges = [(1, 3), (3, 4), (4, 4), (4, 7)]
     records.insert(0, (0, sets.payload([7.0, 11.0], b"")))
@@ -36,7 +38,7 @@ def test_grouped_images_keep_their_order(tmp_path):
 
 
 def test_mixed_images_get_keys_by_identity(tmp_path):
-    write(tmp_path / "set", [2, 0, 2, 1, 0])
+    write_set(tmp_path / "set", [2, 0, 2, 1, 0])
     ds = RecordDataset(tmp_path / "set")
     assert ds.labels.tolist() == [0, 0, 1, 2, 2]
     assert [ds.jpeg(i).tobytes() for i in range(5)] == [b"image 1", b"image 4", b"image 3", b"image 0", b"image 2"]
@@ -45,7 +47,7 @@ def test_mixed_images_get_keys_by_identity(tmp_path):
 
 
 def test_further_labels_are_kept(tmp_path):
-    write(tmp_path / "set", [[1, 0.5], np.array([2.0, 9.0]), 3])
+    write_set(tmp_path / "set", [[1, 0.5], np.array([2.0, 9.0]), 3])
     ds = RecordDataset(tmp_path / "set")
     assert ds.labels.tolist() == [1, 2, 3]
     assert [ds.record(i)[0].label for i in range(3)][2] == 3.0
@@ -53,7 +55,7 @@ def test_further_labels_are_kept(tmp_path):
 
 
 def test_classes_from_the_labels(tmp_path):
-    write(tmp_path / "set", [0, 6], num_classes=None)
+    write_set(tmp_path / "set", [0, 6], num_classes=None)
     assert (tmp_path / "set" / "property").read_text() == "7,8,8\n"
 
 
@@ -76,7 +78,7 @@ def test_range_records_by_hand():
 )
 def test_mistakes_are_refused_and_leave_nothing(tmp_path, labels, options, words):
     with pytest.raises(RecordError, match=words):
-        write(tmp_path / "set", labels, **options)
+        write_set(tmp_path / "set", labels, **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,8 +90,8 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     whole = RecordWriter.write_framed
     monkeypatch.setattr(RecordWriter, "write_framed", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write(tmp_path / "set", [0] * 50)
+    with pytest.raises(UserError, match="No space left"):
+        write_set(tmp_path / "set", [0] * 50)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -103,20 +105,20 @@ def test_an_empty_image_is_refused(tmp_path):
 
 
 def test_an_existing_set_stays_unless_forced(tmp_path):
-    write(tmp_path / "set", [0])
-    with pytest.raises(RecordError, match="exists already; choose another name or give --force"):
-        write(tmp_path / "set", [1])
+    write_set(tmp_path / "set", [0])
+    with pytest.raises(UserError, match="exists already; choose another name or give --force"):
+        write_set(tmp_path / "set", [1])
     assert RecordDataset(tmp_path / "set").labels.tolist() == [0]
     with pytest.raises(RecordError, match="label 9"):
-        write(tmp_path / "set", [2, 9], force=True)
+        write_set(tmp_path / "set", [2, 9], force=True)
     assert RecordDataset(tmp_path / "set").labels.tolist() == [0]
-    write(tmp_path / "set", [1], force=True)
+    write_set(tmp_path / "set", [1], force=True)
     assert RecordDataset(tmp_path / "set").labels.tolist() == [1]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_label_bits_are_float32(tmp_path):
-    write(tmp_path / "set", [3])
+    write_set(tmp_path / "set", [3])
     assert struct.unpack_from("<f", (tmp_path / "set" / "train.rec").read_bytes(), 40 + 12) == (3.0,)
 
 
@@ -131,7 +133,7 @@ def _write_for_ever(folder, generation: int) -> None:
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_set_or_the_new_one(tmp_path):
     rng = np.random.default_rng(0)
-    write(tmp_path / "set", [0])
+    write_set(tmp_path / "set", [0])
     seen, generation, kills, longest = set(), 0, 0, 0.02
     while kills < 60 or len(seen) <= 5:
         kills += 1
@@ -154,5 +156,5 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_set_or_the_new_one(tmp_pat
             assert len(ds) == 200 + generation % 7
         longest *= 0.9 if generation not in seen else 1.2  # as many kills before the exchange as after it
         seen.add(generation)
-    write(tmp_path / "set", [1], force=True)
+    write_set(tmp_path / "set", [1], force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -1,1 +1,1 @@
-"""Drawn faces: who (`identity`), how they are caught (`nuisance`), their shapes, and the painting of them (`paint`)."""
+"""Drawn faces: who (`identity`), how photographed (`nuisance`), in what shapes, painted (`paint`); writes no file."""

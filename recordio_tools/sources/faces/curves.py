@@ -1,9 +1,10 @@
 """Curves and patches in face units, for a batch of B pictures at once."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclass
@@ -25,7 +26,7 @@ class Patch:
     shade: bool = False
 
 
-def rows(size: int, *coordinates: tuple) -> np.ndarray:
+def trace(size: int, *coordinates: tuple) -> np.ndarray:
     """Points (B, n, 3) from n tuples (x, y, z) whose members are numbers or arrays (B,)."""
     points = np.empty((size, len(coordinates), 3))
     for k, (x, y, z) in enumerate(coordinates):
@@ -58,7 +59,8 @@ def spline(points: np.ndarray, steps: int = 4, closed: bool = True) -> np.ndarra
         padded = np.concatenate([points[:, :1], points, points[:, -1:]], axis=1)
         before, here, after, beyond = padded[:, :-3], padded[:, 1:-2], padded[:, 2:-1], padded[:, 3:]
     weights = _catmull_rom(steps)[:, :, None]
-    curve = sum(w * p[:, :, None] for w, p in zip(weights, (before, here, after, beyond), strict=True))
+    terms = (w * p[:, :, None] for w, p in zip(weights, (before, here, after, beyond), strict=True))
+    curve = reduce(np.add, terms)
     curve = curve.reshape(len(points), -1, 3)
     return curve if closed else np.concatenate([curve, points[:, -1:]], axis=1)
 
@@ -90,7 +92,7 @@ def circle(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angles), np.sin(angles)
 
 
-def ellipse(x: np.ndarray, y: np.ndarray, z: np.ndarray, rx: np.ndarray, ry: np.ndarray, count: int = 14) -> np.ndarray:
+def ellipse(x: ArrayLike, y: ArrayLike, z: ArrayLike, rx: ArrayLike, ry: ArrayLike, count: int = 14) -> np.ndarray:
     """Ellipses (B, count, 3) about the centres (x, y, z); each argument is an array (B,) or a number."""
     cos, sin = circle(count)
     x, y, z, rx, ry = np.broadcast_arrays(*map(np.atleast_1d, (x, y, z, rx, ry)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recordio_tools.sources.faces.curves import Patch, circle, ellipse, on_face, raised, rows, spline
+from recordio_tools.sources.faces.curves import Patch, circle, ellipse, on_face, raised, spline, trace
 from recordio_tools.sources.faces.head import Sitting
 from recordio_tools.sources.faces.palette import blend
 
@@ -104,7 +104,7 @@ def nose(s: Sitting) -> list[Patch]:
     """The nose: the shadow beneath, two sides, and lights on ridge and tip."""
     face, palette = s.face, s.palette
     y, wide, tip, deep = s.nose_y, face.nose_width, face.nose_tip, face.nose_depth
-    under = rows(
+    under = trace(
         len(s),
         (-wide * 0.95, y + 0.02, 0.12),
         (-tip, y - 0.02 - face.nose_turn, 0.25),
@@ -131,7 +131,7 @@ def _nose_side(s: Sitting, side: float) -> list[Patch]:
     y, wide, tip, deep = s.nose_y, face.nose_width, face.nose_tip, face.nose_depth
     top = face.eye_height - 0.12
     away = np.clip(0.5 - 0.5 * side * (shot.light_x * 0.7 - 1.2 * shot.yaw), 0, 1)
-    flank = rows(
+    flank = trace(
         size,
         (face.nose_bridge * 0.9, top, 0.08),
         (face.nose_bridge * 1.9, top + 0.10, 0.0),
@@ -140,13 +140,13 @@ def _nose_side(s: Sitting, side: float) -> list[Patch]:
         (tip, y - 0.02, deep * 0.9),
         (face.nose_bridge, (top + y) / 2, deep * 0.5),
     ) * (side, 1, 1)
-    edge = rows(
+    edge = trace(
         size,
         (face.nose_bridge, top + 0.04, 0.10),
         (face.nose_bridge, (top + y) / 2, deep * 0.55),
         (tip * 0.9, y - 0.10, deep * 0.9),
     ) * (side, 1, 1)
-    wing = rows(
+    wing = trace(
         size,
         (wide * 0.80, y - 0.15, 0),
         (wide * 1.02, y - 0.06, 0),
@@ -177,7 +177,7 @@ def _lip_lines(s: Sitting) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
     def line(middle: np.ndarray, inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
         right = [(wide * 0.30, inner, 0), (wide * 0.68, outer, 0), (wide, corner, 0)]
         left = [(-x, h, z) for x, h, z in reversed(right)]
-        return on_face(rows(len(s), *left, (0, middle, 0), *right), 0.08)
+        return on_face(trace(len(s), *left, (0, middle, 0), *right), 0.08)
 
     sag = 0.03 * np.maximum(smile, 0)
     top = line(y - up * (1 - 0.45 * face.lip_bow), y - up * 1.05, (y - up * 0.55 + corner) / 2)

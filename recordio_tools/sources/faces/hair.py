@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from recordio_tools.sources.faces.curves import Patch, arc, ellipse, on_face, ribbon, rows, spline
+from recordio_tools.sources.faces.curves import Patch, arc, ellipse, on_face, ribbon, spline, trace
 from recordio_tools.sources.faces.head import Sitting
 from recordio_tools.sources.faces.palette import blend
 
@@ -41,7 +41,7 @@ class Hair:
     @staticmethod
     def _both(s: Sitting, right: list[tuple], middle: tuple) -> np.ndarray:
         left = [(-x, y, z) for x, y, z in reversed(right)]
-        return spline(rows(len(s), *left, middle, *right), 4, closed=False)
+        return spline(trace(len(s), *left, middle, *right), 4, closed=False)
 
     def _curly(self, curve: np.ndarray, face: SimpleNamespace) -> np.ndarray:
         """Scallops a contour outwards by the size of the curls."""
@@ -69,7 +69,7 @@ class Hair:
         left = [(-k * w, height(-k * w), 0) for k in reversed(xs)]
         left = [(-x, y, z) for x, y, z in reversed(side)] + left
         peak = height(np.zeros(len(s))) + face.widows_peak * (sweep < 0.2)
-        curve = spline(rows(len(s), *left, (0, peak, 0), *right), 4, closed=False)
+        curve = spline(trace(len(s), *left, (0, peak, 0), *right), 4, closed=False)
         # Hair leaves the surface of the face towards the ears, where it is seen edge on.
         return on_face(curve) * (1, 1, 0.50)
 
@@ -87,7 +87,7 @@ def back_hair(s: Sitting, hair: Hair) -> list[Patch]:
         (0.55 * w, end + 0.08, -0.3),
         (0.0, end + 0.02, -0.3),
     ]
-    outline = spline(rows(len(s), (0, -1.1, -0.3), *right), 4, closed=False)
+    outline = spline(trace(len(s), (0, -1.1, -0.3), *right), 4, closed=False)
     wave = np.sin(np.linspace(0, 1, outline.shape[1]) * np.pi * 9) * (hair.curl * 0.09)[:, None]
     outline = outline + np.stack([np.abs(wave), 0 * wave, 0 * wave], axis=2)
     outline = np.concatenate([outline, outline[:, ::-1] * (-1, 1, 1)], axis=1)
@@ -138,14 +138,14 @@ def _locks(s: Sitting, hair: Hair) -> list[Patch]:
     face, palette = s.face, s.palette
     w, side = face.face_width, hair.side
     end = 0.25 + 2.0 * hair.length
-    inside = rows(
+    inside = trace(
         len(s),
         (0.86 * w, -0.75, 0.05),
         (0.90 * w, -0.1, 0),
         (0.86 * w, 0.25 + (end - 0.25) * 0.45, 0.02),
         (0.80 * w, end, 0),
     )
-    outside = rows(
+    outside = trace(
         len(s), (0.94 * w + side * 0.8, -0.70, -0.1), (0.96 * w + side, -0.1, -0.1),
         (0.95 * w + side * 1.1, 0.25 + (end - 0.25) * 0.55, -0.1), (0.93 * w + side * 1.0, end - 0.12, -0.1),
     )  # fmt: skip
@@ -180,7 +180,7 @@ def beard(s: Sitting) -> list[Patch]:
         (0.09, low, 0), (face.mouth_width * 0.75, s.mouth_y + 0.14, 0), (corner, s.mouth_y - 0.02, 0),
         (cheek, s.mouth_y - 0.02 - 0.20 * face.beard_width, 0),
     ]  # fmt: skip
-    middle = on_face(rows(size, *right, *[(-x, y, z) for x, y, z in reversed(right)]))[:, [3, 2, 1, 0, 7, 6, 5, 4]]
+    middle = on_face(trace(size, *right, *[(-x, y, z) for x, y, z in reversed(right)]))[:, [3, 2, 1, 0, 7, 6, 5, 4]]
     shape = np.concatenate([outer, spline(middle[:, ::-1], 3, closed=False)], axis=1)
     thick = np.clip(face.moustache, 0, 1)
     wide = face.mouth_width * face.moustache_width
@@ -189,7 +189,7 @@ def beard(s: Sitting) -> list[Patch]:
     half = [(0.10, high - 0.01, 0), (wide * 0.62, (high + tip_y) / 2 - 0.02, 0), (wide, tip_y, 0)]
     back = [(wide * 0.55, tip_y - face.lip_upper * 0.6, 0), (0.0, s.mouth_y - face.lip_upper * 0.75, 0)]
     left = [(-x, y, z) for x, y, z in reversed(half + back[:1])]
-    whiskers = on_face(rows(size, (0, high + 0.02, 0), *half, *back, *left), 0.06)
+    whiskers = on_face(trace(size, (0, high + 0.02, 0), *half, *back, *left), 0.06)
     return [
         Patch(shape, colour, np.clip(amount * 1.4 + 0.12, 0, 0.88) * (amount > 0), turn=0.6),
         Patch(spline(whiskers, 3), colour, np.clip(thick * 1.4 + 0.15, 0, 0.90) * (thick > 0)),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from recordio_tools.sources.faces.curves import Patch, arc, ellipse, mirrored, on_face, rows, spline
+from recordio_tools.sources.faces.curves import Patch, arc, ellipse, mirrored, on_face, spline, trace
 from recordio_tools.sources.faces.palette import Palette, blend, wheel
 
 
@@ -36,7 +36,7 @@ def sit(traits: np.ndarray, nuisances: np.ndarray) -> Sitting:
     jaw_open = np.maximum(shot.mouth_open, 0)
     w, h = face.face_width, face.face_height
     chin_y = 1.40 * h * face.chin_length + 0.16 * jaw_open
-    half = rows(
+    half = trace(
         len(traits),
         (0.0, -1.36 * h, 0.0),
         (0.50 * w * face.forehead_width, -1.26 * h, 0.0),
@@ -59,7 +59,7 @@ def body(s: Sitting) -> list[Patch]:
     reach, neck = face.shoulders, face.neck_width
     clothes = wheel(shot.clothes_hue, shot.clothes_light, 0.45)
     trunk = mirrored(
-        rows(
+        trace(
             size,
             (0.0, 1.72, 0),
             (neck * 0.95, 1.66, 0),
@@ -71,7 +71,7 @@ def body(s: Sitting) -> list[Patch]:
         )
     )
     column = mirrored(
-        rows(
+        trace(
             size,
             (0.0, 0.5, 0.1),
             (neck, 0.6, -0.05),
@@ -101,11 +101,11 @@ def _jacket(s: Sitting, clothes: np.ndarray) -> list[Patch]:
     shown = (shot.collar > 0.58) * 1.0
     shirt = blend(clothes, (236, 236, 232), 0.85)
     front = mirrored(
-        rows(len(s), (0, 2.00, 0), (neck * 0.95, 1.70, 0), (neck * 0.9, 2.2, 0), (0.26, 2.8, 0), (0, 3.4, 0))
+        trace(len(s), (0, 2.00, 0), (neck * 0.95, 1.70, 0), (neck * 0.9, 2.2, 0), (0.26, 2.8, 0), (0, 3.4, 0))
     )
     patches = [Patch(front, shirt, shown, head=0.0, turn=0)]
     for side in (-1.0, 1.0):
-        lapel = rows(
+        lapel = trace(
             len(s), (neck * 0.85, 1.62, 0), (neck + 0.16, 1.74, 0), (0.72, 2.22, 0), (0.50, 2.36, 0), (0.12, 3.3, 0)
         ) * (side, 1, 1)
         patches.append(Patch(lapel, clothes * 0.80, shown, head=0.0, turn=0))
@@ -166,10 +166,10 @@ def marks(s: Sitting) -> list[Patch]:
     for side in (-1.0, 1.0):
         wing = face.nose_width + 0.05
         corner = face.mouth_width + 0.13 + 0.05 * grin
-        fold = rows(
+        fold = trace(
             len(s), (wing, s.nose_y - 0.04, 0), ((wing + corner) / 2 + 0.05, s.nose_y + 0.12, 0), (corner, s.mouth_y, 0)
         )
-        bag = rows(
+        bag = trace(
             len(s),
             (face.eye_spacing - face.eye_size * 0.7, face.eye_height + 0.13, 0),
             (face.eye_spacing, face.eye_height + 0.19, 0),
@@ -187,9 +187,9 @@ def marks(s: Sitting) -> list[Patch]:
         ]
     for k in range(2):
         y = -0.52 - 0.13 * k - 0.5 * s.shot.brow_raise
-        crease = on_face(rows(len(s), (-0.36, y, 0), (-0.12, y - 0.03, 0), (0.12, y - 0.03, 0), (0.36, y, 0)))
+        crease = on_face(trace(len(s), (-0.36, y, 0), (-0.12, y - 0.03, 0), (0.12, y - 0.03, 0), (0.36, y, 0)))
         patches.append(Patch(crease, palette.skin_dark, 0.5 * np.clip(years * 1.6 - 0.5, 0, 1), 0.025))
     chin_y = 1.40 * face.face_height * face.chin_length + 0.16 * s.jaw_open
-    cleft = on_face(rows(len(s), (0, chin_y - 0.19, 0), (0, chin_y - 0.05, 0)))
+    cleft = on_face(trace(len(s), (0, chin_y - 0.19, 0), (0, chin_y - 0.05, 0)))
     patches.append(Patch(cleft, palette.skin_dark, 0.7 * np.clip(face.chin_cleft, 0, 1), 0.035))
     return patches

@@ -35,7 +35,7 @@ def patches(s: Sitting) -> list[Patch]:
     ]
 
 
-def project(points: np.ndarray, rigid: np.ndarray, turn: np.ndarray, shot: np.recarray, size: int) -> np.ndarray:
+def project(points: np.ndarray, rigid: np.ndarray, turn: np.ndarray, shot: np.ndarray, size: int) -> np.ndarray:
     """Pixel coordinates (B, n, 2) of points (B, n, 3) in face units under each picture's pose.
 
     rigid (n,): 1 moves with the head, 0 stays with the body; turn (n,): how much of the cosine of the turn applies.

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SKIN = np.array(
     [(74, 46, 34), (104, 66, 46), (140, 94, 64), (178, 126, 92), (208, 158, 122), (228, 184, 152), (242, 208, 184)],
@@ -20,8 +21,8 @@ def ramp(stops: np.ndarray, place: np.ndarray) -> np.ndarray:
     return stops[below] * (1 - share) + stops[below + 1] * share
 
 
-def blend(first: np.ndarray, second: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-    """first where share is 0, second where it is 1; share a number or (B,)."""
+def blend(first: np.ndarray, second: ArrayLike, share: ArrayLike) -> np.ndarray:
+    """Colours (B, 3): first where share is 0, second, (B, 3) or (3,), where it is 1; share is a number or (B,)."""
     share = np.asarray(share)
     share = share[:, None] if share.ndim else share
     return first + (np.asarray(second, float) - first) * share

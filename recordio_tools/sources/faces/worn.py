@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recordio_tools.sources.faces.curves import Patch, circle, on_face, raised, rows, spline
+from recordio_tools.sources.faces.curves import Patch, circle, on_face, raised, spline, trace
 from recordio_tools.sources.faces.head import Sitting
 from recordio_tools.sources.faces.palette import ramp
 
@@ -25,13 +25,13 @@ def glasses(s: Sitting) -> list[Patch]:
     thick = 0.035 + 0.05 * (kind * 13 % 1)
     bridge_x = face.eye_spacing + 0.03 - wide
     bridge = on_face(
-        rows(len(s), (-bridge_x, face.eye_height, 0), (0, face.eye_height - 0.05, 0), (bridge_x, face.eye_height, 0)),
+        trace(len(s), (-bridge_x, face.eye_height, 0), (0, face.eye_height - 0.05, 0), (bridge_x, face.eye_height, 0)),
         0.16,
     )
     patches = [Patch(bridge, colour, worn, thick)]
     for side in (-1.0, 1.0):
         outer = face.eye_spacing + 0.03 + wide
-        arm = rows(len(s), (outer, face.eye_height, 0.45), (0.95 * face.face_width, face.eye_height + 0.02, 0.0)) * (
+        arm = trace(len(s), (outer, face.eye_height, 0.45), (0.95 * face.face_width, face.eye_height + 0.02, 0.0)) * (
             side,
             1,
             1,
@@ -57,16 +57,16 @@ def mask(s: Sitting) -> list[Patch]:
         (0.0, s.nose_y - 0.34, 0.30), (0.24, s.nose_y - 0.26, 0.12), (0.80 * w, 0.42, 0.02),
         (0.66 * w, 1.06, 0.02), (0.28, chin + 0.02, 0.05), (0.0, chin + 0.06, 0.1),
     ]  # fmt: skip
-    points = rows(len(s), *right, *[(-x, y, z) for x, y, z in reversed(right[1:-1])])
+    points = trace(len(s), *right, *[(-x, y, z) for x, y, z in reversed(right[1:-1])])
     cloth = raised(spline(points, 4))
     patches = []
     for side in (-1.0, 1.0):
         for y in (0.46, 1.0):
-            strap = rows(len(s), (0.74 * w, y, 0.25), (0.97 * w, 0.05 + 0.4 * y, -0.05)) * (side, 1, 1)
+            strap = trace(len(s), (0.74 * w, y, 0.25), (0.97 * w, 0.05 + 0.4 * y, -0.05)) * (side, 1, 1)
             patches.append(Patch(strap, colour * 0.9, worn, 0.03, turn=0.5))
     patches.append(Patch(cloth, colour, worn))
     for k in range(3):
         y = s.nose_y + 0.08 + 0.2 * k
-        pleat = on_face(rows(len(s), (-0.6 * w, y - 0.02, 0), (0, y + 0.04, 0), (0.6 * w, y - 0.02, 0)), 0.12)
+        pleat = on_face(trace(len(s), (-0.6 * w, y - 0.02, 0), (0, y + 0.04, 0), (0.6 * w, y - 0.02, 0)), 0.12)
         patches.append(Patch(pleat, colour * 0.82, worn, 0.025))
     return patches

@@ -5,7 +5,7 @@ import pytest
 import sets
 
 from recordio_tools.check.faults import NO_KEY, collect, fault_at, match_index, record_faults
-from recordio_tools.format.heads import heads_of
+from recordio_tools.format.headers import headers_of
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.format.scan import scan
 
@@ -56,8 +56,8 @@ def test_faults_of_whole_records():
     data[8 + 24 + 6] = 1
     data = np.frombuffer(bytes(data), np.uint8)
     records, _ = scan(data)
-    heads = heads_of(data, records.offsets)
-    faults = record_faults(data, np.array([3, NO_KEY, 5, 6]), records, heads)
+    headers = headers_of(data, records.offsets)
+    faults = record_faults(data, np.array([3, NO_KEY, 5, 6]), records, headers)
     assert [fault[:3] for fault in faults] == [("padding", 3, 0), ("header", 5, 72), ("empty", None, 40)]
 
 

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from recordio_tools.check.ranges import header_faults, identity_faults
-from recordio_tools.format.heads import Heads
+from recordio_tools.format.headers import Headers
 
 
-def heads(starts, ends) -> Heads:
+def headers(starts, ends) -> Headers:
     start, end = np.array(starts, "<f4"), np.array(ends, "<f4")
     nothing = np.zeros(len(start), np.int64)
-    return Heads(np.full(len(start), 2, np.uint32), start, end, nothing, nothing, nothing.astype(bool))
+    return Headers(np.full(len(start), 2, np.uint32), start, end, nothing, nothing, nothing.astype(bool))
 
 
 def wrong_keys(image_keys, labels, keys, starts, ends) -> list[int]:
     offsets = np.arange(len(keys)) * 40
-    found = identity_faults(np.array(image_keys), np.array(labels), np.array(keys), offsets, heads(starts, ends))
+    found = identity_faults(np.array(image_keys), np.array(labels), np.array(keys), offsets, headers(starts, ends))
     assert all(fault.kind == "range" and fault.offset == keys.index(fault.key) * 40 for fault in found)
     return [fault.key for fault in found]
 

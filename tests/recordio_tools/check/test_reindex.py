@@ -6,6 +6,7 @@ import sets
 
 from recordio_tools.check.reindex import rebuild_index, write_index
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.errors import UserError
 from recordio_tools.format.index import read_index
 from recordio_tools.format.recordio import RecordError
 
@@ -83,7 +84,7 @@ def test_images_only(tmp_path):
 def test_existing_indexes_stay(tmp_path):
     folder = sets.write(tmp_path, sets.insightface(LABELS))
     before = (folder / "train.idx").read_bytes()
-    with pytest.raises(RecordError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         write_index(folder)
     assert (folder / "train.idx").read_bytes() == before
     write_index(folder, tmp_path / "other.idx")

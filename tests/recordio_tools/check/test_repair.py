@@ -15,7 +15,7 @@ from recordio_tools.format.recordio import RecordError
 LABELS = [0, 0, 0, 1, 1, 3, 3]
 
 
-def images(folder) -> list[tuple[int, bytes]]:
+def labelled_images(folder) -> list[tuple[int, bytes]]:
     ds = RecordDataset(folder)
     return [(label, ds.jpeg(i).tobytes()) for i, label in enumerate(ds.labels.tolist())]
 
@@ -44,7 +44,7 @@ def test_damage_goes_to_quarantine(tmp_path):
     rec[at[5] + 12 : at[5] + 16] = struct.pack("<f", float("nan"))
     (folder / "train.rec").write_bytes(rec + b"tail")
     repair(verify(folder), tmp_path / "out")
-    assert images(tmp_path / "out") == [EXPECTED[row] for row in (0, 2, 3, 5, 6)]
+    assert labelled_images(tmp_path / "out") == [EXPECTED[row] for row in (0, 2, 3, 5, 6)]
     assert verify(tmp_path / "out", decode=True).faults == []
     quarantine = (tmp_path / "out" / "quarantine.bin").read_bytes()
     listed = json.loads((tmp_path / "out" / "quarantine.json").read_text())
@@ -67,7 +67,7 @@ def test_records_that_lost_bytes_have_shifted_are_aligned_again(tmp_path, lost):
     at = [int(line.split("\t")[1]) for line in (folder / "train.idx").read_text().splitlines()]
     (folder / "train.rec").write_bytes(rec[: at[3] + 50] + rec[at[3] + 50 + lost :])
     repair(verify(folder), tmp_path / "out")
-    assert sorted(images(tmp_path / "out")) == sorted(EXPECTED[:2] + EXPECTED[3:])
+    assert sorted(labelled_images(tmp_path / "out")) == sorted(EXPECTED[:2] + EXPECTED[3:])
 
 
 def test_without_index_property_and_header(tmp_path):
@@ -75,7 +75,7 @@ def test_without_index_property_and_header(tmp_path):
     folder = sets.write(tmp_path / "set", [*records, (9, sets.payload([1.0, 0.0], sets.jpeg(99) + sets.MAGIC * 3))])
     (folder / "train.idx").unlink()
     repair(verify(folder), tmp_path / "out")
-    assert images(tmp_path / "out") == [
+    assert labelled_images(tmp_path / "out") == [
         (0, sets.jpeg(14)),
         (1, sets.jpeg(21)),
         (1, sets.jpeg(99) + sets.MAGIC * 3),
@@ -91,8 +91,8 @@ def test_undecodable_images_are_left_out_on_request(tmp_path):
     )
     repair(verify(folder), tmp_path / "all")
     repair(verify(folder, decode=True), tmp_path / "sound")
-    assert images(tmp_path / "all") == [(0, b"no jpeg"), (1, sets.jpeg(3))]
-    assert images(tmp_path / "sound") == [(1, sets.jpeg(3))]
+    assert labelled_images(tmp_path / "all") == [(0, b"no jpeg"), (1, sets.jpeg(3))]
+    assert labelled_images(tmp_path / "sound") == [(1, sets.jpeg(3))]
     assert (tmp_path / "sound" / "quarantine.bin").read_bytes() == (folder / "train.rec").read_bytes()[: 8 + 24 + 7 + 1]
 
 
@@ -102,7 +102,7 @@ def test_records_that_another_writer_did_not_cut_are_cut(tmp_path):
     rec = (folder / "train.rec").read_bytes()
     (folder / "train.rec").write_bytes(rec + sets.MAGIC + struct.pack("<I", len(body)) + body)
     repair(verify(folder), tmp_path / "out")
-    assert [image for _, image in images(tmp_path / "out")] == [sets.jpeg(4), body[24:]]
+    assert [image for _, image in labelled_images(tmp_path / "out")] == [sets.jpeg(4), body[24:]]
     assert verify(tmp_path / "out").faults == []
 
 

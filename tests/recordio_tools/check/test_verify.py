@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sets
 
-from recordio_tools.check.verify import describe, verify
+from recordio_tools.check.verify import describe_faults, verify
 from recordio_tools.format.recordio import RecordError
 
 LABELS = [0, 0, 0, 1, 1, 3, 3]
@@ -46,7 +46,7 @@ def test_clean_sets_have_no_fault(tmp_path, place, vector):
     survey = verify(folder, decode=True)
     assert survey.faults == survey.left_out == []
     assert survey.images.keys.tolist() == list(range(1, 8))
-    assert "no fault; 7 whole images; 0 bytes" in describe(survey)
+    assert "no fault; 7 whole images; 0 bytes" in describe_faults(survey)
 
 
 def test_shuffled_sets_have_no_fault(tmp_path):
@@ -149,7 +149,7 @@ def test_key_ranges(folder):
 
 def test_many_faults_that_are_alike_are_counted(tmp_path):
     records = [(key, sets.payload(9, b"jpeg")) for key in range(30)]
-    lines = describe(verify(sets.write(tmp_path, records, "1,8,8")), most=3).splitlines()
+    lines = describe_faults(verify(sets.write(tmp_path, records, "1,8,8")), most=3).splitlines()
     assert [line.split()[:3] for line in lines[1:4]] == [[str(36 * key), str(key), "label"] for key in range(3)]
     assert "label      27 more like: label 9" in lines[4]
     assert len(lines) == 6

@@ -14,14 +14,14 @@ from recordio_tools.format.scan import scan
 def plain_scan(data: bytes) -> list[tuple[int, int, bool]]:
     """(offset, end, foreign) of the aligned whole records, from the definition: one head at a time."""
     size = len(data)
-    heads = [at for at in range(0, size - 7, 4) if data[at : at + 4] == sets.MAGIC]
+    headers = [at for at in range(0, size - 7, 4) if data[at : at + 4] == sets.MAGIC]
 
     def part(at: int) -> tuple[int, int]:
         lrec = struct.unpack_from("<I", data, at + 4)[0]
         return lrec >> 29, at + 8 + (lrec & 2**29 - 1)
 
     def inner(at: int, end: int) -> list[int]:
-        return [head for head in heads if at < head < end]
+        return [head for head in headers if at < head < end]
 
     def record(at: int) -> int | None:
         flag, end = part(at)
@@ -30,7 +30,7 @@ def plain_scan(data: bytes) -> list[tuple[int, int, bool]]:
         while end <= size and not inner(at, end):
             if flag in (0, 3):
                 return min(end + -end % 4, size)
-            if end % 4 or end not in heads:
+            if end % 4 or end not in headers:
                 return None
             at = end
             flag, end = part(at)
@@ -38,12 +38,12 @@ def plain_scan(data: bytes) -> list[tuple[int, int, bool]]:
                 return None
         return None
 
-    whole = {at: record(at) for at in heads if record(at) is not None}
+    whole = {at: record(at) for at in headers if record(at) is not None}
     found, reached = [(at, end, False) for at, end in whole.items()], 0
-    for at in heads:
+    for at in headers:
         flag, end = part(at)
         stop = end + -end % 4
-        lands = stop >= size or stop in heads
+        lands = stop >= size or stop in headers
         inside = any(at < other < stop for other in whole)
         if flag == 0 and at not in whole and end <= size and inner(at, end) and lands and not inside and at >= reached:
             found.append((at, min(stop, size), True))

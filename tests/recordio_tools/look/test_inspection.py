@@ -7,7 +7,7 @@ import pytest
 import sets
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.look.inspection import describe, inspect, shots
+from recordio_tools.look.inspection import describe_figures, inspect, shots
 
 
 def test_figures_of_a_stock_set(tmp_path):
@@ -47,7 +47,7 @@ def test_oddities(tmp_path):
     assert figures["keys"] == {"first": 2, "last": 5, "gaps": 1}
     assert figures["file_order"] == "shuffled"
     assert figures["image_size"]["sampled"] == {"8x8": 2, "undecodable": 1}
-    text = describe(figures)
+    text = describe_figures(figures)
     assert "scalar (1), vector of 2 (2)" in text
     assert "2..5, 1 missing; file order: shuffled" in text
     assert all(line[:14].strip() and line[15:].strip() for line in text.splitlines())

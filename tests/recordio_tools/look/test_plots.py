@@ -6,7 +6,7 @@ import sets
 from PIL import Image
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.format.recordio import RecordError
+from recordio_tools.errors import UserError
 from recordio_tools.look.plots import draw_tails, tail, write_tails
 
 
@@ -42,5 +42,5 @@ def test_written_file(tmp_path, source):
     picture = np.asarray(Image.open(tmp_path / "tail.png").convert("RGB"))
     assert picture.shape[:2] == (675, 1200)
     assert (picture != 255).any(axis=2).mean() > 0.2
-    with pytest.raises(RecordError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         write_tails([tail(source)], tmp_path / "tail.png")

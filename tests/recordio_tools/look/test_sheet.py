@@ -6,6 +6,7 @@ import sets
 from PIL import Image
 
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.errors import UserError
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.look.sheet import CAPTION, MARGIN, contact_sheet, spread, write_sheet
 
@@ -35,7 +36,7 @@ def test_written_file(tmp_path):
     ds = RecordDataset(sets.write(tmp_path / "s", sets.insightface([0, 1])))
     write_sheet(ds, tmp_path / "x.png", rows=1, columns=1, cell=30)
     assert Image.open(tmp_path / "x.png").size == (30 + 2 * MARGIN, 30 + 2 * MARGIN + CAPTION)
-    with pytest.raises(RecordError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         write_sheet(ds, tmp_path / "x.png")
     with pytest.raises(RecordError, match="0 rows"):
         write_sheet(ds, tmp_path / "y.png", rows=0)

@@ -16,24 +16,52 @@ IMAGES = [sets.jpeg(value) for value in (10, 20, 30, 40)]
 SAME = [True, False]
 
 
-def dumped(path, value, protocol=4):
+def pickled(path, value, protocol=4):
+    """A file with the pickle of a value."""
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     return path
+
+
+AS_ARRAYS = [np.frombuffer(image, np.uint8) for image in IMAGES]
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize(
     "images",
-    [IMAGES, [np.frombuffer(image, np.uint8) for image in IMAGES], tuple(IMAGES), [np.frombuffer(b"", np.uint8)] * 4],
-    ids=["bytes", "arrays", "tuple", "empty"],
+    [
+        pytest.param(IMAGES, id="bytes"),
+        pytest.param(AS_ARRAYS, id="arrays"),
+        pytest.param([array.astype(np.int64) for array in AS_ARRAYS], id="wide"),
+        pytest.param([array.astype(">i4")[None] for array in AS_ARRAYS], id="big-endian"),
+        pytest.param(tuple(IMAGES), id="tuple"),
+        pytest.param(np.array(IMAGES, object), id="object"),
+        pytest.param(np.array(IMAGES), id="strings"),
+        pytest.param([np.frombuffer(b"", np.uint8)] * 4, id="empty"),
+    ],
 )
 @pytest.mark.parametrize(
-    "same", [SAME, np.array(SAME), [np.bool_(True), np.bool_(False)], [1, 0]], ids=["bools", "array", "scalars", "ints"]
+    "same",
+    [
+        pytest.param(SAME, id="bools"),
+        pytest.param(tuple(SAME), id="tuple"),
+        pytest.param(np.array(SAME), id="array"),
+        pytest.param(np.array(SAME, ">i8"), id="big-endian"),
+        pytest.param(np.array(SAME, np.float32)[:, None], id="column"),
+        pytest.param([np.bool_(True), np.bool_(False)], id="scalars"),
+        pytest.param([np.int64(1), np.float64(0)], id="numbers"),
+        pytest.param([np.array([True]), np.array(False)], id="arrays"),
+        pytest.param([1, 0.0], id="ints"),
+    ],
 )
 def test_packs_of_all_makes(tmp_path, protocol, images, same):
-    pack = read_pack(dumped(tmp_path / "x.bin", (images, same), protocol))
-    assert pack.images == [bytes(image) for image in images]
+    pack = read_pack(pickled(tmp_path / "x.bin", (images, same), protocol))
+    assert pack.images == [bytes(np.asarray(i, np.uint8)) if isinstance(i, np.ndarray) else bytes(i) for i in images]
     assert pack.same.tolist() == SAME
+
+
+def test_an_image_as_a_bytearray(tmp_path):
+    pack = read_pack(pickled(tmp_path / "x.bin", ([bytearray(image) for image in IMAGES], SAME), protocol=5))
+    assert pack.images == IMAGES
 
 
 def test_a_pack_of_python_2(tmp_path):
@@ -60,7 +88,7 @@ def test_code_never_runs(tmp_path, place, protocol):
     mark = tmp_path / "ran"
     bad = Mischief(os.mkdir, str(mark))
     value = {"alone": bad, "image": ([bad, *IMAGES[1:]], SAME), "same": (IMAGES, [bad, False])}[place]
-    path = dumped(tmp_path / "x.bin", value, protocol)
+    path = pickled(tmp_path / "x.bin", value, protocol)
     with pytest.raises(RecordError, match="which no pack of images needs"):
         read_pack(path)
     assert not mark.exists()
@@ -71,12 +99,17 @@ def test_code_never_runs(tmp_path, place, protocol):
 @pytest.mark.parametrize(
     "value, words",
     [
-        (([np.zeros(3, np.float32)] * 2, [True]), "an array of type"),
-        (([np.array([{}], object)] * 2, [True]), "an array of type"),
-        ((IMAGES, [1.5, 2.5]), "not lists of images and bools"),
-        ((IMAGES, [np.float64(1), True]), "type"),
+        (([np.zeros(3, np.float32)] * 2, [True]), "not a list of images"),
+        (([np.zeros(3, np.complex64)] * 2, [True]), "an array of type 'c8'"),
+        (([np.array([{}], object)] * 2, [True]), "not a list of images"),
+        ((IMAGES, [1.5, 2.5]), "not a list of bools, it holds 1.5"),
+        ((IMAGES, [-1, 1]), "not a list of bools, it holds -1"),
+        ((IMAGES, np.array([-1, 1])), "not a list of bools, it holds -1"),
+        ((IMAGES, [float("nan"), 1]), "not a list of bools, it holds nan"),
+        ((IMAGES, ["yes", "no"]), "not a list of bools, it holds a str"),
         (("images", SAME), "not lists"),
-        (([b"a", "text"], [True]), "not lists"),
+        (([b"a", "text"], [True]), "not a list of images"),
+        (([], []), "holds no pairs"),
         ({"bins": IMAGES}, "not a verification pack"),
         ((IMAGES, SAME, 3), "not a verification pack"),
         ((IMAGES[:3], SAME), "3 images for 2 pairs, expected two for each"),
@@ -85,7 +118,7 @@ def test_code_never_runs(tmp_path, place, protocol):
 )
 def test_other_contents_are_refused(tmp_path, value, words):
     with pytest.raises(RecordError, match=words):
-        read_pack(dumped(tmp_path / "x.bin", value))
+        read_pack(pickled(tmp_path / "x.bin", value))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +131,9 @@ def test_other_contents_are_refused(tmp_path, value, words):
         b"\x80\x02N" + b"r" + struct.pack("<I", 2**31) + b".",
         b"\x80\x02" + b"(" * 100_000 + b".",
         b"]q\x00h\x00a.",
+        b"\x80\x04\x95" + struct.pack("<Q", 2**63) + b".",
     ],
-    ids=["empty", "text", "cut", "length", "memo", "marks", "recursive"],
+    ids=["empty", "text", "cut", "length", "memo", "marks", "recursive", "frame"],
 )
 def test_broken_pickles_are_refused(tmp_path, content):
     (tmp_path / "x.bin").write_bytes(content)
@@ -108,8 +142,10 @@ def test_broken_pickles_are_refused(tmp_path, content):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(RecordError, match="no such file"):
+    with pytest.raises(RecordError, match="no such file; expected a pack"):
         read_pack(tmp_path / "x.bin")
+    with pytest.raises(RecordError, match=r"cannot be read \(Is a directory\); expected a pack"):
+        read_pack(tmp_path)
 
 
 def test_written_packs_load_as_usual(tmp_path):

@@ -29,7 +29,7 @@ def pixels(jpeg: np.ndarray) -> np.ndarray:
 
 
 def test_pack(tmp_path, photos):
-    assert folders.pack(photos, tmp_path / "set", size=16) == 4
+    assert folders.pack_pictures(photos, tmp_path / "set", size=16) == 4
     ds = RecordDataset(tmp_path / "set")
     assert (ds.names, ds.labels.tolist(), ds.image_size) == (["s1", "s2", "s10"], [0, 0, 1, 2], (16, 16))
     assert [ds.jpeg(i).tobytes() for i in range(2)] == [sets.jpeg(20, (16, 16)), sets.jpeg(10, (16, 16))]
@@ -39,7 +39,7 @@ def test_pack(tmp_path, photos):
 
 
 def test_reencode_touches_every_image(tmp_path, photos):
-    folders.pack(photos, tmp_path / "set", size=16, quality=30, reencode=True)
+    folders.pack_pictures(photos, tmp_path / "set", size=16, quality=30, reencode=True)
     ds = RecordDataset(tmp_path / "set")
     assert all(ds.jpeg(i).tobytes() not in (sets.jpeg(10, (16, 16)), sets.jpeg(20, (16, 16))) for i in range(4))
 
@@ -67,7 +67,7 @@ def test_rotated_photographs_are_put_upright(tmp_path):
 def test_a_picture_that_does_not_decode_is_named(tmp_path, photos, content):
     (photos / "s1" / "bad.jpg").write_bytes(content)
     with pytest.raises(RecordError, match=r"bad\.jpg: cannot be decoded as a picture"):
-        folders.pack(photos, tmp_path / "set", size=16)
+        folders.pack_pictures(photos, tmp_path / "set", size=16)
     assert not (tmp_path / "set").exists()
 
 
@@ -80,15 +80,15 @@ def test_folders_without_pictures_are_refused(tmp_path):
 
 
 def test_unpack_and_pack_again(tmp_path, photos):
-    folders.pack(photos, tmp_path / "set", size=16)
+    folders.pack_pictures(photos, tmp_path / "set", size=16)
     ds = RecordDataset(tmp_path / "set")
-    assert folders.unpack(ds, tmp_path / "out") == 4
+    assert folders.unpack_pictures(ds, tmp_path / "out") == 4
     files = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.jpg"))
     assert files == ["s1/00000001.jpg", "s1/00000002.jpg", "s10/00000004.jpg", "s2/00000003.jpg"]
     assert (tmp_path / "out" / "images.lst").read_text().splitlines()[3] == "4\t2\ts10/00000004.jpg"
     assert (tmp_path / "out" / "s10" / "00000004.jpg").read_bytes() == ds.jpeg(3).tobytes()
     for number, packed in enumerate((tmp_path / "out", tmp_path / "out" / "images.lst")):
-        folders.pack(packed, tmp_path / f"again{number}", size=16)
+        folders.pack_pictures(packed, tmp_path / f"again{number}", size=16)
         for name in ("train.rec", "train.idx", "property", "names.txt"):
             assert (tmp_path / f"again{number}" / name).read_bytes() == (tmp_path / "set" / name).read_bytes()
 
@@ -96,8 +96,8 @@ def test_unpack_and_pack_again(tmp_path, photos):
 def test_a_list_keeps_labels_that_folders_would_not(tmp_path):
     records = [(key, sets.payload([label, 0.5], sets.jpeg(key))) for key, label in [(3, 1), (4, 0), (9, 4)]]
     source = RecordDataset(sets.write(tmp_path / "set", records, "6,8,8", ["z", "a", "b", "c", "d", "e"]))
-    folders.unpack(source, tmp_path / "out")
-    folders.pack(tmp_path / "out" / "images.lst", tmp_path / "again", size=8)
+    folders.unpack_pictures(source, tmp_path / "out")
+    folders.pack_pictures(tmp_path / "out" / "images.lst", tmp_path / "again", size=8)
     again = RecordDataset(tmp_path / "again")
     assert (again.names, again.num_classes, again.labels.tolist()) == (source.names, 6, [0, 1, 4])
     assert [again.record(i)[0].label.tolist() for i in range(3)] == [[0, 0.5], [1, 0.5], [4, 0.5]]
@@ -106,14 +106,14 @@ def test_a_list_keeps_labels_that_folders_would_not(tmp_path):
 
 def test_pack_a_list_of_boxes(tmp_path, photos):
     (tmp_path / "faces.lst").write_text("1\ts1/b9.JPEG\t3\n0\ts2/wide.jpg\t1\t0\t0\t8\t8\n")
-    folders.pack(tmp_path / "faces.lst", tmp_path / "set", root=photos, size=16)
+    folders.pack_pictures(tmp_path / "faces.lst", tmp_path / "set", root=photos, size=16)
     ds = RecordDataset(tmp_path / "set")
     assert (ds.labels.tolist(), ds.num_classes, ds.names) == ([1, 3], 4, None)
     assert [ds.record(i)[0].label.tolist() for i in range(2)] == [[1, 0, 0, 0, 8, 8], [3, 1]]
 
 
 def test_as_is_stores_files_of_any_size_and_format(tmp_path, photos):
-    folders.pack(photos, tmp_path / "set", size=16, as_is=True)
+    folders.pack_pictures(photos, tmp_path / "set", size=16, as_is=True)
     ds = RecordDataset(tmp_path / "set")
     files = ["s1/b9.JPEG", "s1/b10.jpg", "s2/wide.jpg", "s10/grey.png"]
     assert [ds.jpeg(i).tobytes() for i in range(4)] == [(photos / file).read_bytes() for file in files]
@@ -123,7 +123,7 @@ def test_unpack_names_folders_by_label_and_files_by_format(tmp_path):
     png = BytesIO()
     Image.new("RGB", (8, 8)).save(png, "PNG")
     source = sets.write(tmp_path / "s", [(1, sets.payload(0, sets.jpeg(1))), (7, sets.payload(12, png.getvalue()))])
-    folders.unpack(RecordDataset(source), tmp_path / "out")
+    folders.unpack_pictures(RecordDataset(source), tmp_path / "out")
     assert (tmp_path / "out" / "000012" / "00000007.png").read_bytes() == png.getvalue()
     assert (tmp_path / "out" / "000000" / "00000001.jpg").is_file()
 
@@ -132,5 +132,5 @@ def test_unpack_names_folders_by_label_and_files_by_format(tmp_path):
 def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     source = sets.write(tmp_path / "s", sets.insightface([0, 1]), "2,8,8", ["twice", name])
     with pytest.raises(RecordError, match="of identity 1 cannot be a folder of its own"):
-        folders.unpack(RecordDataset(source), tmp_path / "out")
+        folders.unpack_pictures(RecordDataset(source), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]

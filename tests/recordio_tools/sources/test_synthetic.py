@@ -16,6 +16,7 @@ from recordio_tools.sources.faces.nuisance import draw_shots
 from recordio_tools.sources.synthetic import (
     ATTRIBUTES,
     BATCH,
+    Drawing,
     attribute_table,
     draw_jpegs,
     image_counts,
@@ -84,19 +85,19 @@ def test_an_image_depends_on_seed_identity_and_number_alone(written):
     seen = dict.fromkeys(range(8), 0)
     for i in range(150):
         label = int(whole.labels[i])
-        alone = draw_jpegs(5, np.array([label]), np.array([seen[label]]), 48)[0]
+        alone = draw_jpegs(Drawing(seed=5, size=48), np.array([label]), np.array([seen[label]]))[0]
         assert bytes(whole.jpeg(i)) == alone
         seen[label] += 1
     assert list(seen.values()) == [19] * 6 + [18] * 2
 
 
 def test_ranges_of_identities_and_images_are_cut_from_one_world():
-    world = list(jpegs(np.full(6, 5), seed=1, size=32))
-    part = list(jpegs(np.full(2, 3), seed=1, size=32, first_identity=3, first_image=2))
+    world = list(jpegs(np.full(6, 5), Drawing(seed=1, size=32)))
+    part = list(jpegs(np.full(2, 3), Drawing(seed=1, size=32), first_identity=3, first_image=2))
     assert [jpeg for jpeg, _ in part] == [world[5 * i + j][0] for i in (3, 4) for j in (2, 3, 4)]
     assert [label for _, label in part] == [0, 0, 0, 1, 1, 1]
     assert len({jpeg for jpeg, _ in world}) == 30
-    other = list(jpegs(np.full(6, 5), seed=2, size=32))
+    other = list(jpegs(np.full(6, 5), Drawing(seed=2, size=32)))
     assert not {jpeg for jpeg, _ in world} & {jpeg for jpeg, _ in other}
 
 
@@ -114,7 +115,7 @@ def test_every_record_is_an_rgb_jpeg_of_the_size_and_some_are_grey(written):
 
 @pytest.mark.parametrize("grey", [0.0, 1.0])
 def test_grey_share(grey):
-    for jpeg in draw_jpegs(0, np.arange(12), np.zeros(12, int), 48, grey=grey):
+    for jpeg in draw_jpegs(Drawing(size=48, grey=grey), np.arange(12), np.zeros(12, int)):
         assert (np.ptp(pixels(jpeg).astype(int), axis=2).max() <= 2) == (grey == 1)
 
 
@@ -122,7 +123,7 @@ def test_zoom_enlarges_the_face_and_changes_nothing_else():
     near, far = (draw_shots(0, np.arange(9), np.arange(9), zoom=zoom) for zoom in (1.6, 1.0))
     np.testing.assert_allclose(near.scale, 1.6 * far.scale)
     assert all(np.array_equal(near[name], far[name]) for name in near.dtype.names if name != "scale")
-    one, two = (draw_jpegs(0, np.arange(3), np.arange(3), 48, zoom=zoom) for zoom in (1.0, 1.6))
+    one, two = (draw_jpegs(Drawing(size=48, zoom=zoom), np.arange(3), np.arange(3)) for zoom in (1.0, 1.6))
     assert all(a != b for a, b in zip(one, two, strict=True))
 
 
@@ -148,10 +149,10 @@ def test_attributes_depend_on_sex():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_set_of_any_size_is_a_stream(workers):
-    stream = jpegs(np.full(50_000, 1000), size=32, workers=workers)  # 50 million images
+    stream = jpegs(np.full(50_000, 1000), Drawing(size=32), workers=workers)  # 50 million images
     first = list(itertools.islice(stream, BATCH + 1))
     stream.close()
-    assert first[-1] == (draw_jpegs(0, np.array([0]), np.array([BATCH]), 32)[0], 0)
+    assert first[-1] == (draw_jpegs(Drawing(size=32), np.array([0]), np.array([BATCH]))[0], 0)
 
 
 def test_command(tmp_path, capsys):
@@ -162,7 +163,7 @@ def test_command(tmp_path, capsys):
     dataset = RecordDataset(out)
     assert np.bincount(dataset.labels).tolist() == image_counts(4, 20, "zipf", 1.0, 2, 9).tolist()
     assert dataset.names == ["synth-000070", "synth-000071", "synth-000072", "synth-000073"]
-    assert bytes(dataset.jpeg(0)) == draw_jpegs(3, np.array([70]), np.array([0]), 40, grey=0.0)[0]
+    assert bytes(dataset.jpeg(0)) == draw_jpegs(Drawing(seed=3, size=40, grey=0.0), np.array([70]), np.array([0]))[0]
     before = (out / "train.rec").read_bytes()
     capsys.readouterr()
     assert main([*arguments, "--first-identity", "9"]) == 2

@@ -194,8 +194,9 @@ def test_ribbon_is_as_wide_as_asked_in_the_middle_and_pointed_at_the_ends():
     assert np.allclose(sorted([shape[2, 1], shape[6, 1]]), [-0.3, 0.3])
 
 
-def slow_place(x, y, z, rigid, turn, shot, size):
+def slow_place(point, rigid, turn, shot, size):
     """Where a point falls, by hand."""
+    x, y, z = point
 
     def rolled(x, y, angle):
         y -= 1.35
@@ -218,7 +219,7 @@ def test_project_against_trigonometry_by_hand():
     places = paint.project(points, rigid, turn, shots, 112)
     for b in range(3):
         for k in range(7):
-            assert np.allclose(places[b, k], slow_place(*points[b, k], rigid[k], turn[k], shots[b], 112), atol=1e-9)
+            assert np.allclose(places[b, k], slow_place(points[b, k], rigid[k], turn[k], shots[b], 112), atol=1e-9)
 
 
 def test_turning_the_head_moves_the_nose_further_than_the_eyes_and_leaves_the_shoulders():

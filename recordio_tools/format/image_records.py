@@ -1,10 +1,13 @@
-"""Random access to image records by position, over a memory map."""
+"""Random access to image records by position, over a memory map.
+
+A row is a position among records: the same in every array with one entry per record.
+"""
 
 from pathlib import Path
 
 import numpy as np
 
-from recordio_tools.format.heads import Heads
+from recordio_tools.format.headers import Headers
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.pictures import DECODE_ERRORS, image_size
 from recordio_tools.format.recordio import IRHeader, RecordError, decode, unpack
@@ -17,15 +20,23 @@ class ImageRecords:
         rec_path: the file.
         data: its bytes, uint8, memory-mapped.
         keys, offsets, ends: int64[N]: record key, first byte, byte after the last.
-        heads: their `Heads`.
+        headers: what their headers say, `Headers` of N entries.
     """
 
-    def __init__(self, rec_path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, heads: Heads):
+    def __init__(self, rec_path: Path, data: np.ndarray, keys: np.ndarray, offsets: np.ndarray, headers: Headers):
         self.rec_path, self.data = rec_path, data
-        self.keys, self.offsets, self.ends, self.heads = keys, offsets, heads.ends, heads
+        self.keys, self.offsets, self.ends, self.headers = keys, offsets, headers.ends, headers
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def pick(self, rows: np.ndarray) -> "ImageRecords":
+        """Those at `rows` (int64[n]), in that order."""
+        run = len(rows) and (np.diff(rows) == 1).all()
+        chosen = slice(rows[0], rows[-1] + 1) if run else rows  # a run gives views instead of copies
+        return ImageRecords(
+            self.rec_path, self.data, self.keys[chosen], self.offsets[chosen], self.headers.pick(chosen)
+        )
 
     def record(self, i: int) -> tuple[IRHeader, np.ndarray]:
         """Header and encoded image (uint8, a view of the file when the record has one part) of image i."""

@@ -1,4 +1,4 @@
-"""Vectorised heads against decoding record by record."""
+"""Vectorised headers against decoding record by record."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import sets
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recordio_tools.format import heads
-from recordio_tools.format.heads import read_heads
+from recordio_tools.format import headers
+from recordio_tools.format.headers import read_headers
 from recordio_tools.format.recordio import RecordError, decode, unpack
 
 MAGIC_LABEL = np.frombuffer(sets.MAGIC, "<f4")[0].item()
@@ -30,7 +30,7 @@ def test_heads_are_those_of_the_decoded_records(contents, random):
         offsets[row] = len(data)
         data += sets.frame(contents[row])
     data = np.frombuffer(data, np.uint8)
-    found = read_heads(data, np.arange(len(contents)), np.array(offsets), "x.rec")
+    found = read_headers(data, np.arange(len(contents)), np.array(offsets), "x.rec")
     for row, offset in enumerate(offsets):
         record, end = decode(data, offset)
         header, image = unpack(record)
@@ -45,9 +45,9 @@ def test_heads_are_those_of_the_decoded_records(contents, random):
 def test_chunks_make_no_difference(monkeypatch):
     data = np.frombuffer(b"".join(sets.frame(sets.payload(label, b"abcd")) for label in range(50)), np.uint8)
     offsets = np.arange(50) * (len(data) // 50)
-    whole = read_heads(data, np.arange(50), offsets, "x.rec")
-    monkeypatch.setattr(heads, "CHUNK", 7)
-    for one, other in zip(whole, read_heads(data, np.arange(50), offsets, "x.rec"), strict=True):
+    whole = read_headers(data, np.arange(50), offsets, "x.rec")
+    monkeypatch.setattr(headers, "CHUNK", 7)
+    for one, other in zip(whole, read_headers(data, np.arange(50), offsets, "x.rec"), strict=True):
         np.testing.assert_array_equal(one, other)
     assert whole.label.tolist() == list(range(50))
 
@@ -58,9 +58,9 @@ def test_a_record_that_the_index_names_often_is_decoded_twice_at_most(monkeypatc
     )
     second = len(sets.frame(sets.payload(3, sets.MAGIC * 50)))
     calls = []
-    monkeypatch.setattr(heads, "decode", lambda data, offset, **place: calls.append(offset) or decode(data, offset))
+    monkeypatch.setattr(headers, "decode", lambda data, offset, **place: calls.append(offset) or decode(data, offset))
     offsets = np.array([0, second] * 300 + [0])
-    found = read_heads(data, np.arange(601), offsets, "x.rec")
+    found = read_headers(data, np.arange(601), offsets, "x.rec")
     assert sorted(calls) == [0, 0, second, second]
     assert found.label.tolist() == [3, 4] * 300 + [3]
     assert found.image_bytes.tolist() == [200, 4] * 300 + [200]
@@ -89,5 +89,5 @@ good = sets.frame(sets.payload(3, b"abcd"))
 )
 def test_damage_is_named_with_key_and_offset(data, offset, kind):
     with pytest.raises(RecordError) as caught:
-        read_heads(np.frombuffer(data, np.uint8), np.array([41]), np.array([offset]), "x.rec")
+        read_headers(np.frombuffer(data, np.uint8), np.array([41]), np.array([offset]), "x.rec")
     assert (caught.value.key, caught.value.offset, caught.value.kind) == (41, offset, kind)
