@@ -23,6 +23,7 @@ from facelt.features.recognisers import Pixels, Recogniser, from_checkpoint, fro
 from facelt.head.meta_embedding import EMBEDDINGS
 from facelt.images.dali import Decoding
 from facelt.parallel import group
+from recordio_tools.atomic import check_writable
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
@@ -37,9 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         every = [folder for folders in outputs for folder in folders]
         if len(set(every)) < len(every):
             raise UserError("two data folders or embeddings have the same name; extract them one at a time")
-        taken = [folder for folder in every if folder.exists()]
-        if taken and not args.force:
-            raise UserError(f"--output {taken[0]} exists; give another folder, or --force to replace it")
+        for folder in every if group.rank() == 0 else ():
+            check_writable(folder, force=args.force, folder=True)
         recogniser = make_recogniser(args, device)
         decoding = Decoding(recogniser.image_size, args.batch, device, args.threads)
         for source, folders in zip(args.data, outputs, strict=True):

@@ -88,7 +88,11 @@ def test_installed_commands_answer_from_any_folder(command, installed, tmp_path)
     assert done.stdout.startswith("usage: ")
 
 
-def test_an_installed_command_finds_a_recipe_by_its_name(installed, tmp_path):
-    find = "from facelt import recipes; print(recipes.find('ms1m'))"
-    done = run(sys.executable, "-c", find, folder=tmp_path, PYTHONPATH=str(installed))
-    assert done.stdout == f"{installed / 'facelt' / 'jobs' / 'ds.json'}\n", done.stderr
+def test_an_installed_command_finds_a_recipe_by_its_name_and_says_which(installed, tmp_path):
+    command = [installed / "bin" / "facelt-train", "--deepspeed_config", "ms1m"]
+    options = ["--data", tmp_path / "none", "--output", tmp_path / "run"]
+    done = run(*command, *options, folder=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 2
+    said = [line for line in done.stderr.splitlines() if "ms1m" in line or "error:" in line]
+    assert said[0] == f"--deepspeed_config ms1m: the recipe {installed / 'facelt' / 'jobs' / 'ds.json'}"
+    assert "none" in said[1]

@@ -5,6 +5,7 @@ features.npy (N x D, float32), labels.npy (N, int64), names.txt (where the data 
 """
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -55,7 +56,13 @@ def write_features(
 
 
 def _open(folder: Path, shape: tuple[int, int]) -> np.memmap:
-    return np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
+    """An empty features.npy, mapped for writing, with its space on the disk: a full one would kill a later write."""
+    path = folder / "features.npy"
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return matrix
 
 
 def _complete(folder: Path, dataset: RecordDataset, facts: dict) -> None:

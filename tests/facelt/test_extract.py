@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from faces import TINY, write_faces
+from faces import write_faces
 from launching import launch
 from onnx import TensorProto, helper
 from PIL import Image
+from tiny import TINY
 
 from facelt import extract
 from facelt.config import FaceltConfig

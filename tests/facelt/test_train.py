@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faces import TINY, write_faces
+from faces import write_faces
 from launching import ROOT, command, environment, launch
 from safetensors.torch import load_file
+from tiny import TINY
 
 from facelt import train
 from facelt.training import checkpoint

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from faces import TINY, write_faces
+from faces import write_faces
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import TINY
 
 from facelt.config import FaceltConfig, StageConfig
 from facelt.images.dali import DRAWS

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from engines import smooth
-from faces import TINY, write_faces
+from faces import write_faces
 from PIL import Image
+from tiny import TINY
 
 from facelt.config import FaceltConfig
 from facelt.head.classifier import Classifier
