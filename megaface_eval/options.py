@@ -1,16 +1,19 @@
-"""The command line of `python -m megaface_eval.run`."""
+"""The command line of `python -m megaface_eval.run`, and the settings that it stands for."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from megaface_eval.command import Parser
 from megaface_eval.errors import InputError
 from megaface_eval.features.gallery import parse_size
 from megaface_eval.features.noise import MODES
-from megaface_eval.protocols.cohort import FORMS
-from megaface_eval.protocols.identification import IMPOSTORS, PROTOCOLS, TIES
-from megaface_eval.protocols.pseudo_shot import BOUNDS, SIMILARITY, parse_bounds
+from megaface_eval.protocols.cohort import FORMS, CohortRule
+from megaface_eval.protocols.identification import IMPOSTORS, PROTOCOLS, TIES, Rules
+from megaface_eval.protocols.open_set import GALLERIES, OpenSetRule
+from megaface_eval.protocols.pseudo_shot import BOUNDS, SIMILARITY, ShotRule, parse_bounds
 from megaface_eval.search.choose import SEARCHES
+from megaface_eval.settings import MethodPaths, NoiseLists, Output, Settings, Sources
+from recordio_tools.command_line import Parser
 
 EXAMPLE = """
 examples:
@@ -32,8 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m megaface_eval.run",
         description="Identify probes among distractors, exactly, and report it by pseudo-shots and sub-groups.",
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     _what(parser.add_argument_group("what is evaluated"))
     _how(parser.add_argument_group("conventions"))
@@ -127,7 +128,7 @@ def _how(group) -> None:
     group.add_argument("--megaface-noise", metavar="LIST", type=Path, help="noise list of the distractors")
     group.add_argument(
         "--open-set",
-        choices=("enrolled", "gallery", "off"),
+        choices=(*GALLERIES, "off"),
         default="enrolled",
         help="open-set galleries hold the enrolled probes, or the distractors too (enrolled)",
     )
@@ -178,10 +179,65 @@ def _out(group) -> None:
     group.add_argument("--json", action="store_true", help="print report.json instead of the table")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Turn texts into values. Raises InputError for what argparse cannot see."""
-    options.gallery = parse_size(str(options.gallery))
-    options.shots = parse_bounds(options.shots)
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that the parsed options stand for. Raises InputError for what argparse cannot see."""
+    gallery, bounds = parse_size(options.gallery), parse_bounds(options.shots)
+    _check(options)
+    quantile = options.similarity_quantile
+    similarity = SIMILARITY if options.similarity is None else options.similarity
+    open_set = OpenSetRule(gallery=options.open_set, enrol=options.enrol, rejections=tuple(options.rejection))
+    return Settings(
+        gallery=gallery,
+        sources=_sources(options),
+        rules=Rules(protocol=options.protocol, ties=options.ties, impostors=options.impostors),
+        shots=ShotRule(bounds=bounds, similarity=similarity, quantile=quantile),
+        cohort=CohortRule(k=options.cohort_k, weight=options.cohort_weight, form=options.cohort_form),
+        open_set=None if options.open_set == "off" else open_set,
+        noise=NoiseLists(mode=options.noise, probes=options.facescrub_noise, distractors=options.megaface_noise),
+        seeded=options.order == "seeded",
+        seed=options.seed,
+        search=options.search,
+        output=Output(
+            folder=options.output, force=options.force, devkit_results=options.devkit_results, json=options.json
+        ),
+        recorded={**_plain(options), "gallery": gallery, "shots": list(bounds)},
+    )
+
+
+def _sources(options: argparse.Namespace) -> Sources:
+    named = [parse_method(text) for text in options.method]
+    if options.probes is not None:
+        named = [("", options.probes, options.distractors)]
+    cohorts = options.cohort or [None] * len(named)
+    if len(cohorts) != len(named):
+        raise InputError(f"{len(cohorts)} --cohort for {len(named)} methods; expected one for each, in the same order")
+    return Sources(
+        methods=tuple(
+            MethodPaths(name=name, probes=probes, distractors=distractors, cohort=cohort)
+            for (name, probes, distractors), cohort in zip(named, cohorts, strict=True)
+        ),
+        simulated=tuple(options.mate_cosine) if options.simulate else (),
+        compared=tuple(options.compare or ()),
+        train=options.train,
+        recogniser=options.probes_recogniser,
+        subgroups=options.subgroups,
+        probe_images=options.probe_images,
+        distractor_images=options.distractor_images,
+    )
+
+
+def _plain(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as JSON: paths as texts."""
+
+    def plain(value):
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {key: plain(value) for key, value in vars(options).items() if key not in ("local_rank", "json", "force")}
+
+
+def _check(options: argparse.Namespace) -> None:
     single = options.probes is not None or options.distractors is not None
     if (options.simulate, single, bool(options.method), bool(options.compare)).count(True) != 1:
         raise InputError(

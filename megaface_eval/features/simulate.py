@@ -22,7 +22,8 @@ class UniformRows:
     """Rows uniform on the sphere; any block of them can be drawn again."""
 
     def __init__(self, rows: int, dimension: int, seed: int):
-        self.shape, self.seed = (rows, dimension), seed
+        self.shape: tuple[int, ...] = (rows, dimension)
+        self.seed = seed
         self._chunk: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def _draw(self, chunk: int) -> np.ndarray:

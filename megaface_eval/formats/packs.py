@@ -6,51 +6,22 @@ the mean of the ten.
 """
 
 import argparse
-import io
 import json
-import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from megaface_eval.command import Parser, answer, new_folder
-from megaface_eval.errors import InputError
+from megaface_eval.errors import InputError, answer
 from megaface_eval.features.feature_set import FeatureSet, load_features, normalise, to_float32
+from megaface_eval.files import check_writable, output_folder
+from recordio_tools.command_line import Parser
+from recordio_tools.sources.bins import Pack, read_pack
 
 FOLDS = 10
 PNG = b"\x89PNG"
 THRESHOLDS = np.arange(0, 4, 0.01)
-ALLOWED = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
-}  # fmt: skip
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds arrays and plain values, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) in ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a pack")
-
-
-def read_pack(path: str | Path) -> tuple[list[bytes], np.ndarray]:
-    """Encoded images (2P) and whether each pair is of one person (bool, P) of a pack; pair i is images 2i and 2i+1."""
-    try:
-        images, same = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="bytes").load()
-        images = [bytes(np.asarray(one, np.uint8)) if isinstance(one, np.ndarray) else bytes(one) for one in images]
-        same = np.array([bool(one) for one in same])
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a verification pack such as lfw.bin") from error
-    except Exception as error:  # a damaged pickle can raise anything at all
-        raise InputError(f"{path}: not a verification pack ({' '.join(str(error).split())})") from error
-    if len(images) != 2 * len(same) or len(same) == 0:
-        raise InputError(f"{path}: {len(images)} images for {len(same)} pairs, expected two a pair")
-    return images, same
 
 
 @dataclass(frozen=True)
@@ -82,25 +53,35 @@ def ten_fold(distances: np.ndarray, same: np.ndarray, folds: int = FOLDS) -> Ten
 
 def pack_distances(features: FeatureSet, mirrored: FeatureSet | None = None) -> np.ndarray:
     """Squared L2 of consecutive rows (P, float64), with the mirror images' features added if given."""
-    rows = features.rows.read(0, len(features)).astype(np.float64)
+    rows = features.stored.read(0, len(features)).astype(np.float64)
     if mirrored is not None:
-        if mirrored.rows.shape != features.rows.shape:
+        if mirrored.stored.shape != features.stored.shape:
             raise InputError(
-                f"{mirrored.where}: shape {mirrored.rows.shape}, expected {features.rows.shape} as {features.where}"
+                f"{mirrored.where}: shape {mirrored.stored.shape}, expected {features.stored.shape} as {features.where}"
             )
-        rows = rows + mirrored.rows.read(0, len(mirrored)).astype(np.float64)
+        rows = rows + mirrored.stored.read(0, len(mirrored)).astype(np.float64)
     unit = normalise(to_float32(rows), features.where).astype(np.float64)
     return ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1)
+
+
+def open_pack(path: Path) -> Pack:
+    """A pack of at least one pair. Raises UserError for anything else."""
+    try:
+        pack = read_pack(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a verification pack such as lfw.bin") from error
+    if len(pack.same) == 0:
+        raise InputError(f"{path}: holds no pairs; expected a verification pack such as lfw.bin")
+    return pack
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Score a pack, or take its images out; 0 done, 2 the user's mistake."""
     parser = Parser(
         prog="python -m megaface_eval.packs",
-        description=__doc__.splitlines()[0],
+        description=str(__doc__).splitlines()[0],
         epilog="examples:\n  python -m megaface_eval.packs lfw.bin --images lfw_images\n"
         "  python -m megaface_eval.packs lfw.bin --features lfw_features --mirrored lfw_mirrored",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pack", type=Path, help="a verification pack such as lfw.bin, cfp_fp.bin, agedb_30.bin")
     parser.add_argument("--features", type=Path, help="feature set of the pack's images in order")
@@ -110,11 +91,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        images, same = read_pack(options.pack)
+        pack = open_pack(options.pack)
         if options.images is not None:
-            _write_images(images, options.images)
+            _write_images(pack.images, options.images)
         if options.features is not None:
-            _print_score(options, same)
+            _print_score(options, pack.same)
 
     return answer(work)
 
@@ -122,7 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _write_images(images: list[bytes], folder: Path) -> None:
     if folder.exists():
         raise InputError(f"{folder} exists; choose another folder for the images")
-    with new_folder(folder) as inner:
+    check_writable(folder)
+    with output_folder(folder) as inner:
         for i, image in enumerate(images):
             (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)
     print(f"{len(images)} images in {folder}")

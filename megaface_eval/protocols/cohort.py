@@ -19,6 +19,15 @@ FORMS = ("gallery", "symmetric")
 MARGIN = 8  # further members looked at beyond k, so that rounding near the k-th place cannot lose one
 
 
+@dataclass(frozen=True, kw_only=True)
+class CohortRule:
+    """How many nearest members count, what share of their mean cosine is taken off, and in which of FORMS."""
+
+    k: int
+    weight: float
+    form: str
+
+
 @dataclass(frozen=True)
 class Cohort:
     """members_KD: unit rows. k: how many of the nearest count. weight: w. form: `gallery` or `symmetric`."""
@@ -35,9 +44,9 @@ class Cohort:
             raise InputError(f"cohort weight {self.weight}: expected a value above 0 and at most 2")
 
     @classmethod
-    def of(cls, features: FeatureSet, k: int, weight: float, form: str) -> "Cohort":
-        """A cohort of all rows of a feature set."""
-        return cls(features.unit(0, len(features)), k, weight, form)
+    def of(cls, features: FeatureSet, rule: CohortRule) -> "Cohort":
+        """A cohort of all rows of a feature set. Raises InputError for a rule that cannot be applied to it."""
+        return cls(features.unit(0, len(features)), rule.k, rule.weight, rule.form)
 
     def closeness(self, rows_nD: np.ndarray) -> np.ndarray:
         """m(x) of unit rows, float64 (n)."""

@@ -7,11 +7,6 @@ import numpy as np
 DRAWS = 1000
 
 
-def hit_rate(ranks: np.ndarray, k: int = 1) -> float | None:
-    """Share of trials whose mate is among the k best; None without trials."""
-    return float((ranks < k).mean()) if len(ranks) else None
-
-
 def cmc(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cumulative match curve as steps: 0-based ranks that occur, ascending, and the share of mates found by each.
 

@@ -6,8 +6,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+from small_sets import report_in
 
-from megaface_eval import inputs, run
+from megaface_eval import loading, run
 from megaface_eval.features.feature_set import normalise, write_features
 from megaface_eval.features.simulate import make_scene
 from megaface_eval.protocols import verification
@@ -25,9 +26,7 @@ def people(rng, identities, images, dimension=16, spread=0.5):
 @pytest.fixture(autouse=True)
 def one_figure(monkeypatch):
     """Draw the CMC alone: the others take most of a small run's time, and test_report looks at them all."""
-    monkeypatch.setattr(
-        run, "draw", lambda contents: {"cmc": plots.cmc_figure(contents["methods"], contents["gallery"]["size"])}
-    )
+    monkeypatch.setattr(run, "draw", lambda report: {"cmc": plots.cmc_figure(report.methods, report.gallery.size)})
 
 
 @pytest.fixture
@@ -90,7 +89,7 @@ def test_a_report_holds_what_a_count_by_hand_gives(sets, capsys):
         "many": similar >= 5, "few": (similar >= 2) & (similar < 5), "one": similar == 1, "zero": similar == 0,
         "full": similar >= 0, "group:Male": labels % 2 == 1, "group:Female": labels % 2 == 0,
     }  # fmt: skip
-    report = json.loads((sets / "out/report.json").read_text())
+    report = report_in(sets / "out")
     cells = report["methods"][0]["cells"]
     assert set(cells) == set(masks)
     for key, mask in masks.items():
@@ -118,7 +117,7 @@ def test_methods_stand_side_by_side_with_the_best_marked(sets, capsys):
     arguments = ["--gallery", "300", "--method", f"good={sets}/p,{sets}/d", "--method", f"bad={sets}/p2,{sets}/d2",
                  "--train", f"{sets}/train", "--probes-recogniser", f"{sets}/p", "--output", f"{sets}/out"]  # fmt: skip
     assert main(arguments) == 0
-    report = json.loads((sets / "out/report.json").read_text())
+    report = report_in(sets / "out")
     good, bad = (method["cells"]["full"]["rate"] for method in report["methods"])
     assert good > bad
     difference = next(d for d in report["differences"] if d["column"] == "Full")
@@ -131,14 +130,14 @@ def test_methods_stand_side_by_side_with_the_best_marked(sets, capsys):
 
 def test_nested_sizes_come_in_one_report(sets, capsys):
     assert main(command(sets)) == 0
-    sizes = json.loads((sets / "out/report.json").read_text())["methods"][0]["sizes"]
+    sizes = report_in(sets / "out")["methods"][0]["sizes"]
     assert [row["gallery"] for row in sizes] == [10, 100, 300]
     assert [row["rate"] for row in sizes] == sorted((row["rate"] for row in sizes), reverse=True)
 
 
 def test_json_goes_to_stdout_alone(sets, capsys):
     assert main(command(sets, "--json")) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((sets / "out/report.json").read_text())
+    assert json.loads(capsys.readouterr().out) == report_in(sets / "out")
 
 
 def test_an_existing_report_is_replaced_only_with_force(sets, capsys):
@@ -153,16 +152,16 @@ def test_an_existing_report_is_replaced_only_with_force(sets, capsys):
 
 
 def test_simulate_needs_no_data(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(inputs, "make_scene", partial(make_scene, dimension=64, images=640))
+    monkeypatch.setattr(loading, "make_scene", partial(make_scene, dimension=64, images=640))
     assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.2", "--output", f"{tmp_path}/out"]) == 0
-    cells = json.loads((tmp_path / "out/report.json").read_text())["methods"][0]["cells"]
+    cells = report_in(tmp_path / "out")["methods"][0]["cells"]
     assert all(cells[key]["probes"] > 0 for key in ("many", "few", "one", "zero", "full", "group:Male", "group:Female"))
 
 
 def test_simulated_difficulties_stand_side_by_side(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(inputs, "make_scene", partial(make_scene, dimension=64, images=640))
+    monkeypatch.setattr(loading, "make_scene", partial(make_scene, dimension=64, images=640))
     assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.4", "0.5", "--output", f"{tmp_path}/out"]) == 0
-    easy = [m["cells"]["full"]["rate"] for m in json.loads((tmp_path / "out/report.json").read_text())["methods"]]
+    easy = [m["cells"]["full"]["rate"] for m in report_in(tmp_path / "out")["methods"]]
     assert easy[0] < easy[1]
 
 
@@ -173,13 +172,13 @@ def test_noise_is_dropped_and_told(sets, capsys):
     (sets / "flickr.txt").write_text("3\ta/b/d5\n4\ta/b/d250.jpg\n")
     lists = ["--facescrub-noise", f"{sets}/scrub.txt", "--megaface-noise", f"{sets}/flickr.txt"]
     assert main(command(sets, "--noise", "drop", *lists)) == 0
-    report = json.loads((sets / "out/report.json").read_text())
+    report = report_in(sets / "out")
     assert report["probes"]["images"] == 38
     assert any("2 of 40 probes removed (noise list of 3)" in line for line in report["conventions"])
     assert any("2 of 300 distractors removed (noise list of 2)" in line for line in report["conventions"])
     assert report["methods"][0]["cells"]["full"]["trials"] == 6 * 20 + 2 * 12
     assert main(command(sets, "--noise", "insightface", *lists, output="replaced")) == 0
-    replaced = json.loads((sets / "replaced/report.json").read_text())
+    replaced = report_in(sets / "replaced")
     assert replaced["probes"]["images"] == 40
     assert replaced["methods"][0]["cells"]["full"]["rate"] >= report["methods"][0]["cells"]["full"]["rate"]
 
@@ -189,7 +188,7 @@ def test_a_cohort_and_rejection_scores_are_reported(sets, capsys):
     np.save(sets / "p/distance.npy", 1.0 - known)
     more = ["--cohort", f"{sets}/train", "--rejection", "norm", "--rejection=-distance.npy", "--open-set", "gallery"]
     assert main(command(sets, *more)) == 0
-    report = json.loads((sets / "out/report.json").read_text())
+    report = report_in(sets / "out")
     method = report["methods"][0]
     assert list(method["open_set"]) == ["cosine", "norm", "-distance.npy"]
     assert method["cohort"].endswith("train")
@@ -202,11 +201,11 @@ def test_saved_counts_need_no_second_search_for_other_bounds(sets, capsys):
     assert main(command(sets, "--train", f"{sets}/train", "--shots", "3,2,1", output="other")) == 0
     with np.load(sets / "out/pseudo_shots.npz") as saved:
         similar = saved["similar"]
-    cells = json.loads((sets / "other/report.json").read_text())["methods"][0]["cells"]
+    cells = report_in(sets / "other")["methods"][0]["cells"]
     assert [cells[key]["probes"] for key in ("many", "few", "one", "zero")] == [
         (similar >= 3).sum(), (similar == 2).sum(), (similar == 1).sum(), (similar == 0).sum(),
     ]  # fmt: skip
-    histogram = json.loads((sets / "out/report.json").read_text())["pseudo_shots"]
+    histogram = report_in(sets / "out")["pseudo_shots"]
     assert dict(zip(histogram["similar"], histogram["probes"], strict=True)) == {
         value: (similar == value).sum() for value in np.unique(similar)
     }
@@ -219,7 +218,7 @@ def test_every_search_gives_one_report(sets, capsys, search):
     pytest.importorskip("torch")
     for name in ("faiss", search):
         assert main(command(sets, "--search", name, "--train", f"{sets}/train", output=name)) == 0
-    one, other = (json.loads((sets / name / "report.json").read_text()) for name in ("faiss", search))
+    one, other = (report_in(sets / name) for name in ("faiss", search))
     assert one["methods"] == other["methods"]
     assert one["pseudo_shots"] == other["pseudo_shots"]
 
@@ -229,7 +228,7 @@ def test_the_report_says_which_probes_verification_compared(sets, capsys, monkey
     most = len(labels) // 2
     monkeypatch.setattr(verification, "MOST_PROBES", most)
     assert main(command(sets, "--seed", "5", "--devkit-results", output="sampled")) == 0
-    report = json.loads((sets / "sampled/report.json").read_text())
+    report = report_in(sets / "sampled")
     figures = report["methods"][0]["verification"]
     kept = verification.whole_identities(labels, most, 5)
     names = (sets / "p/names.txt").read_text().splitlines()
@@ -244,7 +243,7 @@ def test_the_report_says_which_probes_verification_compared(sets, capsys, monkey
         assert name in told[0]
     monkeypatch.setattr(verification, "MOST_PROBES", 1)
     assert main(command(sets, "--devkit-results", output="none")) == 0
-    report = json.loads((sets / "none/report.json").read_text())
+    report = report_in(sets / "none")
     assert report["methods"][0]["verification"] is None
     assert any(line.startswith("Verification: not measured") for line in report["conventions"])
     assert "not measured" in (sets / "none/report.html").read_text()
