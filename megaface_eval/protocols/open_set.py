@@ -161,7 +161,7 @@ def measure(galleries: list[Searches], resamples: int = RESAMPLES, seed: int = 0
                 [tpir_at(g, fpir, (w[one], w[other])) for g, (one, other) in zip(galleries, places, strict=True)]
                 for w in draws
             ]
-            low, high = percentiles(np.array(drawn, dtype=float).mean(axis=1)) or (None, None)
+            low, high = percentiles(np.array(drawn, dtype=float).mean(axis=1))
         at.append({"fpir": fpir, "g1": rates[0], "g2": rates[1], "mean": mean, "low": low, "high": high})
     curves = [dict(zip(("fpir", "tpir"), (part.tolist() for part in curve(g)), strict=True)) for g in galleries]
     return {

@@ -143,7 +143,7 @@ def verify(pairs: Pairs, resamples: int = RESAMPLES, seed: int = 0, progress: st
     drawn = np.array([weighted_tar(top, weights) for weights in bar])
     at = []
     for i, (level, rate) in enumerate(zip(FARS, rates, strict=True)):
-        low, high = (percentiles(drawn[:, i]) if rate is not None else None) or (None, None)
+        low, high = percentiles(drawn[:, i]) if rate is not None else (None, None)
         at.append({"far": level, "tar": rate, "low": low, "high": high})
     return {
         "mated_pairs": len(pairs.mated),

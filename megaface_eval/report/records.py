@@ -11,49 +11,30 @@ import numpy as np
 from megaface_eval.evaluate import Evaluation, Result
 from megaface_eval.protocols import metrics
 from megaface_eval.protocols.metrics import Bootstrap, Column, Tallies
+from megaface_eval.report import schema
 from megaface_eval.report.conventions import conventions_of
 from megaface_eval.report.misses import worst_misses
-from megaface_eval.report.schema import (
-    FORMAT,
-    HISTOGRAM,
-    Cell,
-    Cmc,
-    ColumnHead,
-    Difference,
-    GallerySizes,
-    Gap,
-    Heading,
-    MethodReport,
-    OpenSet,
-    ProbeCounts,
-    PseudoShotHistogram,
-    Report,
-    Scores,
-    SettingsReport,
-    SizeRate,
-    Verification,
-)
 from megaface_eval.search.faiss_scan import engine
 from megaface_eval.settings import Settings
 
 
-def report_of(evaluation: Evaluation, command: str) -> Report:
+def report_of(evaluation: Evaluation, command: str) -> schema.Report:
     """The whole report. command: what to type to make it again."""
     settings, shots, probes = evaluation.settings, evaluation.shots, evaluation.loaded.probes
     bootstrap = Bootstrap(len(np.unique(probes.labels)), seed=settings.seed)
-    heads = [ColumnHead(key=c.key, title=c.title, group=c.group) for c in evaluation.columns]
+    heads = [schema.ColumnHead(key=c.key, title=c.title, group=c.group) for c in evaluation.columns]
     names = [method.name for method in evaluation.loaded.methods]
     tallies = [result.tallies for result in evaluation.results]
     between, within = differences(names, tallies, heads, bootstrap), gaps(names, tallies, heads, bootstrap)
     recorded = {**settings.recorded, "similarity": None if shots is None else shots.similarity}
-    return Report(
-        format=FORMAT,
+    return schema.Report(
+        format=schema.FORMAT,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
         versions=versions(evaluation),
-        settings=SettingsReport(**recorded),
-        gallery=GallerySizes(size=settings.gallery, sizes=settings.sizes),
-        probes=ProbeCounts(images=len(probes), identities=len(np.unique(probes.labels))),
+        settings=schema.SettingsReport(**recorded),
+        gallery=schema.GallerySizes(size=settings.gallery, sizes=settings.sizes),
+        probes=schema.ProbeCounts(images=len(probes), identities=len(np.unique(probes.labels))),
         columns=heads,
         groups=headings(heads),
         methods=[method_report(result, evaluation.columns, settings, bootstrap) for result in evaluation.results],
@@ -65,13 +46,13 @@ def report_of(evaluation: Evaluation, command: str) -> Report:
     )
 
 
-def cell_of(result: Result, column: Column, bootstrap: Bootstrap) -> Cell:
+def cell_of(result: Result, column: Column, bootstrap: Bootstrap) -> schema.Cell:
     """One cell of the table: rate, interval, and what it was counted over. All None where it was not measured."""
     if column.probes is None:
-        return Cell(rate=None, low=None, high=None, trials=None, probes=None, identities=None)
+        return schema.Cell(rate=None, low=None, high=None, trials=None, probes=None, identities=None)
     tallies = result.tallies[column.key]
-    low, high = bootstrap.interval(tallies) or (None, None)
-    return Cell(
+    low, high = bootstrap.interval(tallies)
+    return schema.Cell(
         rate=tallies.rate,
         low=low,
         high=high,
@@ -81,17 +62,19 @@ def cell_of(result: Result, column: Column, bootstrap: Bootstrap) -> Cell:
     )
 
 
-def method_report(result: Result, columns: list[Column], settings: Settings, bootstrap: Bootstrap) -> MethodReport:
+def method_report(
+    result: Result, columns: list[Column], settings: Settings, bootstrap: Bootstrap
+) -> schema.MethodReport:
     """Everything of one method that the report shows."""
     found, method = result.found, result.method
     steps, recall = metrics.cmc(found.ranks[-1])
     sizes = []
     for size, tallies in zip(settings.sizes, result.size_tallies, strict=True):
-        low, high = bootstrap.interval(tallies) or (None, None)
-        sizes.append(SizeRate(gallery=size, rate=tallies.rate, low=low, high=high))
+        low, high = bootstrap.interval(tallies)
+        sizes.append(schema.SizeRate(gallery=size, rate=tallies.rate, low=low, high=high))
     nearest = found.best_score[np.unique(found.query)]
     opened = result.open_set
-    return MethodReport(
+    return schema.MethodReport(
         name=method.name,
         probes=method.probes.where,
         distractors=method.distractors.where,
@@ -99,11 +82,11 @@ def method_report(result: Result, columns: list[Column], settings: Settings, boo
         meta=method.probes.meta,
         cells={column.key: cell_of(result, column, bootstrap) for column in columns},
         sizes=sizes,
-        cmc=Cmc(rank=steps.tolist(), recall=recall.tolist()),
-        verification=Verification(**result.verification) if result.verification else None,
-        open_set={name: OpenSet(**figures) for name, figures in opened.items()} if opened else None,
-        scores=Scores(
-            edges=HISTOGRAM.round(2).tolist(),
+        cmc=schema.Cmc(rank=steps.tolist(), recall=recall.tolist()),
+        verification=schema.Verification(**result.verification) if result.verification else None,
+        open_set={name: schema.OpenSet(**figures) for name, figures in opened.items()} if opened else None,
+        scores=schema.Scores(
+            edges=schema.HISTOGRAM.round(2).tolist(),
             mates=density(found.score),
             impostors=density(result.impostor_scores),
             nearest=density(nearest[np.isfinite(nearest)]),
@@ -114,19 +97,19 @@ def method_report(result: Result, columns: list[Column], settings: Settings, boo
 
 def density(scores: np.ndarray) -> list[float]:
     """Share of scores in each bin of HISTOGRAM; the outermost bins take what lies beyond."""
-    counts, _ = np.histogram(np.clip(scores, -1, 1), HISTOGRAM)
+    counts, _ = np.histogram(np.clip(scores, -1, 1), schema.HISTOGRAM)
     return (counts / max(len(scores), 1)).tolist()
 
 
-def histogram(similar_Q: np.ndarray, similarity: float) -> PseudoShotHistogram:
+def histogram(similar_Q: np.ndarray, similarity: float) -> schema.PseudoShotHistogram:
     """How many probes have each number of similar training images, so that other bounds need no second search."""
     similar, probes = np.unique(similar_Q, return_counts=True)
-    return PseudoShotHistogram(similarity=similarity, similar=similar.tolist(), probes=probes.tolist())
+    return schema.PseudoShotHistogram(similarity=similarity, similar=similar.tolist(), probes=probes.tolist())
 
 
-def headings(columns: list[ColumnHead]) -> list[Heading]:
+def headings(columns: list[schema.ColumnHead]) -> list[schema.Heading]:
     """Runs of columns under one heading."""
-    return [Heading(title=title, columns=len(list(run))) for title, run in groupby(columns, lambda c: c.group)]
+    return [schema.Heading(title=title, columns=len(list(run))) for title, run in groupby(columns, lambda c: c.group)]
 
 
 def versions(evaluation: Evaluation) -> dict[str, str]:
@@ -142,8 +125,8 @@ def versions(evaluation: Evaluation) -> dict[str, str]:
 
 
 def differences(
-    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[ColumnHead], bootstrap: Bootstrap
-) -> list[Difference]:
+    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead], bootstrap: Bootstrap
+) -> list[schema.Difference]:
     """Every later method less the first, paired over identities, for each measured column."""
     found = []
     for name, other in zip(names[1:], tallies[1:], strict=True):
@@ -151,17 +134,19 @@ def differences(
             one, two = (held.get(column.key) for held in (tallies[0], other))
             if one is None or two is None or one.rate is None or two.rate is None:
                 continue
-            low, high = bootstrap.difference(two, one) or (None, None)
+            low, high = bootstrap.difference(two, one)
             difference = two.rate - one.rate
             found.append(
-                Difference(method=name, than=names[0], column=column.title, difference=difference, low=low, high=high)
+                schema.Difference(
+                    method=name, than=names[0], column=column.title, difference=difference, low=low, high=high
+                )
             )
     return found
 
 
 def gaps(
-    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[ColumnHead], bootstrap: Bootstrap
-) -> list[Gap]:
+    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead], bootstrap: Bootstrap
+) -> list[schema.Gap]:
     """Each method's first sub-group less every further one, over the same resamples."""
     found = []
     for name, held in zip(names, tallies, strict=True):
@@ -169,15 +154,17 @@ def gaps(
         measured = [(title, counted, rate) for title, counted, rate in groups if rate is not None]
         for than, other, its_rate in measured[1:]:
             group, first, rate = measured[0]
-            low, high = bootstrap.difference(first, other) or (None, None)
-            found.append(Gap(method=name, group=group, than=than, difference=rate - its_rate, low=low, high=high))
+            low, high = bootstrap.difference(first, other)
+            found.append(
+                schema.Gap(method=name, group=group, than=than, difference=rate - its_rate, low=low, high=high)
+            )
     return found
 
 
-def state(shown: Difference | Gap) -> str:
+def state(shown: schema.Difference | schema.Gap) -> str:
     """A difference in plain words, and whether it is more than another choice of identities would bring."""
     points = f"{100 * shown.difference:+.2f}"
-    if isinstance(shown, Difference):
+    if isinstance(shown, schema.Difference):
         what = f"{shown.column}: {shown.method} against {shown.than} {points}"
     else:
         what = f"{shown.method}: {shown.group} against {shown.than} {points}"

@@ -75,5 +75,5 @@ def test_a_paired_difference_is_tighter_than_two_intervals():
 
 def test_one_identity_has_no_interval():
     lonely = Tallies(np.array([1.0, 0]), np.array([2.0, 0]))
-    assert Bootstrap(2).interval(lonely) is None
-    assert Bootstrap(2).difference(lonely, Tallies(np.ones(2), np.ones(2))) is None
+    assert Bootstrap(2).interval(lonely) == (None, None)
+    assert Bootstrap(2).difference(lonely, Tallies(np.ones(2), np.ones(2))) == (None, None)
