@@ -24,8 +24,12 @@ RATE = "MegaFace identification rate"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One method's trials, per-identity tallies of every measured column and gallery size, and the further protocols'
-    figures as report.json holds them; the latter on rank 0 alone. impostor_scores: of non-mated pairs of probes."""
+    """What one method reaches.
+
+    tallies: of every measured column in the largest gallery. size_tallies: of all probes in each nested gallery.
+    verification, open_set: figures as report.json holds them; None where not measured, and on all ranks but 0.
+    impostor_scores: of the non-mated pairs of probes that were verified.
+    """
 
     method: Method
     found: Identified
@@ -38,7 +42,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All that a report is made of. search_note: how blocks were searched, and why so."""
+    """All that a report is made of.
+
+    shots: None without a training set. search_note: how blocks were searched, and why so.
+    """
 
     settings: Settings
     loaded: Loaded
@@ -83,7 +90,7 @@ def evaluate_method(
 ) -> Result:
     """Identify one method's probes and tally every measured column; on rank 0 also verification and open set.
 
-    dropped: distractor rows (bool, N) that take no part.
+    dropped: distractor rows (bool, N) that take no part. Raises InputError for features that cannot be compared.
     """
     labels = method.probes.labels
     cohort = Cohort.of(method.cohort, settings.cohort) if method.cohort is not None else None

@@ -1,6 +1,6 @@
-"""One process or many: each takes its share of the blocks, and whole numbers are summed. Nothing at one process.
+"""One process or many: each searches its share of the blocks, and whole numbers are summed over ranks.
 
-Started by `deepspeed --module`, `torchrun` or `srun`; torch is loaded only where there is more than one process.
+Started by `deepspeed --module`, `torchrun` or `srun`. A single process needs no group, and no torch.
 """
 
 import os

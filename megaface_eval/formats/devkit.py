@@ -71,8 +71,6 @@ def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
 
     Labels number the ids in order of first mention; a list without ids (distractors) gets a label a row.
     """
-    if output.exists():
-        raise InputError(f"{output} exists; choose another --output or remove it")
     check_writable(output)
     paths, ids = read_list(list_path)
     dimension = read_bin(root / f"{paths[0]}{suffix}").size

@@ -1,11 +1,10 @@
 """Ten-fold verification on packs such as lfw.bin: pairs of images, and features of them in the pack's order.
 
-Convention: the features of an image and of its mirror image are summed and normalised; the distance is the squared L2
-of the pair; in each of ten folds the threshold (0 to 4 by 0.01) that is best on the other nine is used; the accuracy is
-the mean of the ten.
+Convention, ArcFace's of LFW's: the features of an image and of its mirror image are summed and normalised; the distance
+is the squared L2 of the pair; in each of ten folds the threshold (0 to 4 by 0.01) that is best on the other nine is
+used; the accuracy is the mean of the ten.
 """
 
-import argparse
 import json
 import sys
 from dataclasses import dataclass
@@ -93,38 +92,44 @@ def main(arguments: list[str] | None = None) -> int:
     def work() -> None:
         pack = open_pack(options.pack)
         if options.images is not None:
-            _write_images(pack.images, options.images)
+            write_images(pack.images, options.images)
+            print(f"{len(pack.images)} images in {options.images}")
         if options.features is not None:
-            _print_score(options, pack.same)
+            scores = scores_of(pack.same, options.features, options.mirrored)
+            print_scores(scores, len(pack.same), options.json)
 
     return answer(work)
 
 
-def _write_images(images: list[bytes], folder: Path) -> None:
-    if folder.exists():
-        raise InputError(f"{folder} exists; choose another folder for the images")
+def write_images(images: list[bytes], folder: Path) -> None:
+    """Write encoded images into a new folder, numbered in order."""
     check_writable(folder)
     with output_folder(folder) as inner:
         for i, image in enumerate(images):
             (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)
-    print(f"{len(images)} images in {folder}")
 
 
-def _print_score(options: argparse.Namespace, same: np.ndarray) -> None:
-    features = load_features(options.features)
+def scores_of(same: np.ndarray, features_path: Path, mirrored_path: Path | None) -> dict[str, TenFold]:
+    """Scores of a pack's pairs (bool, P) without, and with features of the mirror images also with, the flip."""
+    features = load_features(features_path)
     if len(features) != 2 * len(same):
         raise InputError(
             f"{features.where}: {len(features)} rows for {len(same)} pairs, expected two a pair in pack order"
         )
-    mirrored = load_features(options.mirrored) if options.mirrored else None
+    mirrored = load_features(mirrored_path) if mirrored_path is not None else None
     scores = {"without flip": ten_fold(pack_distances(features), same)}
     if mirrored is not None:
         scores["with flip"] = ten_fold(pack_distances(features, mirrored), same)
-    if options.json:
+    return scores
+
+
+def print_scores(scores: dict[str, TenFold], pairs: int, as_json: bool) -> None:
+    """The scores on stdout, a line each or as JSON."""
+    if as_json:
         print(json.dumps({name: vars(score) for name, score in scores.items()}))
         return
     for name, score in scores.items():
-        print(f"{len(same)} pairs, {name}: {100 * score.accuracy:.2f} ± {100 * score.spread:.2f} %")
+        print(f"{pairs} pairs, {name}: {100 * score.accuracy:.2f} ± {100 * score.spread:.2f} %")
 
 
 if __name__ == "__main__":

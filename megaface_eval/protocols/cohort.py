@@ -1,4 +1,4 @@
-"""Score cohorts: a cosine is judged by how near its two sides lie to a crowd of others.
+"""Score normalisation by a cohort: a cosine counts for less where its two sides lie close to many other people.
 
 For a row x, m(x) is the mean cosine to its k nearest members of the cohort (any feature set; a trained memory's
 centroids, for one). The gallery form scores s(q, x) - w·m(x); the symmetric form s(q, x) - w·m(x) - w·m(q), which ranks
@@ -30,7 +30,10 @@ class CohortRule:
 
 @dataclass(frozen=True)
 class Cohort:
-    """members_KD: unit rows. k: how many of the nearest count. weight: w. form: `gallery` or `symmetric`."""
+    """Normalises scores: the cohort's members_KD (unit rows, float32), and a rule as `CohortRule` says (weight: w).
+
+    Raises InputError for a k or a weight out of range.
+    """
 
     members_KD: np.ndarray
     k: int = 20

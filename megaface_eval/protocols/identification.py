@@ -1,4 +1,4 @@
-"""Closed-set identification: at which rank a probe's mate is found among the distractors.
+"""Closed-set identification: at which rank a probe's mate is found among the distractors (MegaFace, CVPR 2016).
 
 Protocols:
     devkit  every ordered pair of one identity's probes: the first is the query, the second alone joins the distractors.

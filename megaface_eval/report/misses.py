@@ -9,8 +9,7 @@ from PIL import Image, UnidentifiedImageError
 
 from megaface_eval.features.feature_set import FeatureSet
 from megaface_eval.protocols.identification import Identified
-from megaface_eval.report.schema import Image as ShownImage
-from megaface_eval.report.schema import Miss
+from megaface_eval.report.schema import Miss, MissImage
 from megaface_eval.settings import Sources
 
 SHOWN = 12
@@ -35,19 +34,19 @@ def worst_misses(found: Identified, probes: FeatureSet, distractors: FeatureSet,
                 mate_score=float(found.score[trial]),
                 distractor_score=float(found.best_score[query]),
                 images=[
-                    _shown("probe", probes, query, sources.probe_images),
-                    _shown("mate", probes, mate, sources.probe_images),
-                    _shown("distractor", distractors, other, sources.distractor_images),
+                    _image("probe", probes, query, sources.probe_images),
+                    _image("mate", probes, mate, sources.probe_images),
+                    _image("distractor", distractors, other, sources.distractor_images),
                 ],
             )
         )
     return misses
 
 
-def _shown(role: str, features: FeatureSet, row: int, root: Path | None) -> ShownImage:
+def _image(role: str, features: FeatureSet, row: int, root: Path | None) -> MissImage:
     path = features.paths[row] if features.paths is not None else None
     thumbnail = thumbnail_of(root / path) if root is not None and path is not None else None
-    return ShownImage(role=role, row=row, path=path, thumbnail=thumbnail)
+    return MissImage(role=role, row=row, path=path, thumbnail=thumbnail)
 
 
 def thumbnail_of(path: Path) -> str | None:

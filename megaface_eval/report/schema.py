@@ -139,7 +139,7 @@ class Scores(Part):
     nearest: Bins
 
 
-class Image(Part):
+class MissImage(Part):
     """One of the images of a miss: row in its feature set, path if known, thumbnail as a data URI."""
 
     role: str
@@ -155,7 +155,7 @@ class Miss(Part):
     rank: int
     mate_score: float
     distractor_score: float
-    images: list[Image]
+    images: list[MissImage]
 
 
 class MethodReport(Part):

@@ -1,7 +1,6 @@
 """The report: a table for the terminal and README, JSON, and one HTML file that opens by itself."""
 
 import os
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -145,18 +144,14 @@ def to_html(report: Report, figures: dict[str, str]) -> str:
     return page.get_template("report.html.jinja").render(report=report, figures=figures)
 
 
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # unlike Path.exists, False for a name too long to be
-
-
 def check_output(output: Output) -> None:
     """Raise InputError if the output exists and may not be replaced, or cannot be made."""
     path = output.folder
-    if _exists(path) and not output.force:
+    if os.path.lexists(path) and not output.force:
         raise InputError(f"{path} exists; choose another --output or give --force to replace it")
-    if _exists(path) and not (path.is_dir() and (path / "report.json").is_file()):
+    if os.path.lexists(path) and not (path.is_dir() and (path / "report.json").is_file()):
         raise InputError(f"{path} is not a report; --force replaces only a folder with a report.json")
-    check_writable(path)
+    check_writable(path, replace=True)
 
 
 def write_report(report: Report, figures: dict[str, Figure], output: Output, extras: dict[str, bytes]) -> None:

@@ -27,7 +27,7 @@ CLEARLY = 1.15  # FAISS's scan takes this much more than its search alone: it lo
 def time_scans(
     scans: Mapping[str, Scan], dimension: int, queries: int, rows: int, tries: int = TRIES
 ) -> dict[str, float]:
-    """Each scan's time for a piece in which nothing is found, as a share of FAISS's for the same k = 1 search.
+    """Time of each scan over so many queries and rows without a hit, as a multiple of FAISS's k = 1 search of them.
 
     The best of a few tries each, taken in turn.
     """
@@ -47,7 +47,7 @@ def time_scans(
 
 
 def choose_scan(search: str, dimension: int, pairs: int, processes: Processes) -> tuple[Scan, str]:
-    """The scan for one of SEARCHES and what to say of it.
+    """The scan for one of SEARCHES, and how the report names it.
 
     `auto` is FAISS where it sees a GPU or is clearly faster than a product, and else the prefix scan, which is a
     product where few dimensions do not suffice. `certified` is the faster coarse precision where it is faster than

@@ -1,4 +1,4 @@
-"""Exact ranks: how many members of a gallery score above each threshold of each query, and each query's best member.
+"""Exact ranks: how many rows of a gallery score above each threshold of each query, and each query's best row.
 
 Counts, not the k nearest, so ranks reach to the end of the gallery. A scan (`candidates.py`) proposes pairs, with a
 bound on its error; a pair is counted by its approximate score where the bound leaves no doubt, and scored again
@@ -47,7 +47,7 @@ class Thresholds:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How a gallery is gone through; what is found does not depend on it.
+    """How a gallery is searched; what is found does not depend on it.
 
     scan: how blocks are searched where thresholds lie high. processes: those that share the blocks. block_rows: rows of
     the gallery that are read at a time. progress: what to call the bar; None shows none.

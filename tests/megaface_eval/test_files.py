@@ -40,7 +40,9 @@ def test_places_that_cannot_be_written_are_refused_before_the_work(tmp_path, nam
 def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path):
     (tmp_path / "old").mkdir()
     for name in ("old", "new"):
-        check_writable(tmp_path / name)
+        check_writable(tmp_path / name, replace=True)
+    with pytest.raises(InputError, match="exists; choose another place"):
+        check_writable(tmp_path / "old")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 

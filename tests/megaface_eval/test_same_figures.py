@@ -106,9 +106,10 @@ def test_a_report_holds_what_plain_counts_give(folder, monkeypatch, protocol, ti
         rate = hits.sum() / number.sum() if number.any() else None
         return {"rate": rate, "low": low and pytest.approx(low), "high": high and pytest.approx(high)}, number
 
+    grouped = labels < PEOPLE
     masks = {
         "many": similar >= 5, "few": (similar >= 2) & (similar < 5), "one": similar == 1, "zero": similar == 0,
-        "full": similar >= 0, "group:Even": (labels % 2 == 0) & (labels < PEOPLE), "group:Odd": (labels % 2 == 1) & (labels < PEOPLE),
+        "full": similar >= 0, "group:Even": grouped & (labels % 2 == 0), "group:Odd": grouped & (labels % 2 == 1),
     }  # fmt: skip
     assert list(method["cells"]) == list(masks)
     for key, mask in masks.items():
