@@ -60,7 +60,7 @@ def evaluate(settings: Settings, processes: Processes) -> Evaluation:
     """Open the feature sets and measure every method. Raises InputError for whatever does not fit together."""
     loaded = load(settings)
     probes, likeness, shots = loaded.probes, loaded.likeness, None
-    scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery, processes)
+    scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery_size, processes)
     search = Search(scan=scan, processes=processes, progress="pseudo-shots")
     if likeness is not None:
         shots = pseudo_shots(likeness.probes, likeness.train, settings.shots, search, settings.seed)

@@ -92,7 +92,7 @@ def check_methods(methods: list[Method]) -> None:
 def _simulated(settings: Settings) -> Loaded:
     cosines = settings.sources.simulated
     # one seed gives all scenes the same people and distractors; only how alike their images are differs
-    scenes = [make_scene(settings.gallery, cosine, settings.seed) for cosine in cosines]
+    scenes = [make_scene(settings.gallery_size, cosine, settings.seed) for cosine in cosines]
     methods = [
         Method(f"simulated {cosine:g}", s.probes, s.distractors) for cosine, s in zip(cosines, scenes, strict=True)
     ]

@@ -175,7 +175,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     similarity = SIMILARITY if options.similarity is None else options.similarity
     open_set = OpenSetRule(gallery=options.open_set, enrol=options.enrol, rejections=tuple(options.rejection))
     return Settings(
-        gallery=gallery,
+        gallery_size=gallery,
         sources=_sources(options),
         rules=Rules(protocol=options.protocol, ties=options.ties, impostors=options.impostors),
         shots=ShotRule(bounds=bounds, similarity=similarity, quantile=quantile),

@@ -62,11 +62,11 @@ class Output:
 class Settings:
     """A whole run.
 
-    gallery: number of distractors. seeded: whether smaller galleries hold a seeded choice of them, or the first ones.
+    gallery_size: number of distractors. seeded: smaller galleries hold a seeded choice of them, not the first ones.
     open_set: None leaves it out. search: one of `choose.SEARCHES`. recorded: every option as report.json keeps it.
     """
 
-    gallery: int
+    gallery_size: int
     sources: Sources
     rules: Rules
     shots: ShotRule
@@ -82,4 +82,4 @@ class Settings:
     @property
     def sizes(self) -> list[int]:
         """Sizes of the nested galleries, ascending."""
-        return nested_sizes(self.gallery)
+        return nested_sizes(self.gallery_size)

@@ -33,7 +33,7 @@ def report_of(evaluation: Evaluation, command: str) -> schema.Report:
         command=command,
         versions=versions(evaluation),
         settings=schema.SettingsReport(**recorded),
-        gallery=schema.GallerySizes(size=settings.gallery, sizes=settings.sizes),
+        gallery=schema.GallerySizes(size=settings.gallery_size, sizes=settings.sizes),
         probes=schema.ProbeCounts(images=len(probes), identities=len(np.unique(probes.labels))),
         columns=heads,
         groups=headings(heads),

@@ -19,17 +19,11 @@ LATEX = {
 }  # fmt: skip
 
 
-def best_of(methods: list[MethodReport], key: str) -> float | None:
-    """The highest rate of a column as it prints, so that equal figures are marked alike; None with fewer than two."""
-    rates = [percent(method.cells[key].rate) for method in methods]
-    shown = [float(rate) for rate in rates if rate != MISSING]
-    return max(shown) if len(shown) > 1 else None
-
-
 def is_best(methods: list[MethodReport], method: MethodReport, key: str) -> bool:
-    """Whether a method's figure is the column's best."""
-    rate, best = percent(method.cells[key].rate), best_of(methods, key)
-    return best is not None and rate != MISSING and float(rate) == best
+    """Whether a method's rate is the column's highest as it prints: equal figures are alike, and a single one is not."""
+    shown = [float(percent(m.cells[key].rate)) for m in methods if m.cells[key].rate is not None]
+    rate = method.cells[key].rate
+    return rate is not None and len(shown) > 1 and float(percent(rate)) == max(shown)
 
 
 def _count(cell: Cell) -> str:
@@ -49,13 +43,9 @@ def main_table(report: Report, mark: str = "**") -> list[list[str]]:
     columns, methods = report.columns, report.methods
     rows = [["Rank-1, %", *(column.title for column in columns)]]
     for method in methods:
-        cells = [
-            f"{mark}{percent(method.cells[c.key].rate)}{mark}"
-            if is_best(methods, method, c.key)
-            else percent(method.cells[c.key].rate)
-            for c in columns
-        ]
-        rows.append([method.name, *cells])
+        marks = [mark if is_best(methods, method, column.key) else "" for column in columns]
+        rates = [percent(method.cells[column.key].rate) for column in columns]
+        rows.append([method.name, *(f"{around}{rate}{around}" for around, rate in zip(marks, rates, strict=True))])
     rows.append(["probes", *(_count(methods[0].cells[column.key]) for column in columns)])
     return rows
 
@@ -63,16 +53,9 @@ def main_table(report: Report, mark: str = "**") -> list[list[str]]:
 def markdown_table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table whose columns line up in a terminal too."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    first, *others = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [f"| {' | '.join([row[0].ljust(first), *map(str.rjust, row[1:], others)])} |" for row in rows]
+    rule = f"|{'|'.join(['-' * (first + 2), *('-' * (width + 1) + ':' for width in others)])}|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
