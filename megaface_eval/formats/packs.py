@@ -65,12 +65,15 @@ def pack_distances(features: FeatureSet, mirrored: FeatureSet | None = None) -> 
 
 def open_pack(path: Path) -> Pack:
     """A pack of at least one pair. Raises UserError for anything else."""
+    expected = "expected a verification pack such as lfw.bin"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {expected}")
     try:
         pack = read_pack(path)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a verification pack such as lfw.bin") from error
+        raise InputError(f"{path}: {error.strerror}; {expected}") from error
     if len(pack.same) == 0:
-        raise InputError(f"{path}: holds no pairs; expected a verification pack such as lfw.bin")
+        raise InputError(f"{path}: holds no pairs; {expected}")
     return pack
 
 

@@ -20,7 +20,7 @@ LATEX = {
 
 
 def is_best(methods: list[MethodReport], method: MethodReport, key: str) -> bool:
-    """Whether a method's rate is the column's highest as it prints: equal figures are alike, and a single one is not."""
+    """Whether a method's rate is the column's highest as it prints: equal figures are alike; a lone one is not."""
     shown = [float(percent(m.cells[key].rate)) for m in methods if m.cells[key].rate is not None]
     rate = method.cells[key].rate
     return rate is not None and len(shown) > 1 and float(percent(rate)) == max(shown)
