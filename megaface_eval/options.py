@@ -32,7 +32,7 @@ or one .npz with the same arrays.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All options, in the order in which they are thought of."""
+    """The parser of all options, grouped by what they decide."""
     parser = Parser(
         prog="python -m megaface_eval.run",
         description="Identify probes among distractors, exactly, and report it by pseudo-shots and sub-groups.",

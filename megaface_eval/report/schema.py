@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from megaface_eval.errors import InputError
 from megaface_eval.protocols.open_set import FPIRS
@@ -18,6 +18,23 @@ from megaface_eval.protocols.verification import FARS
 FORMAT = 1
 HISTOGRAM = np.linspace(-1, 1, 201)  # edges of the bins that scores are counted in
 QUOTED = 40  # characters of a wrong value that a message shows
+
+
+def _at_each(name: str, levels: tuple[float, ...]) -> AfterValidator:
+    """Holds a list to one entry for each of the levels, in turn."""
+
+    def check(entries: list) -> list:
+        if [getattr(entry, name) for entry in entries] != list(levels):
+            raise ValueError(f"expected one entry at each {name} of {list(levels)}")
+        return entries
+
+    return AfterValidator(check)
+
+
+def _with_cosine(scores: dict | None) -> dict | None:
+    if scores is not None and "cosine" not in scores:
+        raise ValueError("expected cosine among the scores")
+    return scores
 
 
 class Part(BaseModel):
@@ -87,14 +104,9 @@ class Verification(Part):
     mated_pairs: int | None = None
     nonmated_pairs: int | None = None
     eer: float | None
-    tar_at_far: list[TarAtFar]
+    tar_at_far: Annotated[list[TarAtFar], _at_each("far", FARS)]
     roc: Roc
     sample: dict[str, Any] | None = None
-
-    @model_validator(mode="after")
-    def _every_far(self):
-        _expect_levels("tar_at_far", [level.far for level in self.tar_at_far], FARS)
-        return self
 
 
 class TpirAtFpir(Interval):
@@ -116,15 +128,10 @@ class OpenSetCurve(Curve):
 class OpenSet(Part):
     """Open-set identification under one score; numbers of mated and non-mated probes in G1 and G2."""
 
-    tpir_at_fpir: list[TpirAtFpir]
+    tpir_at_fpir: Annotated[list[TpirAtFpir], _at_each("fpir", FPIRS)]
     curves: Annotated[list[OpenSetCurve], Field(min_length=2, max_length=2)]
     mated: list[int] = []
     nonmated: list[int] = []
-
-    @model_validator(mode="after")
-    def _every_fpir(self):
-        _expect_levels("tpir_at_fpir", [level.fpir for level in self.tpir_at_fpir], FPIRS)
-        return self
 
 
 Bins = Annotated[list[float], Field(min_length=len(HISTOGRAM) - 1, max_length=len(HISTOGRAM) - 1)]
@@ -170,15 +177,9 @@ class MethodReport(Part):
     sizes: Annotated[list[SizeRate], Field(min_length=1)]
     cmc: Cmc
     verification: Verification | None
-    open_set: dict[str, OpenSet] | None
+    open_set: Annotated[dict[str, OpenSet] | None, AfterValidator(_with_cosine)]
     scores: Scores
     misses: list[Miss]
-
-    @model_validator(mode="after")
-    def _cosine(self):
-        if self.open_set is not None and "cosine" not in self.open_set:
-            raise ValueError(f"open_set holds {list(self.open_set)}, expected cosine among them")
-        return self
 
 
 class SettingsReport(Part):
@@ -286,7 +287,8 @@ def read_report(value: Any, where: Path) -> Report:
         first = error.errors(include_url=False, include_context=False)[0]
     problem = "is missing"
     if first["type"] != "missing":
-        expected = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+        expected = first["msg"].removeprefix("Value error, ")
+        expected = expected.replace("Input should be", "expected").replace("List should have", "expected")
         problem = f"is {_shortened(first['input'])}, {expected}"
     raise InputError(
         f"{where}: not a report of this program ({_place(first['loc'])} in report.json {problem}); "
@@ -302,8 +304,3 @@ def _place(location: tuple[int | str, ...]) -> str:
 def _shortened(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
-
-
-def _expect_levels(name: str, found: list[float], expected: tuple[float, ...]) -> None:
-    if found != list(expected):
-        raise ValueError(f"{name} is at {found}, expected {list(expected)}")

@@ -42,7 +42,13 @@ def test_what_another_version_wrote_is_kept_and_not_asked_for(made, name):
         (("methods", 0, "cells", "full", "rate"), 1e999, "is Infinity, expected a finite number"),
         (("methods", 0, "cells", "full"), {}, "methods[0].cells.full.low in report.json is missing"),
         (("methods", 0, "cells"), {}, "methods[0].cells lacks 'many', expected a cell for every column"),
-        (("methods", 0, "open_set"), {}, "open_set holds [], expected cosine among them"),
+        (("methods",), [], "methods in report.json is [], expected at least 1 item"),
+        (("methods", 0, "open_set"), {}, "methods[0].open_set in report.json is {}, expected cosine"),
+        (
+            ("methods", 0, "verification", "tar_at_far"),
+            [],
+            "tar_at_far in report.json is [], expected one entry at each",
+        ),
         (("methods", 0, "cmc", "recall"), [0.5] * 999, "'recall': 999}, expected one value of each"),
     ],
 )
