@@ -52,7 +52,8 @@ def test_a_hostile_matrix_is_refused(tmp_path, content, problem):
         read_bin(tmp_path / "f.bin")
 
 
-def tree(tmp_path, ids=True):
+def write_tree(tmp_path, ids=True):
+    """A devkit's list and its tree of feature files; returns their rows and paths."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((6, 16)).astype(np.float32)
     paths = [f"person {i // 2}/image{i}.png" for i in range(6)]
@@ -66,7 +67,7 @@ def tree(tmp_path, ids=True):
 
 @pytest.mark.parametrize("ids", [True, False])
 def test_a_tree_packs_into_a_feature_set(tmp_path, ids, capsys):
-    rows, paths = tree(tmp_path, ids)
+    rows, paths = write_tree(tmp_path, ids)
     assert main(["pack", f"{tmp_path}/list.json", f"{tmp_path}/root", "_arc.bin", "--output", f"{tmp_path}/set"]) == 0
     features = load_features(tmp_path / "set")
     np.testing.assert_array_equal(features.stored.read(0, 6), rows)
@@ -77,7 +78,7 @@ def test_a_tree_packs_into_a_feature_set(tmp_path, ids, capsys):
 
 
 def test_mistakes_are_answered_in_one_line_and_leave_nothing(tmp_path, capsys):
-    tree(tmp_path)
+    write_tree(tmp_path)
     write_bin(tmp_path / "root/person 2/image5.png_arc.bin", np.ones(8, np.float32))
 
     def said(*arguments):

@@ -31,7 +31,7 @@ def plain_counts(queries, thresholds, gallery_rows, sizes, labels=None):
     return counts, table.max(axis=1), table.argmax(axis=1)
 
 
-def make(kind, queries, rows, dimension, rng):
+def queries_and_rows(kind, queries, rows, dimension, rng):
     """Query unit rows and gallery rows: spread out, in tight clumps, or copies of a few vectors (every score tied)."""
     if kind == "random":
         q, x = rng.standard_normal((queries, dimension)), rng.standard_normal((rows, dimension))
@@ -69,7 +69,7 @@ def test_counts_and_best_rows_equal_the_plain_count(kind, inclusive, scan, pilot
         monkeypatch.setattr(module, "PIECE_ROWS", piece)
         monkeypatch.setattr(module, "DEEPEST", deepest)
     rng = np.random.default_rng(3)
-    q, x = make(kind, 23, 400, 24, rng)
+    q, x = queries_and_rows(kind, 23, 400, 24, rng)
     thresholds = thresholds_at_rows(q, x, rng, 90, inclusive)
     sizes = [10, 100, 400]
     found = count_above(q, thresholds, gallery_of(x, sizes), Search(scan=scan, block_rows=64))
@@ -83,7 +83,7 @@ def test_counts_and_best_rows_equal_the_plain_count(kind, inclusive, scan, pilot
 @given(st.integers(0, 10**6), st.integers(1, 90), st.sampled_from(["random", "clustered", "tied"]), st.booleans())
 def test_blocks_do_not_change_a_count(seed, block_rows, kind, inclusive):
     rng = np.random.default_rng(seed)
-    q, x = make(kind, int(rng.integers(1, 12)), int(rng.integers(1, 200)), int(rng.integers(2, 40)), rng)
+    q, x = queries_and_rows(kind, int(rng.integers(1, 12)), int(rng.integers(1, 200)), int(rng.integers(2, 40)), rng)
     thresholds = thresholds_at_rows(q, x, rng, int(rng.integers(0, 40)), inclusive)
     whole = count_above(q, thresholds, gallery_of(x, [len(x)]), Search())
     blocked = count_above(q, thresholds, gallery_of(x, [len(x)]), Search(block_rows=block_rows))
@@ -93,7 +93,7 @@ def test_blocks_do_not_change_a_count(seed, block_rows, kind, inclusive):
 
 def test_pairs_of_one_identity_are_left_out():
     rng = np.random.default_rng(0)
-    q = unit(make("random", 30, 1, 16, rng)[0])
+    q = unit(queries_and_rows("random", 30, 1, 16, rng)[0])
     labels = rng.integers(4, size=30)
     thresholds = thresholds_at_rows(q, q, rng, 60)
     found = count_above(q, thresholds, gallery_of(q, [30]), Search(), labels=(labels, labels))
@@ -114,7 +114,7 @@ def test_a_query_without_anyone_to_compare_with_has_no_best_row():
 def test_best_row_equals_the_flat_index():
     faiss = pytest.importorskip("faiss")
     rng = np.random.default_rng(5)
-    q, x = make("random", 200, 5000, 64, rng)
+    q, x = queries_and_rows("random", 200, 5000, 64, rng)
     index = faiss.IndexFlatIP(64)
     index.add(unit(x))
     scores, ids = index.search(q, 1)
