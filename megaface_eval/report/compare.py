@@ -34,7 +34,7 @@ def merge(paths: tuple[Path, ...], command: str) -> tuple[Report, list[dict[str,
     if len(set(names)) < len(names):
         raise InputError(f"methods {', '.join(names)}: a report is named twice; expected each once")
     tallies = [held for _, columns in loaded for held in columns]
-    bootstrap = Bootstrap(len(next(iter(tallies[0].values())).hits), seed=first.settings.seed)
+    bootstrap = Bootstrap(first.probes.identities, seed=first.settings.seed)
     between = differences(names, tallies, first.columns, bootstrap)
     within = gaps(names, tallies, first.columns, bootstrap)
     changed = {

@@ -150,8 +150,8 @@ def gaps(
     """Each method's first sub-group less every further one, over the same resamples."""
     found = []
     for name, held in zip(names, tallies, strict=True):
-        groups = [(c.title, held[c.key], held[c.key].rate) for c in columns if c.key.startswith("group:")]
-        measured = [(title, counted, rate) for title, counted, rate in groups if rate is not None]
+        groups = [(c.title, held[c.key]) for c in columns if c.key.startswith("group:") and c.key in held]
+        measured = [(title, counted, counted.rate) for title, counted in groups if counted.rate is not None]
         for than, other, its_rate in measured[1:]:
             group, first, rate = measured[0]
             low, high = bootstrap.difference(first, other)
