@@ -1,87 +1,80 @@
 """From opened feature sets to every method's results."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import FeatureSet
 from megaface_eval.features.gallery import Gallery
-from megaface_eval.processes import Ranks
-from megaface_eval.protocols import identification, metrics, open_set, pseudo_shot, verification
+from megaface_eval.loading import Loaded, Method, load
+from megaface_eval.processes import Processes
+from megaface_eval.protocols import metrics, open_set, pseudo_shot, verification
 from megaface_eval.protocols.cohort import Cohort
+from megaface_eval.protocols.identification import Identified, identify
 from megaface_eval.protocols.metrics import Column, Tallies
-from megaface_eval.search.candidates import Scan
-from megaface_eval.search.product import ProductScan
+from megaface_eval.protocols.open_set import OpenSetRule
+from megaface_eval.protocols.probes import Probes
+from megaface_eval.protocols.pseudo_shot import PseudoShots, pseudo_shots
+from megaface_eval.search.choose import choose_scan
+from megaface_eval.search.ranks import Search
+from megaface_eval.settings import Settings
 
 RATE = "MegaFace identification rate"
 
 
-@dataclass(frozen=True)
-class Method:
-    """One recogniser's view of the probes and of the distractors, and of a score cohort if there is one."""
-
-    name: str
-    probes: FeatureSet
-    distractors: FeatureSet
-    cohort: FeatureSet | None = None
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every method is asked, and how; see `options` for the meaning of each choice."""
-
-    sizes: list[int]
-    protocol: str = "devkit"
-    ties: str = "devkit"
-    impostors: str = "distractors"
-    order: str = "file"
-    seed: int = 0
-    scan: Scan = ProductScan
-    dropped: np.ndarray | None = None
-    cohort_k: int = 20
-    cohort_weight: float = 0.5
-    cohort_form: str = "gallery"
-    open_set: str = "enrolled"
-    enrol: int = 1
-    rejections: tuple[str, ...] = ()
-    ranks: Ranks = field(default_factory=Ranks)
-    progress: bool = False
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """One method's trials, per-identity tallies of every measured column, and the further protocols' figures."""
+    """What one method reaches.
+
+    tallies: of every measured column in the largest gallery. size_tallies: of all probes in each nested gallery.
+    verification, open_set: figures as report.json holds them; None where not measured, and on all ranks but 0.
+    impostor_scores: of the non-mated pairs of probes that were verified.
+    """
 
     method: Method
-    found: identification.Identified
+    found: Identified
     tallies: dict[str, Tallies]
     size_tallies: list[Tallies]
-    verification: dict | None
-    open_set: dict | None
+    verification: dict | None = None
+    open_set: dict | None = None
     impostor_scores: np.ndarray
 
 
-def check_methods(methods: list[Method]) -> None:
-    """Raise InputError unless all methods saw the same probes and each compares like with like."""
-    first = methods[0].probes
-    names = [method.name for method in methods]
-    if len(set(names)) < len(names):
-        raise InputError(f"methods {', '.join(names)}: a name is used twice; expected one name a method")
-    for method in methods:
-        pseudo_shot.same_dimension(method.probes, method.distractors)
-        if method.cohort is not None:
-            pseudo_shot.same_dimension(method.probes, method.cohort)
-        if not np.array_equal(method.probes.labels, first.labels):
-            raise InputError(
-                f"{method.probes.where} has {len(method.probes)} probes whose labels do not match those of "
-                f"{first.where} ({len(first)}); expected the same probes in the same order"
-            )
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All that a report is made of.
+
+    shots: None without a training set. search_note: how blocks were searched, and why so.
+    """
+
+    settings: Settings
+    loaded: Loaded
+    shots: PseudoShots | None
+    columns: list[Column]
+    results: list[Result]
+    search_note: str
+    processes: Processes
 
 
-def shot_columns(counts: np.ndarray | None, bounds: tuple[int, int, int], probes: int) -> list[Column]:
+def evaluate(settings: Settings, processes: Processes) -> Evaluation:
+    """Open the feature sets and measure every method. Raises InputError for whatever does not fit together."""
+    loaded = load(settings)
+    probes, likeness, shots = loaded.probes, loaded.likeness, None
+    scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery_size, processes)
+    search = Search(scan=scan, processes=processes, progress="pseudo-shots")
+    if likeness is not None:
+        shots = pseudo_shots(likeness.probes, likeness.train, settings.shots, search, settings.seed)
+    columns = shot_columns(shots and shots.similar_Q, settings.shots.bounds, len(probes)) + group_columns(loaded.groups)
+    results = [evaluate_method(m, columns, settings, search, loaded.dropped) for m in loaded.methods]
+    return Evaluation(
+        settings=settings, loaded=loaded, shots=shots, columns=columns, results=results, search_note=note,
+        processes=processes,
+    )  # fmt: skip
+
+
+def shot_columns(similar_Q: np.ndarray | None, bounds: tuple[int, int, int], probes: int) -> list[Column]:
     """The columns of the table's left part: four buckets (unmeasured without counts) and the full test."""
-    masks = pseudo_shot.bucket_masks(counts, bounds) if counts is not None else {}
+    masks = pseudo_shot.bucket_masks(similar_Q, bounds) if similar_Q is not None else {}
     titles = pseudo_shot.bucket_titles(bounds)
     buckets = [Column(key, titles[key], RATE, masks.get(key)) for key in pseudo_shot.BUCKETS]
     return [*buckets, Column("full", "Full", RATE, np.ones(probes, bool))]
@@ -92,69 +85,71 @@ def group_columns(masks: dict[str, np.ndarray]) -> list[Column]:
     return [Column(f"group:{name}", name, "Sub-groups", mask) for name, mask in masks.items()]
 
 
-def run_method(method: Method, columns: list[Column], task: Task, further: bool = False) -> Result:
-    """Identify one method's probes and tally every measured column.
+def evaluate_method(
+    method: Method, columns: list[Column], settings: Settings, search: Search, dropped: np.ndarray | None = None
+) -> Result:
+    """Identify one method's probes and tally every measured column; on rank 0 also verification and open set.
 
-    further: also verification and open-set identification. Only the first rank needs those.
+    dropped: distractor rows (bool, N) that take no part. Raises InputError for features that cannot be compared.
     """
-    unit = method.probes.unit(0, len(method.probes))
     labels = method.probes.labels
-    cohort = method.cohort and Cohort.of(method.cohort, task.cohort_k, task.cohort_weight, task.cohort_form)
-    queries, members = (cohort.queries(unit), cohort.members(unit)) if cohort else (unit, unit)
-    as_members = cohort.members if cohort else None
-    seed = task.seed if task.order == "seeded" else None
-    gallery = Gallery(method.distractors, task.sizes, seed, task.dropped, as_members)
-    found = identification.identify(
-        queries, members, labels, gallery, protocol=task.protocol, ties=task.ties, impostors=task.impostors,
-        scan=task.scan, scale=cohort.scale if cohort else 1.0, ranks=task.ranks,
-        progress=method.name if task.progress else None,
-    )  # fmt: skip
+    cohort = Cohort.of(method.cohort, settings.cohort) if method.cohort is not None else None
+    probes = Probes(method.probes.unit(0, len(labels)), labels, cohort)
+    seed = settings.seed if settings.seeded else None
+    gallery = Gallery(method.distractors, settings.sizes, seed, dropped, cohort.members if cohort else None)
+    found = identify(probes, gallery, settings.rules, replace(search, progress=method.name))
     hit = found.ranks[-1] == 0
     tallies = {c.key: metrics.tally(hit, found.query, labels, c.probes) for c in columns if c.probes is not None}
     everyone = np.ones(len(labels), bool)
     sizes = [metrics.tally(ranks == 0, found.query, labels, everyone) for ranks in found.ranks]
-    if not further or task.ranks.rank > 0:
-        return Result(method, found, tallies, sizes, None, None, np.empty(0))
-    verified, impostors = verify(method, queries, members, task)
-    opened = None
-    if task.open_set != "off" and len(np.unique(labels)) > 1:
-        opened = open_sets(method, queries, unit, as_members or (lambda rows: rows), found.best_score, task)
-    return Result(method, found, tallies, sizes, verified, opened, impostors)
+    verified, opened, impostors = None, None, np.empty(0)
+    if search.processes.rank == 0:
+        verified, impostors = verify(method, probes, settings.seed)
+        if settings.open_set is not None and len(np.unique(labels)) > 1:
+            opened = open_sets(method, probes, settings.open_set, settings, found.best_score)
+    return Result(
+        method=method, found=found, tallies=tallies, size_tallies=sizes, verification=verified, open_set=opened,
+        impostor_scores=impostors,
+    )  # fmt: skip
 
 
-def verify(method: Method, queries, members, task: Task) -> tuple[dict | None, np.ndarray]:
+def verify(method: Method, probes: Probes, seed: int) -> tuple[dict | None, np.ndarray]:
     """Verification's figures and its non-mated scores; no figures where no identity's images fit the sample.
 
     `sample` in the figures is None if all probes were compared, or says which were.
     """
-    labels = method.probes.labels
-    kept = verification.whole_identities(labels, verification.MOST_PROBES, task.seed)
+    labels = probes.labels_Q
+    kept = verification.whole_identities(labels, verification.MOST_PROBES, seed)
     if len(kept) == 0:
         return None, np.empty(0)
-    pairs = verification.probe_pairs(queries[kept], members[kept], labels[kept])
-    figures = verification.verify(pairs, seed=task.seed, progress=method.name if task.progress else None)
+    pairs = verification.probe_pairs(probes.queries_QD[kept], probes.members_QD[kept], labels[kept])
+    figures = verification.verify(pairs, seed=seed, progress=method.name)
     sample = None
     if len(kept) < len(labels):
         identities = [method.probes.name_of(label) for label in np.unique(labels[kept]).tolist()]
-        sample = {"images": len(kept), "of": len(labels), "seed": task.seed, "identities": identities}
+        sample = {"images": len(kept), "of": len(labels), "seed": seed, "identities": identities}
     return {**figures, "sample": sample}, pairs.nonmated
 
 
-def open_sets(method: Method, queries, unit, as_members, best_distractor: np.ndarray, task: Task) -> dict:
-    """Open-set figures under the cosine and under every rejection score: {name: figures}."""
-    labels = method.probes.labels
-    splits = open_set.split_galleries(labels, task.enrol, task.seed)
-    distractor = best_distractor if task.open_set == "gallery" else None
+def open_sets(
+    method: Method, probes: Probes, rule: OpenSetRule, settings: Settings, best_distractor: np.ndarray
+) -> dict:
+    """Open-set figures under the cosine and under every rejection score: {name: figures}.
+
+    best_distractor: each probe's highest score among the distractors (Q).
+    """
+    splits = open_set.split_galleries(probes.labels_Q, rule.enrol, settings.seed)
+    distractor = best_distractor if rule.gallery == "gallery" else None
     measured = {}
-    for name in ("cosine", *task.rejections):
+    for name in ("cosine", *rule.rejections):
         acceptance = None if name == "cosine" else acceptance_score(method.probes, name)
         searches = [
             open_set.search_split(
-                split, queries, unit, labels, as_members, distractor, task.ties == "pessimistic", acceptance
+                split, probes, distractor=distractor, pessimistic=settings.rules.pessimistic, acceptance=acceptance
             )
             for split in splits
         ]
-        measured[name] = open_set.measure(searches, seed=task.seed)
+        measured[name] = open_set.measure(searches, seed=settings.seed)
     return measured
 
 
@@ -164,7 +159,4 @@ def acceptance_score(probes: FeatureSet, name: str) -> np.ndarray:
     A name that begins with - is negated: for scores that are low for the known, such as reachability's distance.
     """
     sign, plain = (-1.0, name[1:]) if name.startswith("-") else (1.0, name)
-    if plain == "norm":
-        return sign * probes.norms()
-    values = probes.column(plain)
-    return sign * values
+    return sign * (probes.norms() if plain == "norm" else probes.column(plain))

@@ -1,16 +1,21 @@
-"""The command line of `python -m megaface_eval.run`."""
+"""The command line of `python -m megaface_eval.run`, and the settings that it stands for."""
 
 import argparse
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from megaface_eval.command import Parser
 from megaface_eval.errors import InputError
 from megaface_eval.features.gallery import parse_size
 from megaface_eval.features.noise import MODES
-from megaface_eval.protocols.cohort import FORMS
-from megaface_eval.protocols.identification import IMPOSTORS, PROTOCOLS, TIES
-from megaface_eval.protocols.pseudo_shot import BOUNDS, SIMILARITY, parse_bounds
+from megaface_eval.protocols.cohort import FORMS, CohortRule
+from megaface_eval.protocols.identification import IMPOSTORS, PROTOCOLS, TIES, Rules
+from megaface_eval.protocols.open_set import GALLERIES, OpenSetRule
+from megaface_eval.protocols.pseudo_shot import BOUNDS, SIMILARITY, ShotRule, parse_bounds
 from megaface_eval.search.choose import SEARCHES
+from megaface_eval.settings import MethodPaths, NoiseLists, Output, Settings, Sources
+from recordio_tools.command_line import Parser
 
 EXAMPLE = """
 examples:
@@ -27,51 +32,45 @@ or one .npz with the same arrays.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All options, in the order in which they are thought of."""
+    """The parser of all options, grouped by what they decide."""
     parser = Parser(
         prog="python -m megaface_eval.run",
         description="Identify probes among distractors, exactly, and report it by pseudo-shots and sub-groups.",
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    _what(parser.add_argument_group("what is evaluated"))
+    _what(parser.add_argument_group("what is evaluated").add_argument)
     _how(parser.add_argument_group("conventions"))
-    _out(parser.add_argument_group("output"))
+    _out(parser.add_argument_group("output").add_argument)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed's launcher adds it
     return parser
 
 
-def _what(group) -> None:
-    group.add_argument("--gallery", metavar="SIZE", default="1M", help="number of distractors: 10, 1K, 100K, 1M … (1M)")
-    group.add_argument(
-        "--probes", metavar="FEATURES", type=Path, help="probe images of one method, labelled by identity"
-    )
-    group.add_argument("--distractors", metavar="FEATURES", type=Path, help="images of nobody among the probes")
-    group.add_argument(
+def _what(add: Callable) -> None:
+    add("--gallery", metavar="SIZE", default="1M", help="number of distractors: 10, 1K, 100K, 1M … (1M)")
+    add("--probes", metavar="FEATURES", type=Path, help="probe images of one method, labelled by identity")
+    add("--distractors", metavar="FEATURES", type=Path, help="images of nobody among the probes")
+    add(
         "--method",
         metavar="NAME=PROBES,DISTRACTORS",
         action="append",
         default=[],
         help="a method to compare; give it once for each",
     )
-    group.add_argument(
+    add(
         "--train",
         metavar="FEATURES",
         type=Path,
         help="training images under a recogniser: makes the pseudo-shot buckets",
     )
-    group.add_argument(
+    add(
         "--probes-recogniser",
         metavar="FEATURES",
         type=Path,
         help="the probes under the same recogniser as --train (default: the one method's own probes)",
     )
-    group.add_argument(
-        "--subgroups", metavar="TSV", type=Path, help="identity name <tab> group; a column for each group"
-    )
-    group.add_argument("--simulate", action="store_true", help="made-up von Mises–Fisher features instead of any data")
-    group.add_argument(
+    add("--subgroups", metavar="TSV", type=Path, help="identity name <tab> group; a column for each group")
+    add("--simulate", action="store_true", help="made-up von Mises–Fisher features instead of any data")
+    add(
         "--mate-cosine",
         type=float,
         nargs="+",
@@ -82,64 +81,62 @@ def _what(group) -> None:
 
 
 def _how(group) -> None:
-    group.add_argument(
+    add, add_similarity = group.add_argument, group.add_mutually_exclusive_group().add_argument
+    add(
         "--protocol",
         choices=PROTOCOLS,
         default="devkit",
         help="devkit: every ordered pair of one identity's probes; paper: each probe and its best mate",
     )
-    group.add_argument(
+    add(
         "--ties",
         choices=TIES,
         default="devkit",
         help="devkit: only a higher score beats the mate; pessimistic: an equal one does too",
     )
-    group.add_argument(
+    add(
         "--impostors",
         choices=IMPOSTORS,
         default="distractors",
         help="all: images of the other probe identities join the gallery",
     )
-    group.add_argument(
+    add(
         "--shots",
         metavar="MANY,FEW,ONE",
         default=",".join(map(str, BOUNDS)),
         help="fewest similar training images of a many-, few- and one-shot probe (5,2,1)",
     )
-    similarity = group.add_mutually_exclusive_group()
-    similarity.add_argument(
-        "--similarity", type=float, metavar="C", help=f"similar: cosine strictly above it ({SIMILARITY})"
-    )
-    similarity.add_argument(
+    add_similarity("--similarity", type=float, metavar="C", help=f"similar: cosine strictly above it ({SIMILARITY})")
+    add_similarity(
         "--similarity-quantile",
         type=float,
         metavar="Q",
         help="similar: above this quantile of probe-to-training cosines (0.7 is one recogniser's)",
     )
-    group.add_argument(
+    add(
         "--order",
         choices=("file", "seeded"),
         default="file",
         help="which distractors the smaller galleries hold: the first ones, or a seeded choice",
     )
-    group.add_argument("--noise", choices=MODES, default="keep", help="what is done about listed images (keep)")
-    group.add_argument("--facescrub-noise", metavar="LIST", type=Path, help="noise list of the probes")
-    group.add_argument("--megaface-noise", metavar="LIST", type=Path, help="noise list of the distractors")
-    group.add_argument(
+    add("--noise", choices=MODES, default="keep", help="what is done about listed images (keep)")
+    add("--facescrub-noise", metavar="LIST", type=Path, help="noise list of the probes")
+    add("--megaface-noise", metavar="LIST", type=Path, help="noise list of the distractors")
+    add(
         "--open-set",
-        choices=("enrolled", "gallery", "off"),
+        choices=(*GALLERIES, "off"),
         default="enrolled",
         help="open-set galleries hold the enrolled probes, or the distractors too (enrolled)",
     )
-    group.add_argument("--enrol", type=int, default=1, metavar="N", help="images in an enrolled template (1)")
-    group.add_argument(
+    add("--enrol", type=int, default=1, metavar="N", help="images in an enrolled template (1)")
+    add(
         "--rejection",
         metavar="NAME",
         action="append",
         default=[],
         help="also accept probes by `norm` or by a .npy beside their features (--rejection=-x.npy: low is known)",
     )
-    group.add_argument(
+    add(
         "--cohort",
         metavar="FEATURES",
         type=Path,
@@ -147,41 +144,88 @@ def _how(group) -> None:
         default=[],
         help="normalise scores by this feature set's nearest members; once for each method",
     )
-    group.add_argument("--cohort-k", type=int, default=20, metavar="K", help="nearest members that count (20)")
-    group.add_argument(
-        "--cohort-weight", type=float, default=0.5, metavar="W", help="share of their mean taken off (0.5)"
-    )
-    group.add_argument("--cohort-form", choices=FORMS, default="gallery", help="whose closeness is taken off (gallery)")
-    group.add_argument(
-        "--search", choices=SEARCHES, default="auto", help="how blocks are scanned (auto: the fastest); same ranks"
-    )
-    group.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
+    add("--cohort-k", type=int, default=20, metavar="K", help="nearest members that count (20)")
+    add("--cohort-weight", type=float, default=0.5, metavar="W", help="share of their mean taken off (0.5)")
+    add("--cohort-form", choices=FORMS, default="gallery", help="whose closeness is taken off (gallery)")
+    add("--search", choices=SEARCHES, default="auto", help="how blocks are scanned (auto: the fastest); same ranks")
+    add("--seed", type=int, default=0, help="of every random choice (0)")
 
 
-def _out(group) -> None:
-    group.add_argument(
+def _out(add: Callable) -> None:
+    add(
         "--output",
         metavar="REPORT",
         type=Path,
         default=Path("report"),
         help="folder for report.html, report.json, table.md and cmc.png (report)",
     )
-    group.add_argument(
-        "--compare", metavar="REPORT", type=Path, nargs="+", help="put earlier reports side by side instead"
-    )
-    group.add_argument("--devkit-results", action="store_true", help="also write the devkit's cmc_… and matches_….json")
-    group.add_argument(
-        "--probe-images", metavar="DIR", type=Path, help="where the probes' paths.txt starts, for thumbnails"
-    )
-    group.add_argument("--distractor-images", metavar="DIR", type=Path, help="the same for the distractors")
-    group.add_argument("--force", action="store_true", help="replace an existing report")
-    group.add_argument("--json", action="store_true", help="print report.json instead of the table")
+    add("--compare", metavar="REPORT", type=Path, nargs="+", help="put earlier reports side by side instead")
+    add("--devkit-results", action="store_true", help="also write the devkit's cmc_… and matches_….json")
+    add("--probe-images", metavar="DIR", type=Path, help="where the probes' paths.txt starts, for thumbnails")
+    add("--distractor-images", metavar="DIR", type=Path, help="the same for the distractors")
+    add("--force", action="store_true", help="replace an existing report")
+    add("--json", action="store_true", help="print report.json instead of the table")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Turn texts into values. Raises InputError for what argparse cannot see."""
-    options.gallery = parse_size(str(options.gallery))
-    options.shots = parse_bounds(options.shots)
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The settings that the parsed options stand for. Raises InputError for what argparse cannot see."""
+    gallery, bounds = parse_size(options.gallery), parse_bounds(options.shots)
+    _check(options)
+    quantile = options.similarity_quantile
+    similarity = SIMILARITY if options.similarity is None else options.similarity
+    open_set = OpenSetRule(gallery=options.open_set, enrol=options.enrol, rejections=tuple(options.rejection))
+    return Settings(
+        gallery_size=gallery,
+        sources=_sources(options),
+        rules=Rules(protocol=options.protocol, ties=options.ties, impostors=options.impostors),
+        shots=ShotRule(bounds=bounds, similarity=similarity, quantile=quantile),
+        cohort=CohortRule(k=options.cohort_k, weight=options.cohort_weight, form=options.cohort_form),
+        open_set=None if options.open_set == "off" else open_set,
+        noise=NoiseLists(mode=options.noise, probes=options.facescrub_noise, distractors=options.megaface_noise),
+        seeded=options.order == "seeded",
+        seed=options.seed,
+        search=options.search,
+        output=Output(
+            folder=options.output, force=options.force, devkit_results=options.devkit_results, json=options.json
+        ),
+        recorded={**_plain(options), "gallery": gallery, "shots": list(bounds)},
+    )
+
+
+def _sources(options: argparse.Namespace) -> Sources:
+    named = [parse_method(text) for text in options.method]
+    if options.probes is not None:
+        named = [("", options.probes, options.distractors)]
+    cohorts = options.cohort or [None] * len(named)
+    if len(cohorts) != len(named):
+        raise InputError(f"{len(cohorts)} --cohort for {len(named)} methods; expected one for each, in the same order")
+    return Sources(
+        methods=tuple(
+            MethodPaths(name=name, probes=probes, distractors=distractors, cohort=cohort)
+            for (name, probes, distractors), cohort in zip(named, cohorts, strict=True)
+        ),
+        simulated=tuple(options.mate_cosine) if options.simulate else (),
+        compared=tuple(options.compare or ()),
+        train=options.train,
+        recogniser=options.probes_recogniser,
+        subgroups=options.subgroups,
+        probe_images=options.probe_images,
+        distractor_images=options.distractor_images,
+    )
+
+
+def _plain(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as JSON: paths as texts."""
+
+    def plain(value):
+        if isinstance(value, list):
+            return [plain(one) for one in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {key: plain(value) for key, value in vars(options).items() if key not in ("local_rank", "json", "force")}
+
+
+def _check(options: argparse.Namespace) -> None:
     single = options.probes is not None or options.distractors is not None
     if (options.simulate, single, bool(options.method), bool(options.compare)).count(True) != 1:
         raise InputError(
@@ -214,6 +258,8 @@ def check(options: argparse.Namespace) -> None:
             raise InputError(
                 f"{name} {folder}: no such folder; expected the one that the paths in paths.txt start from"
             )
+    if not math.isfinite(options.cohort_weight):
+        raise InputError(f"--cohort-weight {options.cohort_weight}: expected a number")
     if options.enrol < 1:
         raise InputError(f"--enrol {options.enrol}: expected at least one image a template")
     quantile = options.similarity_quantile

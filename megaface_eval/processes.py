@@ -1,6 +1,6 @@
-"""One process or many: each takes its share of the blocks, and whole numbers are summed. Nothing at one process.
+"""One process or many: each searches its share of the blocks, and whole numbers are summed over ranks.
 
-Started by `deepspeed --module`, `torchrun` or `srun`; torch is loaded only where there is more than one process.
+Started by `deepspeed --module`, `torchrun` or `srun`. A single process needs no group, and no torch.
 """
 
 import os
@@ -13,14 +13,14 @@ from megaface_eval.errors import InputError
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process's number among `size`."""
+class Processes:
+    """The processes of a run, seen from one of them: its rank among `size`."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, items: list) -> list:
-        """Every size-th item, from this rank's own."""
+        """This rank's share of the items: every size-th, from the rank-th on."""
         return items[self.rank :: self.size]
 
     def gather(self, value: Any) -> list:
@@ -38,11 +38,14 @@ class Ranks:
         return np.sum(self.gather(array), axis=0) if self.size > 1 else array
 
 
-def join() -> Ranks:
-    """The ranks of this run, from the launcher's environment (RANK, WORLD_SIZE, or SLURM_PROCID, SLURM_NTASKS)."""
+def join() -> Processes:
+    """The processes of this run, by the launcher's environment: RANK and WORLD_SIZE, or SLURM_PROCID and SLURM_NTASKS.
+
+    Raises InputError where they cannot find each other.
+    """
     size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
     if size == 1:
-        return Ranks()
+        return Processes()
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID")
     if rank is None or not os.environ.get("MASTER_ADDR"):
         raise InputError(
@@ -58,12 +61,12 @@ def join() -> Ranks:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise InputError(f"{size} processes cannot meet at {where} ({reason}); choose another MASTER_PORT") from error
-    return Ranks(int(rank), size)
+    return Processes(int(rank), size)
 
 
-def leave(ranks: Ranks) -> None:
+def leave(processes: Processes) -> None:
     """End the group that `join` made."""
-    if ranks.size > 1:
+    if processes.size > 1:
         import torch.distributed as distributed
 
         distributed.destroy_process_group()

@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 ROOMS = {
     "facelt": ["errors", "recipes", "config", "parallel", "network", "images", "head", "training", "features", "."],
     "megaface_eval": [
-        "errors", "processes", "command", "features", "search", "protocols", "formats", "options", "evaluate", "inputs",
+        "errors", "processes", "files", "features", "search", "protocols", "formats", "settings", "loading", "evaluate",
         "report", ".",
     ],
     "recordio_tools": [
@@ -33,7 +33,7 @@ HOMES = {
     "onnxruntime": {"facelt/features/recognisers.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),
-    "pickle": {"recordio_tools/sources/bins.py", "megaface_eval/formats/packs.py"},
+    "pickle": {"recordio_tools/sources/bins.py"},
 }
 
 

@@ -9,14 +9,14 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from megaface_eval.command import read_json
 from megaface_eval.errors import InputError
+from megaface_eval.files import read_json
 
 # what damaged and hostile .npy and .npz files make numpy raise
 UNREADABLE = (
@@ -32,16 +32,18 @@ UNREADABLE = (
 )
 
 
-class Rows(Protocol):
+class StoredRows(Protocol):
     """Where the rows of a feature set come from: memory, a file, or a random generator."""
 
-    shape: tuple[int, int]
+    shape: tuple[int, ...]  # (N, D), once `checked`
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start … stop-1 as float32 (n×D), as stored."""
+        ...
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The given rows as float32 (n×D), as stored."""
+        ...
 
 
 def to_float32(values: np.ndarray, bfloat16: bool = False) -> np.ndarray:
@@ -56,7 +58,8 @@ class ArrayRows:
     """Rows held in memory."""
 
     def __init__(self, values: np.ndarray, bfloat16: bool = False):
-        self.values, self.bfloat16, self.shape = values, bfloat16, values.shape
+        self.values, self.bfloat16 = values, bfloat16
+        self.shape: tuple[int, ...] = values.shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return to_float32(self.values[start:stop], self.bfloat16)
@@ -72,8 +75,8 @@ class FileRows:
         mapped = np.load(path, mmap_mode="r")
         if mapped.ndim != 2 or not mapped.flags.c_contiguous:
             raise InputError(f"{path}: shape {mapped.shape}, expected N×D in row order; save it with numpy.save")
-        self.path, self.shape, self.dtype, self.offset = path, mapped.shape, mapped.dtype, mapped.offset
-        self.bfloat16 = bfloat16
+        self.path, self.dtype, self.offset, self.bfloat16 = path, mapped.dtype, mapped.offset, bfloat16
+        self.shape: tuple[int, ...] = mapped.shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
         n, dimension = stop - start, self.shape[1]
@@ -90,9 +93,13 @@ class FileRows:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """N images' features with identity labels (N, int64); `where` names the set in messages."""
+    """Features of N images.
 
-    rows: Rows
+    stored: the rows (N×D) as they lie in memory or on disk. labels: int64 (N), identity numbers from 0 up. where: names
+    the set in messages. names: of identities, by label. paths: of images, one a row. meta: what made the set.
+    """
+
+    stored: StoredRows
     labels: np.ndarray
     where: str = "features"
     names: list[str] | None = None
@@ -100,24 +107,24 @@ class FeatureSet:
     meta: dict = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return self.rows.shape[0]
+        return self.stored.shape[0]
 
     @property
     def dimension(self) -> int:
-        return self.rows.shape[1]
+        return self.stored.shape[1]
 
     def unit(self, start: int, stop: int) -> np.ndarray:
         """Rows start … stop-1 scaled to length 1, float32 (n×D). Raises InputError on NaN, overflow or a zero row."""
-        return normalise(self.rows.read(start, stop), self.where, start)
+        return normalise(self.stored.read(start, stop), self.where, start)
 
     def unit_take(self, indices: np.ndarray) -> np.ndarray:
         """The given rows scaled to length 1, float32 (n×D)."""
-        return normalise(self.rows.take(np.asarray(indices)), self.where, indices)
+        return normalise(self.stored.take(np.asarray(indices)), self.where, indices)
 
     def norms(self) -> np.ndarray:
         """Lengths of all rows as stored, float64 (N)."""
-        spans = ((at, min(at + 65536, len(self))) for at in range(0, len(self), 65536))
-        return np.concatenate([np.linalg.norm(self.rows.read(*span), axis=1) for span in spans]).astype(np.float64)
+        norms = [np.linalg.norm(self.stored.read(*span), axis=1) for span in spans(len(self), 65536)]
+        return np.concatenate(norms).astype(np.float64)
 
     def column(self, name: str) -> np.ndarray:
         """One number a row (N, float64) from a .npy file in the set's folder, such as reachability."""
@@ -135,8 +142,20 @@ class FeatureSet:
         return self.names[label] if self.names is not None else str(label)
 
 
+def same_dimension(one: FeatureSet, other: FeatureSet) -> None:
+    """Raise InputError unless two sets can be compared."""
+    if one.dimension != other.dimension:
+        raise InputError(
+            f"{one.where} has {one.dimension} dimensions and {other.where} {other.dimension}; "
+            "expected features of one recogniser: extract both with the same one"
+        )
+
+
 def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndarray = 0) -> np.ndarray:
-    """Rows scaled in place to unit length, each by itself, so that a row's result never depends on its neighbours."""
+    """Rows (float32) scaled in place to unit length, each by itself: a row's result never depends on its neighbours.
+
+    where, first: the set and the row numbers (one each, or that of the first) that an InputError names.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         norms_n = np.sqrt(np.einsum("nd,nd->n", rows_nD, rows_nD))
     wrong = ~(np.isfinite(norms_n) & (norms_n > 0))
@@ -156,7 +175,7 @@ def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndar
 
 
 def check_dtype(dtype: np.dtype, meta: dict, where: str) -> bool:
-    """True for bfloat16, False for float16/32/64; raises InputError for anything else."""
+    """Whether features are bfloat16; False for float16, 32 and 64. Raises InputError for anything else."""
     # ml_dtypes saves bfloat16 as two void bytes; others store its bits as uint16 and say so
     if dtype == np.dtype("V2") or (dtype == np.uint16 and meta.get("dtype") == "bfloat16"):
         return True
@@ -206,8 +225,8 @@ def _load_npz(path: Path) -> FeatureSet:
 def checked(features: FeatureSet) -> FeatureSet:
     """The same set with int64 labels, once its parts are known to fit together."""
     where, labels = features.where, features.labels
-    if len(features.rows.shape) != 2 or min(features.rows.shape) == 0:
-        raise InputError(f"{where}: features of shape {features.rows.shape}, expected N×D with at least one row")
+    if len(features.stored.shape) != 2 or min(features.stored.shape) == 0:
+        raise InputError(f"{where}: features of shape {features.stored.shape}, expected N×D with at least one row")
     if labels.dtype.kind not in "iu" or labels.shape != (len(features),):
         raise InputError(
             f"{where}: labels of type {labels.dtype} and shape {labels.shape} for {len(features)} rows of features; "
@@ -226,7 +245,7 @@ def checked(features: FeatureSet) -> FeatureSet:
             raise InputError(f"{where}: names.txt names {twice!r} twice; expected one line an identity")
     if features.paths is not None and len(features.paths) != len(features):
         raise InputError(f"{where}: paths.txt has {len(features.paths)} lines for {len(features)} rows of features")
-    return FeatureSet(features.rows, labels.astype(np.int64), where, features.names, features.paths, features.meta)
+    return replace(features, labels=labels.astype(np.int64))
 
 
 def write_features(

@@ -18,8 +18,10 @@ UNITS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a gallery; `start` is the place of the first, `segment` the index of the smallest size that
-    holds them all."""
+    """Consecutive rows of a gallery, as they are scored (float32, B×D).
+
+    start: place of the first. segment: index of the smallest nested size that holds them all.
+    """
 
     start: int
     segment: int
@@ -45,7 +47,7 @@ class Gallery:
     """Nested sets of distractors: the first `sizes[i]` places of one order.
 
     Args:
-        features: the distractors.
+        features: the distractors, N rows.
         sizes: numbers of distractors, ascending; sizes count rows before `dropped` ones are taken out.
         seed: None takes the rows in file order, as the devkit's lists do; a number draws a seeded order.
         dropped: rows (bool, N) that take no part, such as those of a noise list.

@@ -7,6 +7,7 @@ insightface noisy distractors leave the gallery (its script pushes them far away
             raises scores.
 """
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -51,8 +52,7 @@ def choose(features: FeatureSet, kept: np.ndarray) -> FeatureSet:
     """The chosen rows (bool, N) as a set of their own, in memory."""
     rows = np.flatnonzero(kept)
     paths = None if features.paths is None else [features.paths[i] for i in rows.tolist()]
-    held = ArrayRows(features.rows.take(rows))
-    return FeatureSet(held, features.labels[rows], features.where, features.names, paths, features.meta)
+    return replace(features, stored=ArrayRows(features.stored.take(rows)), labels=features.labels[rows], paths=paths)
 
 
 def replace_noisy(features: FeatureSet, noisy: np.ndarray, seed: int = 0) -> FeatureSet:
@@ -68,6 +68,4 @@ def replace_noisy(features: FeatureSet, noisy: np.ndarray, seed: int = 0) -> Fea
         if peers.any():
             mean = normalise(clean[peers].sum(axis=0, keepdims=True).astype(np.float32))[0]
             rows[at] = mean + rng.uniform(-SHAKE, SHAKE, rows.shape[1])
-    return FeatureSet(
-        ArrayRows(normalise(rows)), features.labels, features.where, features.names, features.paths, features.meta
-    )
+    return replace(features, stored=ArrayRows(normalise(rows)))

@@ -1,4 +1,4 @@
-"""Features of people who do not exist: von Mises–Fisher identities of a chosen difficulty, at any scale, on no disk.
+"""Simulated features: von Mises–Fisher identities of a chosen difficulty, drawn block by block and never stored.
 
 An identity is a direction drawn evenly from the sphere; its images are drawn around it with one concentration, set by
 the cosine that two images of one identity have on average. Every distractor is an image of a further identity, which
@@ -22,7 +22,8 @@ class UniformRows:
     """Rows uniform on the sphere; any block of them can be drawn again."""
 
     def __init__(self, rows: int, dimension: int, seed: int):
-        self.shape, self.seed = (rows, dimension), seed
+        self.shape: tuple[int, ...] = (rows, dimension)
+        self.seed = seed
         self._chunk: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def _draw(self, chunk: int) -> np.ndarray:

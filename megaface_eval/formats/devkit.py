@@ -3,7 +3,6 @@
 python -m megaface_eval.devkit pack facescrub_features_list.json facescrub _arcface.bin --output probes
 """
 
-import argparse
 import json
 import struct
 import sys
@@ -13,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from megaface_eval.command import Parser, answer, check_writable, new_folder, read_json
-from megaface_eval.errors import InputError
+from megaface_eval.errors import InputError, answer
 from megaface_eval.features.feature_set import write_features
+from megaface_eval.files import check_writable, output_folder, read_json
+from recordio_tools.command_line import Parser
 
 FLOATS = {5: np.float32, 6: np.float64}  # OpenCV's CV_32F and CV_64F
 HEADER = struct.Struct("<4i")
@@ -71,58 +71,56 @@ def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
 
     Labels number the ids in order of first mention; a list without ids (distractors) gets a label a row.
     """
-    if output.exists():
-        raise InputError(f"{output} exists; choose another --output or remove it")
     check_writable(output)
     paths, ids = read_list(list_path)
-    rows, dimension = None, 0
+    dimension = read_bin(root / f"{paths[0]}{suffix}").size
+    features = np.empty((len(paths), dimension), np.float32)
     for i, path in enumerate(tqdm(paths, unit="file", delay=2)):
         vector = read_bin(root / f"{path}{suffix}").ravel()
-        if rows is None:
-            dimension = len(vector)
-            rows = np.empty((len(paths), dimension), np.float32)
         if len(vector) != dimension:
             raise InputError(
                 f"{root / (path + suffix)}: {len(vector)} dimensions, the files before it have {dimension}"
             )
-        rows[i] = vector
+        features[i] = vector
     names = list(dict.fromkeys(ids)) if ids else None
     number = {name: i for i, name in enumerate(names or [])}
-    labels = [number[one] for one in ids] if ids else np.arange(len(paths))
+    labels = np.array([number[one] for one in ids]) if ids else np.arange(len(paths))
     meta = {"method": suffix.removesuffix(".bin").strip("_"), "source": str(list_path), "dimension": dimension}
-    with new_folder(output) as folder:
-        write_features(folder, rows, labels, names, paths, meta)
+    with output_folder(output) as folder:
+        write_features(folder, features, labels, names, paths, meta)
     return len(paths)
 
 
-def result_files(
-    name: str, size: int, query: np.ndarray, mate: np.ndarray, ranks: np.ndarray, cmc: dict, roc: dict
-) -> dict[str, bytes]:
-    """The devkit's two result files for one method: CMC with ROC, and the rank of every probe for each mate.
-
-    Item i of the matches is the i-th image that was put among the distractors; its probes are the images that looked
-    for it. Ranks count from 0.
-    """
+def result_files(name: str, size: int, curves: bytes, matches: bytes) -> dict[str, bytes]:
+    """The devkit's two result files for one method, by their names there."""
     stem = f"facescrub_megaface_{name.replace('/', '_')}_{size}_1.json"
-    curves = {"cmc": [cmc["rank"], cmc["recall"]], "roc": [roc["far"], roc["tar"]]}
+    return {f"cmc_{stem}": curves, f"matches_{stem}": matches}
+
+
+def encode_curves(cmc: tuple[list, list], roc: tuple[list, list]) -> bytes:
+    """CMC (ranks from 0, shares found) and ROC (FAR, TAR) as the devkit writes them."""
+    return json.dumps({"cmc": cmc, "roc": roc}).encode()
+
+
+def encode_matches(query: np.ndarray, mate: np.ndarray, ranks: np.ndarray) -> bytes:
+    """The rank (from 0) of every trial's mate (T each) as the devkit writes them.
+
+    Item i is the i-th image that was put among the distractors; its probes are the images that looked for it.
+    """
     order = np.lexsort((query, mate))
     edges = np.flatnonzero(np.diff(mate[order])) + 1
     matches = [
         {"probes": {"idx": query[part].tolist(), "rank": ranks[part].tolist()}} for part in np.split(order, edges)
     ]
-    return {
-        f"cmc_{stem}": json.dumps(curves).encode(),
-        f"matches_{stem}": json.dumps(matches).encode(),
-    }
+    return json.dumps(matches).encode()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """`pack` a tree of feature files; 0 done, 2 the user's mistake."""
     parser = Parser(
         prog="python -m megaface_eval.devkit",
-        description=__doc__.splitlines()[0],
-        epilog="example:\n  " + __doc__.splitlines()[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=str(__doc__).splitlines()[0],
+        epilog="example:\n  " + str(__doc__).splitlines()[2],
     )
     pack = parser.add_subparsers(dest="action", required=True).add_parser(
         "pack", help="a tree of .bin files to a feature set"

@@ -1,56 +1,26 @@
 """Ten-fold verification on packs such as lfw.bin: pairs of images, and features of them in the pack's order.
 
-Convention: the features of an image and of its mirror image are summed and normalised; the distance is the squared L2
-of the pair; in each of ten folds the threshold (0 to 4 by 0.01) that is best on the other nine is used; the accuracy is
-the mean of the ten.
+Convention, ArcFace's of LFW's: the features of an image and of its mirror image are summed and normalised; the distance
+is the squared L2 of the pair; in each of ten folds the threshold (0 to 4 by 0.01) that is best on the other nine is
+used; the accuracy is the mean of the ten.
 """
 
-import argparse
-import io
 import json
-import pickle
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from megaface_eval.command import Parser, answer, new_folder
-from megaface_eval.errors import InputError
+from megaface_eval.errors import InputError, answer
 from megaface_eval.features.feature_set import FeatureSet, load_features, normalise, to_float32
+from megaface_eval.files import check_writable, output_folder
+from recordio_tools.command_line import Parser
+from recordio_tools.sources.bins import Pack, read_pack
 
 FOLDS = 10
 PNG = b"\x89PNG"
 THRESHOLDS = np.arange(0, 4, 0.01)
-ALLOWED = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
-}  # fmt: skip
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds arrays and plain values, and nothing that could run code."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) in ALLOWED:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a pack")
-
-
-def read_pack(path: str | Path) -> tuple[list[bytes], np.ndarray]:
-    """Encoded images (2P) and whether each pair is of one person (bool, P) of a pack; pair i is images 2i and 2i+1."""
-    try:
-        images, same = _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="bytes").load()
-        images = [bytes(np.asarray(one, np.uint8)) if isinstance(one, np.ndarray) else bytes(one) for one in images]
-        same = np.array([bool(one) for one in same])
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; expected a verification pack such as lfw.bin") from error
-    except Exception as error:  # a damaged pickle can raise anything at all
-        raise InputError(f"{path}: not a verification pack ({' '.join(str(error).split())})") from error
-    if len(images) != 2 * len(same) or len(same) == 0:
-        raise InputError(f"{path}: {len(images)} images for {len(same)} pairs, expected two a pair")
-    return images, same
 
 
 @dataclass(frozen=True)
@@ -82,25 +52,38 @@ def ten_fold(distances: np.ndarray, same: np.ndarray, folds: int = FOLDS) -> Ten
 
 def pack_distances(features: FeatureSet, mirrored: FeatureSet | None = None) -> np.ndarray:
     """Squared L2 of consecutive rows (P, float64), with the mirror images' features added if given."""
-    rows = features.rows.read(0, len(features)).astype(np.float64)
+    rows = features.stored.read(0, len(features)).astype(np.float64)
     if mirrored is not None:
-        if mirrored.rows.shape != features.rows.shape:
+        if mirrored.stored.shape != features.stored.shape:
             raise InputError(
-                f"{mirrored.where}: shape {mirrored.rows.shape}, expected {features.rows.shape} as {features.where}"
+                f"{mirrored.where}: shape {mirrored.stored.shape}, expected {features.stored.shape} as {features.where}"
             )
-        rows = rows + mirrored.rows.read(0, len(mirrored)).astype(np.float64)
+        rows = rows + mirrored.stored.read(0, len(mirrored)).astype(np.float64)
     unit = normalise(to_float32(rows), features.where).astype(np.float64)
     return ((unit[0::2] - unit[1::2]) ** 2).sum(axis=1)
+
+
+def open_pack(path: Path) -> Pack:
+    """A pack of at least one pair. Raises UserError for anything else."""
+    expected = "expected a verification pack such as lfw.bin"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {expected}")
+    try:
+        pack = read_pack(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {expected}") from error
+    if len(pack.same) == 0:
+        raise InputError(f"{path}: holds no pairs; {expected}")
+    return pack
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Score a pack, or take its images out; 0 done, 2 the user's mistake."""
     parser = Parser(
         prog="python -m megaface_eval.packs",
-        description=__doc__.splitlines()[0],
+        description=str(__doc__).splitlines()[0],
         epilog="examples:\n  python -m megaface_eval.packs lfw.bin --images lfw_images\n"
         "  python -m megaface_eval.packs lfw.bin --features lfw_features --mirrored lfw_mirrored",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pack", type=Path, help="a verification pack such as lfw.bin, cfp_fp.bin, agedb_30.bin")
     parser.add_argument("--features", type=Path, help="feature set of the pack's images in order")
@@ -110,39 +93,46 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        images, same = read_pack(options.pack)
+        pack = open_pack(options.pack)
         if options.images is not None:
-            _write_images(images, options.images)
+            write_images(pack.images, options.images)
+            print(f"{len(pack.images)} images in {options.images}")
         if options.features is not None:
-            _print_score(options, same)
+            scores = scores_of(pack.same, options.features, options.mirrored)
+            print_scores(scores, len(pack.same), options.json)
 
     return answer(work)
 
 
-def _write_images(images: list[bytes], folder: Path) -> None:
-    if folder.exists():
-        raise InputError(f"{folder} exists; choose another folder for the images")
-    with new_folder(folder) as inner:
+def write_images(images: list[bytes], folder: Path) -> None:
+    """Write encoded images into a new folder, numbered in order."""
+    check_writable(folder)
+    with output_folder(folder) as inner:
         for i, image in enumerate(images):
             (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)
-    print(f"{len(images)} images in {folder}")
 
 
-def _print_score(options: argparse.Namespace, same: np.ndarray) -> None:
-    features = load_features(options.features)
+def scores_of(same: np.ndarray, features_path: Path, mirrored_path: Path | None) -> dict[str, TenFold]:
+    """Scores of a pack's pairs (bool, P) without, and with features of the mirror images also with, the flip."""
+    features = load_features(features_path)
     if len(features) != 2 * len(same):
         raise InputError(
             f"{features.where}: {len(features)} rows for {len(same)} pairs, expected two a pair in pack order"
         )
-    mirrored = load_features(options.mirrored) if options.mirrored else None
+    mirrored = load_features(mirrored_path) if mirrored_path is not None else None
     scores = {"without flip": ten_fold(pack_distances(features), same)}
     if mirrored is not None:
         scores["with flip"] = ten_fold(pack_distances(features, mirrored), same)
-    if options.json:
+    return scores
+
+
+def print_scores(scores: dict[str, TenFold], pairs: int, as_json: bool) -> None:
+    """The scores on stdout, a line each or as JSON."""
+    if as_json:
         print(json.dumps({name: vars(score) for name, score in scores.items()}))
         return
     for name, score in scores.items():
-        print(f"{len(same)} pairs, {name}: {100 * score.accuracy:.2f} ± {100 * score.spread:.2f} %")
+        print(f"{pairs} pairs, {name}: {100 * score.accuracy:.2f} ± {100 * score.spread:.2f} %")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Score cohorts: a cosine is judged by how near its two sides lie to a crowd of others.
+"""Score normalisation by a cohort: a cosine counts for less where its two sides lie close to many other people.
 
 For a row x, m(x) is the mean cosine to its k nearest members of the cohort (any feature set; a trained memory's
 centroids, for one). The gallery form scores s(q, x) - w·m(x); the symmetric form s(q, x) - w·m(x) - w·m(q), which ranks
@@ -19,9 +19,21 @@ FORMS = ("gallery", "symmetric")
 MARGIN = 8  # further members looked at beyond k, so that rounding near the k-th place cannot lose one
 
 
+@dataclass(frozen=True, kw_only=True)
+class CohortRule:
+    """How many nearest members count, what share of their mean cosine is taken off, and in which of FORMS."""
+
+    k: int
+    weight: float
+    form: str
+
+
 @dataclass(frozen=True)
 class Cohort:
-    """members_KD: unit rows. k: how many of the nearest count. weight: w. form: `gallery` or `symmetric`."""
+    """Normalises scores: the cohort's members_KD (unit rows, float32), and a rule as `CohortRule` says (weight: w).
+
+    Raises InputError for a k or a weight out of range.
+    """
 
     members_KD: np.ndarray
     k: int = 20
@@ -35,9 +47,9 @@ class Cohort:
             raise InputError(f"cohort weight {self.weight}: expected a value above 0 and at most 2")
 
     @classmethod
-    def of(cls, features: FeatureSet, k: int, weight: float, form: str) -> "Cohort":
-        """A cohort of all rows of a feature set."""
-        return cls(features.unit(0, len(features)), k, weight, form)
+    def of(cls, features: FeatureSet, rule: CohortRule) -> "Cohort":
+        """A cohort of all rows of a feature set. Raises InputError for a rule that cannot be applied to it."""
+        return cls(features.unit(0, len(features)), rule.k, rule.weight, rule.form)
 
     def closeness(self, rows_nD: np.ndarray) -> np.ndarray:
         """m(x) of unit rows, float64 (n)."""

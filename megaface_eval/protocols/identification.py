@@ -1,4 +1,4 @@
-"""Closed-set identification: at which rank a probe's mate is found among the distractors.
+"""Closed-set identification: at which rank a probe's mate is found among the distractors (MegaFace, CVPR 2016).
 
 Protocols:
     devkit  every ordered pair of one identity's probes: the first is the query, the second alone joins the distractors.
@@ -18,16 +18,28 @@ import numpy as np
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import ArrayRows, FeatureSet
 from megaface_eval.features.gallery import Gallery
-from megaface_eval.processes import Ranks
-from megaface_eval.search.candidates import Scan
-from megaface_eval.search.exact import Thresholds, count_above
-from megaface_eval.search.product import ProductScan
+from megaface_eval.protocols.probes import Probes
+from megaface_eval.search.ranks import Search, Thresholds, count_above
 from megaface_eval.search.scores import score_pairs
 
 PROTOCOLS = ("devkit", "paper")
 TIES = ("devkit", "pessimistic")
-MOST_PAIRS = 50_000_000
 IMPOSTORS = ("distractors", "all")
+MOST_PAIRS = 50_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """One of PROTOCOLS, of TIES and of IMPOSTORS, as the module's head explains them."""
+
+    protocol: str = "devkit"
+    ties: str = "devkit"
+    impostors: str = "distractors"
+
+    @property
+    def pessimistic(self) -> bool:
+        """Whether an equal score beats the mate."""
+        return self.ties == "pessimistic"
 
 
 @dataclass(frozen=True)
@@ -73,53 +85,36 @@ def best_mates(query: np.ndarray, mate: np.ndarray, score: np.ndarray) -> np.nda
     return order[np.diff(query[order], prepend=-1) > 0]
 
 
-def identify(
-    queries_QD: np.ndarray,
-    members_QD: np.ndarray,
-    labels: np.ndarray,
-    gallery: Gallery,
-    *,
-    protocol: str = "devkit",
-    ties: str = "devkit",
-    impostors: str = "distractors",
-    scan: Scan = ProductScan,
-    scale: float = 1.0,
-    ranks: Ranks | None = None,
-    progress: str | None = None,
-) -> Identified:
+def identify(probes: Probes, gallery: Gallery, rules: Rules, search: Search) -> Identified:
     """Rank the mates of every probe among the distractors.
 
-    Args:
-        queries_QD: the probes as queries, unit rows. members_QD: the same images as members of a gallery; another array
-            only where a score cohort tells the two apart.
-        labels: identity of each probe (Q).
-
-    Raises InputError if no identity has two images.
+    gallery: the distractors, extended as the probes' members are. Raises InputError if no identity has two images.
     """
+    labels = probes.labels_Q
     query, mate = mated_pairs(labels)
     if len(query) == 0:
         raise InputError(f"{len(labels)} probes but no identity has two of them; a probe needs a mate to be found")
-    score = _mate_scores(queries_QD, members_QD, query, mate)
-    if protocol == "paper":
+    score = _mate_scores(probes, query, mate)
+    if rules.protocol == "paper":
         kept = best_mates(query, mate, score)
         query, mate, score = query[kept], mate[kept], score[kept]
-    thresholds, place = Thresholds.of(query, score, len(labels))
-    options = {"inclusive": ties == "pessimistic", "scan": scan, "scale": scale, "ranks": ranks}
-    found = count_above(queries_QD, thresholds, gallery, progress=progress, **options)
+    thresholds, place = Thresholds.of(query, score, len(labels), rules.pessimistic)
+    found = count_above(probes.queries_QD, thresholds, gallery, search, scale=probes.scale)
     counts = found.counts[:, place]
-    if impostors == "all":
-        others = Gallery(_as_stored(members_QD, labels), [len(labels)])
-        # the probes are few: every rank counts them all, so nothing is summed over ranks
-        options["ranks"] = None
-        counts = (
-            counts + count_above(queries_QD, thresholds, others, labels=(labels, labels), **options).counts[:, place]
+    if rules.impostors == "all":
+        others = Gallery(_AsStored(ArrayRows(probes.members_QD), labels, "probes"), [len(labels)])
+        # the probes are few: every process counts them all by itself
+        impostors = count_above(
+            probes.queries_QD, thresholds, others, Search(), labels=(labels, labels), scale=probes.scale
         )
+        counts = counts + impostors.counts[:, place]
     row = np.where(found.best_place < 0, -1, gallery.places[found.best_place])
     return Identified(query, mate, score, counts, found.best_score, row)
 
 
-def _mate_scores(queries_QD: np.ndarray, members_QD: np.ndarray, query: np.ndarray, mate: np.ndarray) -> np.ndarray:
+def _mate_scores(probes: Probes, query: np.ndarray, mate: np.ndarray) -> np.ndarray:
     """Scores of all ordered pairs as `mated_pairs` lists them; where both roles are one array, each pair once."""
+    queries_QD, members_QD = probes.queries_QD, probes.members_QD
     if queries_QD is not members_QD:
         return score_pairs(queries_QD, query, members_QD, mate)
     # listed by mate, the pairs are the reverse of those listed by query
@@ -131,12 +126,8 @@ def _mate_scores(queries_QD: np.ndarray, members_QD: np.ndarray, query: np.ndarr
     return score
 
 
-class _UnitRows(FeatureSet):
-    """Rows that are to be scored as they are."""
+class _AsStored(FeatureSet):
+    """A set whose rows are scored as they are stored."""
 
     def unit(self, start: int, stop: int) -> np.ndarray:
-        return self.rows.read(start, stop)
-
-
-def _as_stored(rows_nD: np.ndarray, labels: np.ndarray) -> FeatureSet:
-    return _UnitRows(ArrayRows(rows_nD), labels, "probes")
+        return self.stored.read(start, stop)

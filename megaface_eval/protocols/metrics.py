@@ -5,11 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DRAWS = 1000
-
-
-def hit_rate(ranks: np.ndarray, k: int = 1) -> float | None:
-    """Share of trials whose mate is among the k best; None without trials."""
-    return float((ranks < k).mean()) if len(ranks) else None
+Ends = tuple[float | None, float | None]  # of an interval; both None where there is none
 
 
 def cmc(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,21 +70,21 @@ class Bootstrap:
         hits, trials = self.weights @ tallies.hits, self.weights @ tallies.trials
         return np.divide(hits, trials, out=np.full(len(hits), np.nan), where=trials > 0)
 
-    def interval(self, tallies: Tallies) -> tuple[float, float] | None:
-        """95 % percentile interval of the rate; None where fewer than two identities have trials."""
-        return percentiles(self.rates(tallies)) if (tallies.trials > 0).sum() > 1 else None
+    def interval(self, tallies: Tallies) -> Ends:
+        """95 % percentile interval of the rate; none where fewer than two identities have trials."""
+        return percentiles(self.rates(tallies)) if (tallies.trials > 0).sum() > 1 else (None, None)
 
-    def difference(self, one: Tallies, other: Tallies) -> tuple[float, float] | None:
-        """95 % percentile interval of rate(one) - rate(other) over the same resamples; None as in `interval`."""
+    def difference(self, one: Tallies, other: Tallies) -> Ends:
+        """95 % percentile interval of rate(one) - rate(other) over the same resamples; none as in `interval`."""
         if min((one.trials > 0).sum(), (other.trials > 0).sum()) < 2:
-            return None
+            return None, None
         return percentiles(self.rates(one) - self.rates(other))
 
 
-def percentiles(values: np.ndarray) -> tuple[float, float] | None:
-    """2.5th and 97.5th percentile of the finite values; None without any."""
+def percentiles(values: np.ndarray) -> Ends:
+    """2.5th and 97.5th percentile of the finite values; none without any."""
     values = values[np.isfinite(values)]
     if len(values) == 0:
-        return None
+        return None, None
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -6,32 +6,52 @@ gallery's identities are non-mated probes. The threshold comes from the non-mate
 share of them that reach it. TPIR is the share of mated probes whose mate is at rank 1 and whose score reaches it.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from megaface_eval.features.feature_set import normalise
 from megaface_eval.protocols.metrics import percentiles
+from megaface_eval.protocols.probes import Probes
 
+GALLERIES = ("enrolled", "gallery")
 FPIRS = (1e-3, 1e-2, 1e-1)
 RESAMPLES = 500
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenSetRule:
+    """gallery: `enrolled` probes alone, or the whole `gallery`, distractors too. enrol: images in a template.
+
+    rejections: further scores by which a probe is accepted as known; `norm`, or .npy files beside the features.
+    """
+
+    gallery: str
+    enrol: int
+    rejections: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Split:
-    """One gallery: rows of the probes that are enrolled, by identity; mated and non-mated probe rows."""
+    """One gallery, as rows of the probes (int64).
+
+    enrolled: the rows of each template. mated, nonmated: rows that search it. mate: number of each mated row's
+    template.
+    """
 
     enrolled: list[np.ndarray]
     mated: np.ndarray
-    mate: np.ndarray  # for each mated probe, the number of its template
+    mate: np.ndarray
     nonmated: np.ndarray
 
 
 @dataclass(frozen=True)
 class Searches:
-    """One gallery's searches. correct: bool (mated), the mate is at rank 1. Scores: each probe's highest, or another
-    score by which it is accepted. Identities: those of the probes, for resampling."""
+    """One gallery's searches, by M mated and N non-mated probes.
+
+    correct: bool (M), the mate is at rank 1. Scores: float64, each probe's highest, or another by which it is accepted.
+    Identities: those of the probes, for resampling.
+    """
 
     correct: np.ndarray
     mated_score: np.ndarray
@@ -59,28 +79,26 @@ def split_galleries(labels: np.ndarray, enrol: int = 1, seed: int = 0) -> list[S
 
 def search_split(
     split: Split,
-    queries_QD: np.ndarray,
-    probes_QD: np.ndarray,
-    labels: np.ndarray,
-    as_members: Callable[[np.ndarray], np.ndarray],
+    probes: Probes,
+    *,
     distractor: np.ndarray | None = None,
-    inclusive: bool = False,
+    pessimistic: bool = False,
     acceptance: np.ndarray | None = None,
 ) -> Searches:
     """Search one gallery.
 
     Args:
-        queries_QD: all probes as queries. probes_QD: their plain unit rows, of which templates are made.
-        as_members: unit rows to rows of a gallery (a score cohort adds columns).
+        probes: all probes; templates are made of their unit rows.
         distractor: each probe's highest score among distractors (Q) where these are enrolled too.
-        inclusive: an impostor that scores exactly as the mate does beats it.
+        pessimistic: an impostor that scores exactly as the mate does beats it.
         acceptance: what is compared with the threshold instead of the highest score (Q, higher accepts).
     """
-    means = np.stack([probes_QD[rows].astype(np.float64).mean(axis=0) for rows in split.enrolled])
-    templates = as_members(normalise(means.astype(np.float32), "templates")).astype(np.float64)
+    labels = probes.labels_Q
+    means = np.stack([probes.unit_QD[rows].astype(np.float64).mean(axis=0) for rows in split.enrolled])
+    templates = probes.as_members(normalise(means.astype(np.float32), "templates")).astype(np.float64)
 
     def table(rows: np.ndarray) -> np.ndarray:
-        return np.round(queries_QD[rows].astype(np.float64) @ templates.T, 12)
+        return np.round(probes.queries_QD[rows].astype(np.float64) @ templates.T, 12)
 
     strangers = np.full(len(labels), -np.inf) if distractor is None else distractor
     scores = table(split.mated)
@@ -88,7 +106,7 @@ def search_split(
     own = scores[at].copy()
     scores[at] = -np.inf
     rival = np.maximum(scores.max(axis=1, initial=-np.inf), strangers[split.mated])
-    correct = own > rival if inclusive else own >= rival
+    correct = own > rival if pessimistic else own >= rival
     mated_score = np.maximum(own, rival)
     nonmated_score = np.maximum(table(split.nonmated).max(axis=1, initial=-np.inf), strangers[split.nonmated])
     if acceptance is not None:
@@ -135,14 +153,15 @@ def measure(galleries: list[Searches], resamples: int = RESAMPLES, seed: int = 0
     at = []
     for fpir in FPIRS:
         rates = [tpir_at(gallery, fpir) for gallery in galleries]
-        mean = float(np.mean(rates)) if None not in rates else None
+        measured = [rate for rate in rates if rate is not None]
+        mean = float(np.mean(measured)) if len(measured) == len(rates) else None
         low = high = None
         if mean is not None:
             drawn = [
                 [tpir_at(g, fpir, (w[one], w[other])) for g, (one, other) in zip(galleries, places, strict=True)]
                 for w in draws
             ]
-            low, high = percentiles(np.array(drawn, dtype=float).mean(axis=1)) or (None, None)
+            low, high = percentiles(np.array(drawn, dtype=float).mean(axis=1))
         at.append({"fpir": fpir, "g1": rates[0], "g2": rates[1], "mean": mean, "low": low, "high": high})
     curves = [dict(zip(("fpir", "tpir"), (part.tolist() for part in curve(g)), strict=True)) for g in galleries]
     return {

@@ -4,15 +4,14 @@ Training and test identities are disjoint, so a probe has no training images of 
 similar ones. Counted exactly: cosine strictly above the threshold.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from megaface_eval.errors import InputError
-from megaface_eval.features.feature_set import FeatureSet
+from megaface_eval.features.feature_set import FeatureSet, same_dimension
 from megaface_eval.features.gallery import Gallery
-from megaface_eval.processes import Ranks
-from megaface_eval.search.candidates import Scan
-from megaface_eval.search.exact import Thresholds, count_above
-from megaface_eval.search.product import ProductScan
+from megaface_eval.search.ranks import Search, Thresholds, count_above
 
 SIMILARITY = 0.7  # the paper's; it belongs to its recogniser
 BOUNDS = (5, 2, 1)  # the paper's: at least 5 many, 2 to 4 few, 1 one, 0 zero
@@ -20,22 +19,40 @@ BUCKETS = ("many", "few", "one", "zero")
 SAMPLE = (512, 8192)  # probes and training rows whose pairs a quantile is taken over
 
 
-def count_similar(
-    probes: FeatureSet,
-    train: FeatureSet,
-    threshold: float,
-    *,
-    scan: Scan = ProductScan,
-    ranks: Ranks | None = None,
-    progress: str | None = None,
-) -> np.ndarray:
+@dataclass(frozen=True, kw_only=True)
+class ShotRule:
+    """bounds: lowest counts of many, few and one. similarity: the cosine above which a training image counts.
+
+    quantile: takes that cosine from the data instead, see `quantile_threshold`.
+    """
+
+    bounds: tuple[int, int, int]
+    similarity: float
+    quantile: float | None
+
+
+@dataclass(frozen=True)
+class PseudoShots:
+    """similar_Q: number of similar training images of each probe, int64. similarity: the cosine it was counted at."""
+
+    similar_Q: np.ndarray
+    similarity: float
+
+
+def pseudo_shots(probes: FeatureSet, train: FeatureSet, rule: ShotRule, search: Search, seed: int = 0) -> PseudoShots:
+    """Count each probe's similar training images. Both sets are one recogniser's. seed: of a quantile's sample."""
+    similarity = rule.similarity
+    if rule.quantile is not None:
+        similarity = quantile_threshold(probes, train, rule.quantile, seed)
+    return PseudoShots(count_similar(probes, train, similarity, search), similarity)
+
+
+def count_similar(probes: FeatureSet, train: FeatureSet, threshold: float, search: Search) -> np.ndarray:
     """Number of training rows with cosine strictly above the threshold to each probe, int64 (Q)."""
     same_dimension(probes, train)
     queries = np.arange(len(probes))
     thresholds, place = Thresholds.of(queries, np.full(len(probes), threshold), len(probes))
-    gallery = Gallery(train, [len(train)])
-    rows = probes.unit(0, len(probes))
-    found = count_above(rows, thresholds, gallery, scan=scan, ranks=ranks, progress=progress)
+    found = count_above(probes.unit(0, len(probes)), thresholds, Gallery(train, [len(train)]), search)
     return found.counts[0, place]
 
 
@@ -85,12 +102,3 @@ def parse_bounds(text: str) -> tuple[int, int, int]:
         if many > few > one > 0:
             return many, few, one
     raise InputError(f"shots {text!r}: expected three falling numbers, the fewest of many, few and one, such as 5,2,1")
-
-
-def same_dimension(one: FeatureSet, other: FeatureSet) -> None:
-    """Raise InputError unless two sets can be compared."""
-    if one.dimension != other.dimension:
-        raise InputError(
-            f"{one.where} has {one.dimension} dimensions and {other.where} {other.dimension}; "
-            "expected features of one recogniser: extract both with the same one"
-        )

@@ -20,9 +20,10 @@ STRIP = 256  # probes at a time
 
 @dataclass(frozen=True)
 class Pairs:
-    """Scores of mated pairs (M) and non-mated pairs (N, descending), with the identities (0 … I-1) each is between.
+    """All pairs of probes of I identities, numbered from 0.
 
-    images: number of images of each identity (I), over which the pairs were formed.
+    mated, nonmated: scores, float64 (M and N), the latter descending. mated_identity (M), nonmated_identities (N×2):
+    the identities of each pair. images: number of images of each identity (I).
     """
 
     mated: np.ndarray
@@ -143,7 +144,7 @@ def verify(pairs: Pairs, resamples: int = RESAMPLES, seed: int = 0, progress: st
     drawn = np.array([weighted_tar(top, weights) for weights in bar])
     at = []
     for i, (level, rate) in enumerate(zip(FARS, rates, strict=True)):
-        low, high = (percentiles(drawn[:, i]) if rate is not None else None) or (None, None)
+        low, high = percentiles(drawn[:, i]) if rate is not None else (None, None)
         at.append({"far": level, "tar": rate, "low": low, "high": high})
     return {
         "mated_pairs": len(pairs.mated),

@@ -1,14 +1,12 @@
 """Every convention behind a report's figures, in a line each."""
 
-from argparse import Namespace
-
 import numpy as np
 
-from megaface_eval.evaluate import Result
-from megaface_eval.inputs import Inputs
+from megaface_eval.evaluate import Evaluation
 from megaface_eval.protocols.metrics import DRAWS
 from megaface_eval.protocols.verification import MOST_PROBES
-from megaface_eval.report.plots import size_name
+from megaface_eval.report.wording import size_name
+from megaface_eval.settings import Settings
 
 NAMED = 8  # identities of a sample, before the list is cut short
 
@@ -31,39 +29,39 @@ OPEN_SET = {
 }
 
 
-def conventions_of(
-    options: Namespace, inputs: Inputs, similarity: float | None, sizes: list[int], first: Result
-) -> list[str]:
+def conventions_of(evaluation: Evaluation) -> list[str]:
     """The conventions in force for one run."""
-    probes = inputs.methods[0].probes
+    settings, probes, first = evaluation.settings, evaluation.loaded.probes, evaluation.results[0]
+    rules, cohort, open_set = settings.rules, settings.cohort, settings.open_set
     alone = len(probes) - len(np.unique(first.found.query))
-    order = "in file order" if options.order == "file" else f"drawn with seed {options.seed}"
-    nested = ", ".join(size_name(size) for size in sizes)
+    order = f"drawn with seed {settings.seed}" if settings.seeded else "in file order"
+    nested = ", ".join(size_name(size) for size in settings.sizes)
     lines = [
         "Score: cosine of the features as stored, summed in float64; ranks are exact and do not depend on block size, "
         "search engine or number of processes.",
-        PROTOCOL[options.protocol],
-        TIES[options.ties],
-        IMPOSTORS[options.impostors],
+        PROTOCOL[rules.protocol],
+        TIES[rules.ties],
+        IMPOSTORS[rules.impostors],
         f"Gallery: nested sets of {nested} distractors, {order}.",
-        _shots(options, similarity),
+        _shots(settings, evaluation.shots and evaluation.shots.similarity),
         f"Intervals: 95 %, {DRAWS} bootstrap resamples of identities, the same for every method and column "
         "(fewer for verification and open set).",
         _verification(first.verification, len(np.unique(probes.labels))),
     ]
-    if options.open_set != "off":
+    if open_set is not None:
         lines.append(
-            f"Open set: identities split into G1 and G2 with seed {options.seed}, {options.enrol} image(s) a template; "
-            f"{OPEN_SET[options.open_set]}; threshold from non-mated probes' highest scores; TPIR needs rank 1 too."
+            f"Open set: identities split into G1 and G2 with seed {settings.seed}, {open_set.enrol} image(s) a "
+            f"template; {OPEN_SET[open_set.gallery]}; threshold from non-mated probes' highest scores; TPIR needs rank "
+            "1 too."
         )
-    if options.cohort:
+    if first.method.cohort is not None:
         lines.append(
-            f"Cohort: scores less {options.cohort_weight:g} × the mean cosine to the {options.cohort_k} nearest "
-            f"members, {options.cohort_form} form."
+            f"Cohort: scores less {cohort.weight:g} × the mean cosine to the {cohort.k} nearest members, "
+            f"{cohort.form} form."
         )
     if alone:
         lines.append(f"Probes without a mate: {alone}; they are in no figure.")
-    lines.append(f"Noise: {options.noise}." + "".join(f" {what}." for what in inputs.removed))
+    lines.append(f"Noise: {settings.noise.mode}." + "".join(f" {what}." for what in evaluation.loaded.removed))
     return lines
 
 
@@ -85,14 +83,15 @@ def _verification(figures: dict | None, identities: int) -> str:
     )
 
 
-def _shots(options: Namespace, similarity: float | None) -> str:
+def _shots(settings: Settings, similarity: float | None) -> str:
     if similarity is None:
         return "Pseudo-shots: not measured (give --train and --probes-recogniser)."
     rule = "the given threshold"
-    if options.similarity_quantile is not None:
-        rule = f"the {options.similarity_quantile:g} quantile of a seeded sample of probe-to-training cosines"
-    whose = "the recogniser" if options.probes_recogniser or options.simulate else "the method's own features"
-    bounds = ", ".join(map(str, options.shots))
+    if settings.shots.quantile is not None:
+        rule = f"the {settings.shots.quantile:g} quantile of a seeded sample of probe-to-training cosines"
+    own = settings.sources.recogniser is None and not settings.sources.simulated
+    whose = "the method's own features" if own else "the recogniser"
+    bounds = ", ".join(map(str, settings.shots.bounds))
     return (
         f"Pseudo-shots: training images with cosine strictly above {similarity:.4g} ({rule}) under {whose}; "
         f"many, few and one begin at {bounds}."

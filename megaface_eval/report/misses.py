@@ -9,50 +9,44 @@ from PIL import Image, UnidentifiedImageError
 
 from megaface_eval.features.feature_set import FeatureSet
 from megaface_eval.protocols.identification import Identified
+from megaface_eval.report.schema import Miss, MissImage
+from megaface_eval.settings import Sources
 
 SHOWN = 12
 THUMBNAIL = 84  # pixels
 
 
-def worst_misses(
-    found: Identified,
-    probes: FeatureSet,
-    distractors: FeatureSet,
-    images: tuple[Path | None, Path | None] = (None, None),
-) -> list[dict]:
-    """Up to SHOWN missed trials, one a probe, widest margin first.
-
-    images: folders that the paths of the probes and of the distractors start from; None shows no thumbnails.
-    """
+def worst_misses(found: Identified, probes: FeatureSet, distractors: FeatureSet, sources: Sources) -> list[Miss]:
+    """Up to SHOWN missed trials, one a probe, widest margin first; thumbnails where the sources name image folders."""
     margin = found.best_score[found.query] - found.score
     missed = np.flatnonzero((found.ranks[-1] > 0) & (margin > 0))
     missed = missed[np.argsort(-margin[missed], kind="stable")]
     _, first = np.unique(found.query[missed], return_index=True)
     shown = missed[np.sort(first)][:SHOWN]
-    records = []
+    misses = []
     for trial in shown.tolist():
         query, mate = int(found.query[trial]), int(found.mate[trial])
         other = int(found.best_row[query])
-        records.append(
-            {
-                "identity": probes.name_of(int(probes.labels[query])),
-                "rank": int(found.ranks[-1, trial]) + 1,
-                "mate_score": float(found.score[trial]),
-                "distractor_score": float(found.best_score[query]),
-                "images": [
-                    _side("probe", probes, query, images[0]),
-                    _side("mate", probes, mate, images[0]),
-                    _side("distractor", distractors, other, images[1]),
+        misses.append(
+            Miss(
+                identity=probes.name_of(int(probes.labels[query])),
+                rank=int(found.ranks[-1, trial]) + 1,
+                mate_score=float(found.score[trial]),
+                distractor_score=float(found.best_score[query]),
+                images=[
+                    _image("probe", probes, query, sources.probe_images),
+                    _image("mate", probes, mate, sources.probe_images),
+                    _image("distractor", distractors, other, sources.distractor_images),
                 ],
-            }
+            )
         )
-    return records
+    return misses
 
 
-def _side(role: str, features: FeatureSet, row: int, root: Path | None) -> dict:
+def _image(role: str, features: FeatureSet, row: int, root: Path | None) -> MissImage:
     path = features.paths[row] if features.paths is not None else None
     thumbnail = thumbnail_of(root / path) if root is not None and path is not None else None
-    return {"role": role, "row": row, "path": path, "thumbnail": thumbnail}
+    return MissImage(role=role, row=row, path=path, thumbnail=thumbnail)
 
 
 def thumbnail_of(path: Path) -> str | None:

@@ -1,14 +1,20 @@
 """Figures of a report, drawn with matplotlib."""
 
 import io
+from collections.abc import Sized
+from itertools import cycle
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from megaface_eval.report.schema import ColumnHead, MethodReport, OpenSet, Report, Verification
+from megaface_eval.report.wording import percent, size_name
+
 COLOURS = ("#0b6e99", "#d1495b", "#2e7d32", "#b07d00", "#6a4c93", "#5c6770", "#e07a1f", "#008080")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -22,14 +28,24 @@ STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "path",
 }
+STYLED = matplotlib.rc_context(STYLE)
 
 
-def size_name(size: int) -> str:
-    """1M, 100K, 2.5K, 10."""
-    for unit, letter in ((1_000_000, "M"), (1_000, "K")):
-        if size >= unit and size % (unit // 10) == 0:
-            return f"{size / unit:g}{letter}"
-    return f"{size:,}"
+def draw(report: Report) -> dict[str, Figure]:
+    """Every figure by name, drawn from the report's contents alone; none for a protocol that was not run."""
+    methods = report.methods
+    figures = {"cmc": cmc_figure(methods, report.gallery.size), "sizes": sizes_figure(methods)}
+    verified = {m.name: m.verification for m in methods if m.verification and m.verification.eer is not None}
+    if verified:
+        figures["roc"] = roc_figure(verified)
+    opened = {
+        m.name: m.open_set for m in methods if m.open_set and all(curve.fpir for curve in m.open_set["cosine"].curves)
+    }
+    if opened:
+        figures["open-set"] = open_set_figure(opened)
+    figures["bars"] = bars_figure(methods, report.columns)
+    figures["scores"] = scores_figure(methods)
+    return figures
 
 
 def to_svg(figure: Figure) -> str:
@@ -69,102 +85,100 @@ def _sizes_on(axes, sizes: list[int]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def cmc_figure(methods: list[dict], gallery: int) -> Figure:
+@STYLED
+def cmc_figure(methods: list[MethodReport], gallery: int) -> Figure:
     """CMC of every method in the largest gallery; rank on a log axis, to the end of the gallery."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
-        for method, colour in zip(methods, _colours(methods), strict=True):
-            curve = method["cmc"]
-            rank = np.append(np.asarray(curve["rank"]) + 1, gallery + 1)
-            recall = np.append(curve["recall"], curve["recall"][-1])
-            label = f"{_plain(method['name'])} ({100 * recall[0]:.2f})"
-            axes.step(rank, recall, where="post", color=colour, label=label, linewidth=1.8)
-        axes.set(xscale="log", xlim=(1, gallery + 1), xlabel="rank", ylabel="mates found, %")
-        axes.set_title(f"Cumulative match, {size_name(gallery)} distractors (rank-1, %)")
-        _percent(axes)
-        axes.set_ylim(top=1.005)
-        axes.legend(loc="lower right")
+    figure, axes = _axes()
+    for method, colour in zip(methods, _colours(methods), strict=True):
+        curve = method.cmc
+        rank = np.append(np.asarray(curve.rank) + 1, gallery + 1)
+        recall = np.append(curve.recall, curve.recall[-1])
+        label = f"{_plain(method.name)} ({100 * recall[0]:.2f})"
+        axes.step(rank, recall, where="post", color=colour, label=label, linewidth=1.8)
+    axes.set(xscale="log", xlim=(1, gallery + 1), xlabel="rank", ylabel="mates found, %")
+    axes.set_title(f"Cumulative match, {size_name(gallery)} distractors (rank-1, %)")
+    _percent(axes)
+    axes.set_ylim(top=1.005)
+    axes.legend(loc="lower right")
     return figure
 
 
-def sizes_figure(methods: list[dict]) -> Figure:
+@STYLED
+def sizes_figure(methods: list[MethodReport]) -> Figure:
     """Rank-1 against the size of the gallery, with 95 % intervals."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
-        for method, colour in zip(methods, _colours(methods), strict=True):
-            rows = method["sizes"]
-            x, y = [row["gallery"] for row in rows], [row["rate"] for row in rows]
-            axes.plot(x, y, color=colour, marker="o", markersize=4, label=_plain(method["name"]))
-            if all(row["low"] is not None for row in rows):
-                band = [[row[end] for row in rows] for end in ("low", "high")]
-                axes.fill_between(x, *band, color=colour, alpha=0.15, linewidth=0)
-        _sizes_on(axes, [row["gallery"] for row in methods[0]["sizes"]])
-        axes.set(xlabel="distractors", ylabel="rank-1, %", title="Rank-1 as the gallery grows (band: 95 % interval)")
-        _percent(axes)
-        axes.legend(loc="lower left")
+    figure, axes = _axes()
+    for method, colour in zip(methods, _colours(methods), strict=True):
+        x = [size.gallery for size in method.sizes]
+        rate, low, high = (
+            np.array([getattr(size, part) for size in method.sizes], float) for part in ("rate", "low", "high")
+        )
+        axes.plot(x, rate, color=colour, marker="o", markersize=4, label=_plain(method.name))
+        if np.isfinite(low).all():
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    _sizes_on(axes, [size.gallery for size in methods[0].sizes])
+    axes.set(xlabel="distractors", ylabel="rank-1, %", title="Rank-1 as the gallery grows (band: 95 % interval)")
+    _percent(axes)
+    axes.legend(loc="lower left")
     return figure
 
 
-def bars_figure(methods: list[dict], columns: list[dict]) -> Figure:
+@STYLED
+def bars_figure(methods: list[MethodReport], columns: list[ColumnHead]) -> Figure:
     """Rank-1 of every measured column, with 95 % intervals; an empty column says so."""
-    shown = [c for c in columns if any(m["cells"][c["key"]]["probes"] is not None for m in methods)]
+    shown = [c for c in columns if any(m.cells[c.key].probes is not None for m in methods)]
     width = 0.8 / len(methods)
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(max(7.0, 1.1 * len(shown)))
-        for i, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
-            for x, column in enumerate(shown):
-                cell, at = method["cells"][column["key"]], x + (i - (len(methods) - 1) / 2) * width
-                if cell["rate"] is None:
-                    axes.text(at, 0, "n = 0", ha="center", va="bottom", color="#8a939b", fontsize=8)
-                    continue
-                label = _plain(method["name"]) if x == _first(method, shown) else None
-                axes.bar(at, cell["rate"], width * 0.92, color=colour, label=label)
-                if cell["low"] is not None:
-                    ends = [[max(cell["rate"] - cell["low"], 0)], [max(cell["high"] - cell["rate"], 0)]]
-                    axes.errorbar(at, cell["rate"], ends, color="#2b3238", capsize=3, linewidth=1)
-        axes.set_xticks(range(len(shown)), [_plain(column["title"]) for column in shown])
-        axes.grid(axis="x", visible=False)
-        axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")
-        _percent(axes)
-        if len(methods) > 1:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    figure, axes = _axes(max(7.0, 1.1 * len(shown)))
+    for i, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
+        for x, column in enumerate(shown):
+            cell, at = method.cells[column.key], x + (i - (len(methods) - 1) / 2) * width
+            if cell.rate is None:
+                axes.text(at, 0, "n = 0", ha="center", va="bottom", color="#8a939b", fontsize=8)
+                continue
+            label = _plain(method.name) if x == _first(method, shown) else None
+            axes.bar(at, cell.rate, width * 0.92, color=colour, label=label)
+            if cell.low is not None and cell.high is not None:
+                ends = [[max(cell.rate - cell.low, 0)], [max(cell.high - cell.rate, 0)]]
+                axes.errorbar(at, cell.rate, ends, color="#2b3238", capsize=3, linewidth=1)
+    axes.set_xticks(range(len(shown)), [_plain(column.title) for column in shown])
+    axes.grid(axis="x", visible=False)
+    axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")
+    _percent(axes)
+    if len(methods) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     return figure
 
 
-def roc_figure(methods: list[dict]) -> Figure:
-    """TAR against FAR, FAR on a log axis."""
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
-        for method, colour in zip(methods, _colours(methods), strict=True):
-            curve = method["verification"]["roc"]
-            label = f"{_plain(method['name'])} (EER {100 * method['verification']['eer']:.2f})"
-            axes.step(curve["far"], curve["tar"], where="post", color=colour, label=label, linewidth=1.8)
-        axes.set(xscale="log", xlabel="FAR", ylabel="TAR, %", title="Verification of probe pairs (EER, %)")
-        _percent(axes)
-        axes.set_ylim(top=1.005)
-        axes.legend(loc="lower right")
+@STYLED
+def roc_figure(verified: dict[str, Verification]) -> Figure:
+    """TAR of every method (by name) against FAR, FAR on a log axis."""
+    figure, axes = _axes()
+    for (method, found), colour in zip(verified.items(), _colours(verified), strict=True):
+        label = f"{_plain(method)} (EER {percent(found.eer)})"
+        axes.step(found.roc.far, found.roc.tar, where="post", color=colour, label=label, linewidth=1.8)
+    axes.set(xscale="log", xlabel="FAR", ylabel="TAR, %", title="Verification of probe pairs (EER, %)")
+    _percent(axes)
+    axes.set_ylim(top=1.005)
+    axes.legend(loc="lower right")
     return figure
 
 
-def open_set_figure(methods: list[dict]) -> Figure:
-    """TPIR against FPIR, mean of both galleries, under the cosine and any rejection score."""
+@STYLED
+def open_set_figure(opened: dict[str, dict[str, OpenSet]]) -> Figure:
+    """TPIR of every method (by name) against FPIR, mean of both galleries, under the cosine and any rejection score."""
     styles = ("-", "--", ":", "-.")
-    with matplotlib.rc_context(STYLE):
-        figure, axes = _axes()
-        for method, colour in zip(methods, _colours(methods), strict=True):
-            for (name, measured), line in zip(
-                method["open_set"].items(), styles * len(method["open_set"]), strict=False
-            ):
-                one, two = measured["curves"]
-                fpir = np.unique(np.concatenate([one["fpir"], two["fpir"]]))
-                fpir = fpir[fpir >= max(one["fpir"][0], two["fpir"][0])]
-                tpir = np.mean([_step_at(fpir, part["fpir"], part["tpir"]) for part in (one, two)], axis=0)
-                label = _plain(method["name"] if name == "cosine" else f"{method['name']}, {name}")
-                axes.step(fpir, tpir, where="post", color=colour, linestyle=line, label=label, linewidth=1.8)
-        axes.set(xscale="log", xlabel="FPIR", ylabel="TPIR at rank 1, %", title="Open set: strangers at the door")
-        _percent(axes)
-        axes.set_ylim(top=1.005)
-        axes.legend(loc="best")
+    figure, axes = _axes()
+    for (method, scores), colour in zip(opened.items(), _colours(opened), strict=True):
+        for (name, measured), line in zip(scores.items(), cycle(styles), strict=False):
+            one, two = measured.curves
+            fpir = np.unique(np.concatenate([one.fpir, two.fpir]))
+            fpir = fpir[fpir >= max(one.fpir[0], two.fpir[0])]
+            tpir = np.mean([_step_at(fpir, part.fpir, part.tpir) for part in (one, two)], axis=0)
+            label = _plain(method if name == "cosine" else f"{method}, {name}")
+            axes.step(fpir, tpir, where="post", color=colour, linestyle=line, label=label, linewidth=1.8)
+    axes.set(xscale="log", xlabel="FPIR", ylabel="TPIR at rank 1, %", title="Open set: strangers at the door")
+    _percent(axes)
+    axes.set_ylim(top=1.005)
+    axes.legend(loc="best")
     return figure
 
 
@@ -172,35 +186,35 @@ def _step_at(x: np.ndarray, steps: list[float], values: list[float]) -> np.ndarr
     return np.asarray(values)[np.searchsorted(steps, x, side="right") - 1]
 
 
-def scores_figure(methods: list[dict]) -> Figure:
+@STYLED
+def scores_figure(methods: list[MethodReport]) -> Figure:
     """Distributions of mates' scores, of pairs of different people, and of each probe's nearest distractor."""
     kinds = (
         ("mates", "mates"),
         ("impostors", "two people's probes"),
         ("nearest", "nearest distractor"),
     )
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 1.2 + 2.4 * len(methods)), layout="constrained")
-        panels = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
-        shown = [m["scores"][kind] for m in methods for kind, _ in kinds]
-        edges = np.asarray(methods[0]["scores"]["edges"])
-        used = np.flatnonzero(np.sum(shown, axis=0) > 1e-4)
-        for axes, method in zip(panels, methods, strict=True):
-            for (kind, title), colour in zip(kinds, ("#2e7d32", "#5c6770", "#d1495b"), strict=True):
-                share = method["scores"][kind]
-                axes.stairs(share, edges, color=colour, label=title, linewidth=1.4)
-                axes.stairs(share, edges, color=colour, fill=True, alpha=0.12)
-            axes.set(ylabel="share of scores", title=f"Scores: {_plain(method['name'])}", ylim=(0, None))
-            axes.legend(loc="best")
-        if len(used):
-            panels[-1].set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)])
-        panels[-1].set_xlabel("score")
+    figure = Figure(figsize=(6.0, 1.2 + 2.4 * len(methods)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
+    shown = [getattr(m.scores, kind) for m in methods for kind, _ in kinds]
+    edges = np.asarray(methods[0].scores.edges)
+    used = np.flatnonzero(np.sum(shown, axis=0) > 1e-4)
+    for axes, method in zip(panels, methods, strict=True):
+        for (kind, title), colour in zip(kinds, ("#2e7d32", "#5c6770", "#d1495b"), strict=True):
+            share = getattr(method.scores, kind)
+            axes.stairs(share, edges, color=colour, label=title, linewidth=1.4)
+            axes.stairs(share, edges, color=colour, fill=True, alpha=0.12)
+        axes.set(ylabel="share of scores", title=f"Scores: {_plain(method.name)}", ylim=(0, None))
+        axes.legend(loc="best")
+    if len(used):
+        panels[-1].set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)])
+    panels[-1].set_xlabel("score")
     return figure
 
 
-def _first(method: dict, columns: list[dict]) -> int:
-    return next((x for x, column in enumerate(columns) if method["cells"][column["key"]]["rate"] is not None), -1)
+def _first(method: MethodReport, columns: list[ColumnHead]) -> int:
+    return next((x for x, column in enumerate(columns) if method.cells[column.key].rate is not None), -1)
 
 
-def _colours(methods: list[dict]) -> list[str]:
+def _colours(methods: Sized) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(methods))]

@@ -1,16 +1,17 @@
 """The report: a table for the terminal and README, JSON, and one HTML file that opens by itself."""
 
-import json
 import os
-from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from megaface_eval.command import check_writable, new_folder
 from megaface_eval.errors import InputError
+from megaface_eval.files import check_writable, output_folder
 from megaface_eval.report import plots
+from megaface_eval.report.schema import Cell, Interval, MethodReport, Report
+from megaface_eval.report.wording import MISSING, percent, size_name
+from megaface_eval.settings import Output
 
-MISSING = "–"
 LATEX = {
     "\0": "", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≥": r"$\geq$",
     "–": "--",
@@ -18,116 +19,89 @@ LATEX = {
 }  # fmt: skip
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """A share in per cent, or – where there is none."""
-    return MISSING if value is None else f"{100 * value:.{digits}f}"
+def is_best(methods: list[MethodReport], method: MethodReport, key: str) -> bool:
+    """Whether a method's rate is the column's highest as it prints: equal figures are alike; a lone one is not."""
+    shown = [float(percent(m.cells[key].rate)) for m in methods if m.cells[key].rate is not None]
+    rate = method.cells[key].rate
+    return rate is not None and len(shown) > 1 and float(percent(rate)) == max(shown)
 
 
-def best_of(methods: list[dict], key: str) -> float | None:
-    """The highest rate of a column as it prints, so that equal figures are marked alike; None with fewer than two."""
-    rates = [percent(method["cells"][key]["rate"]) for method in methods]
-    shown = [float(rate) for rate in rates if rate != MISSING]
-    return max(shown) if len(shown) > 1 else None
+def _count(cell: Cell) -> str:
+    return MISSING if cell.probes is None else f"n = {cell.probes}"
 
 
-def is_best(methods: list[dict], method: dict, key: str) -> bool:
-    """Whether a method's figure is the column's best."""
-    rate, best = percent(method["cells"][key]["rate"]), best_of(methods, key)
-    return best is not None and rate != MISSING and float(rate) == best
+def _interval(cell: Interval) -> str:
+    return MISSING if cell.low is None else f"{percent(cell.low)}–{percent(cell.high)}"
 
 
-def _count(cell: dict) -> str:
-    return MISSING if cell["probes"] is None else f"n = {cell['probes']}"
+def _with_interval(rate: float | None, cell: Interval) -> str:
+    return percent(rate) if cell.low is None else f"{percent(rate)} ({_interval(cell)})"
 
 
-def _interval(cell: dict) -> str:
-    return MISSING if cell["low"] is None else f"{percent(cell['low'])}–{percent(cell['high'])}"
-
-
-def _with_interval(rate: float | None, cell: dict) -> str:
-    return percent(rate) if cell["low"] is None else f"{percent(rate)} ({_interval(cell)})"
-
-
-def table_rows(report: dict, mark: str = "**") -> list[list[str]]:
+def main_table(report: Report, mark: str = "**") -> list[list[str]]:
     """Rows of the table with the columns of the paper's Table 4; the best of each column between two `mark`s."""
-    columns, methods = report["columns"], report["methods"]
-    rows = [["Rank-1, %", *(column["title"] for column in columns)]]
+    columns, methods = report.columns, report.methods
+    rows = [["Rank-1, %", *(column.title for column in columns)]]
     for method in methods:
-        cells = [
-            f"{mark}{percent(method['cells'][c['key']]['rate'])}{mark}"
-            if is_best(methods, method, c["key"])
-            else percent(method["cells"][c["key"]]["rate"])
-            for c in columns
-        ]
-        rows.append([method["name"], *cells])
-    rows.append(["probes", *(_count(methods[0]["cells"][column["key"]]) for column in columns)])
+        marks = [mark if is_best(methods, method, column.key) else "" for column in columns]
+        rates = [percent(method.cells[column.key].rate) for column in columns]
+        rows.append([method.name, *(f"{around}{rate}{around}" for around, rate in zip(marks, rates, strict=True))])
+    rows.append(["probes", *(_count(methods[0].cells[column.key]) for column in columns)])
     return rows
 
 
 def markdown_table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table whose columns line up in a terminal too."""
     rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| "
-        + " | ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
-        for row in rows
-    ]
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    first, *others = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [f"| {' | '.join([row[0].ljust(first), *map(str.rjust, row[1:], others)])} |" for row in rows]
+    rule = f"|{'|'.join(['-' * (first + 2), *('-' * (width + 1) + ':' for width in others)])}|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def further_rows(report: dict) -> list[list[list[str]]]:
+def further_tables(report: Report) -> list[list[list[str]]]:
     """Tables of the further protocols: verification, and open set under every rejection score."""
     tables = []
-    measured = [m for m in report["methods"] if m["verification"]]
+    measured = [(m.name, m.verification) for m in report.methods if m.verification]
     if measured:
-        levels = measured[0]["verification"]["tar_at_far"]
-        rows = [["TAR, % at FAR", *(f"{level['far']:.0e}".replace("e-0", "e-") for level in levels), "EER, %"]]
-        for method in measured:
-            found = method["verification"]
-            rates = [_with_interval(level["tar"], level) for level in found["tar_at_far"]]
-            rows.append([method["name"], *rates, percent(found["eer"])])
+        levels = measured[0][1].tar_at_far
+        rows = [["TAR, % at FAR", *(f"{level.far:.0e}".replace("e-0", "e-") for level in levels), "EER, %"]]
+        for name, found in measured:
+            rates = [_with_interval(level.tar, level) for level in found.tar_at_far]
+            rows.append([name, *rates, percent(found.eer)])
         tables.append(rows)
-    measured = [m for m in report["methods"] if m["open_set"]]
+    measured = [(m.name, m.open_set) for m in report.methods if m.open_set]
     if measured:
-        levels = measured[0]["open_set"]["cosine"]["tpir_at_fpir"]
-        rows = [
-            ["TPIR, % at FPIR", *(f"{level['fpir']:g} {part}" for level in levels for part in ("G1", "G2", "mean"))]
-        ]
-        for method in measured:
-            for name, found in method["open_set"].items():
-                label = method["name"] if name == "cosine" else f"{method['name']}, by {name}"
+        levels = measured[0][1]["cosine"].tpir_at_fpir
+        rows = [["TPIR, % at FPIR", *(f"{level.fpir:g} {part}" for level in levels for part in ("G1", "G2", "mean"))]]
+        for method, opened in measured:
+            for name, found in opened.items():
+                label = method if name == "cosine" else f"{method}, by {name}"
                 cells = []
-                for level in found["tpir_at_fpir"]:
-                    cells += [percent(level["g1"]), percent(level["g2"]), _with_interval(level["mean"], level)]
+                for level in found.tpir_at_fpir:
+                    cells += [percent(level.g1), percent(level.g2), _with_interval(level.mean, level)]
                 rows.append([label, *cells])
         tables.append(rows)
     return tables
 
 
-def to_markdown(report: dict) -> str:
+def to_markdown(report: Report) -> str:
     """The table, its intervals, the differences between methods and the conventions, in Markdown."""
-    gallery = report["gallery"]
-    parts = [f"Identification among {gallery['size']:,} distractors.", markdown_table(table_rows(report))]
-    intervals = [["95 % interval", *(column["title"] for column in report["columns"])]]
-    intervals += [
-        [m["name"], *(_interval(m["cells"][column["key"]]) for column in report["columns"])] for m in report["methods"]
-    ]
+    size = report.gallery.size
+    parts = [f"Identification among {size:,} distractors.", markdown_table(main_table(report))]
+    intervals = [["95 % interval", *(column.title for column in report.columns)]]
+    intervals += [[m.name, *(_interval(m.cells[column.key]) for column in report.columns)] for m in report.methods]
     parts.append(markdown_table(intervals))
-    parts += [markdown_table(rows) for rows in further_rows(report)]
-    for title, lines in (("Differences", report["statements"]), ("Conventions", report["conventions"])):
+    parts += [markdown_table(rows) for rows in further_tables(report)]
+    for title, lines in (("Differences", report.statements), ("Conventions", report.conventions)):
         if lines:
             parts.append(f"{title}:\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def to_latex(report: dict) -> str:
+def to_latex(report: Report) -> str:
     """The table for LaTeX (booktabs), the best of each column in bold."""
-    rows = table_rows(report, mark="\0")
+    rows = main_table(report, mark="\0")
 
     def cell(text: str) -> str:
         bold = text.startswith("\0")
@@ -139,7 +113,7 @@ def to_latex(report: dict) -> str:
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", *body, r"\end{tabular}"]) + "\n"
 
 
-def to_html(report: dict, figures: dict[str, str]) -> str:
+def to_html(report: Report, figures: dict[str, str]) -> str:
     """One HTML file: style, figures and thumbnails are inside it."""
     page = Environment(
         loader=PackageLoader("megaface_eval", "report"),
@@ -149,40 +123,35 @@ def to_html(report: dict, figures: dict[str, str]) -> str:
         lstrip_blocks=True,
     )
     page.globals.update(percent=percent, interval=_interval, count=_count, is_best=is_best)
-    page.globals.update(size_name=plots.size_name, further=further_rows(report))
+    page.globals.update(size_name=size_name, further=further_tables(report))
     return page.get_template("report.html.jinja").render(report=report, figures=figures)
 
 
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # unlike Path.exists, False for a name too long to be
-
-
-def check_output(path: Path, force: bool) -> None:
+def check_output(output: Output) -> None:
     """Raise InputError if the output exists and may not be replaced, or cannot be made."""
-    if _exists(path) and not force:
+    path = output.folder
+    if os.path.lexists(path) and not output.force:
         raise InputError(f"{path} exists; choose another --output or give --force to replace it")
-    if _exists(path) and not (path.is_dir() and (path / "report.json").is_file()):
+    if os.path.lexists(path) and not (path.is_dir() and (path / "report.json").is_file()):
         raise InputError(f"{path} is not a report; --force replaces only a folder with a report.json")
-    if not path.parent.resolve().is_dir():
-        raise InputError(f"{path.parent} does not exist; make it, or choose another --output")
-    check_writable(path)
+    check_writable(path, replace=True)
 
 
-def write_report(report: dict, figures: dict, path: Path, extras: dict[str, bytes] | None = None) -> None:
-    """Write the folder beside its place and rename it into it; an existing report is replaced.
+def write_report(report: Report, figures: dict[str, Figure], output: Output, extras: dict[str, bytes]) -> None:
+    """Write the report's folder, whole or not at all.
 
-    figures: title -> matplotlib Figure; the one titled `cmc` is also written as cmc.png. extras: file name -> content.
+    figures: those of `plots.draw`; `cmc` is also written as cmc.png. extras: file name to content.
     """
     drawn = {key: plots.to_svg(figure) for key, figure in figures.items()}
     files = {
-        "report.json": json.dumps(report, indent=1, allow_nan=False) + "\n",
+        "report.json": report.to_json(indent=1) + "\n",
         "report.html": to_html(report, drawn),
         "table.md": to_markdown(report),
         "table.tex": to_latex(report),
     }
-    with new_folder(path) as folder:
+    with output_folder(output.folder, force=output.force) as folder:
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "cmc.png").write_bytes(plots.to_png(figures["cmc"]))
-        for name, content in (extras or {}).items():
+        for name, content in extras.items():
             (folder / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""What a scan hands to `search`: the pairs of a query and a row whose score may matter.
+"""What a scan hands to `ranks`: the pairs of a query and a row whose score may matter.
 
 A scan returns every pair of query and row whose true score can reach the query's floor, with its approximate score,
 or names the query as unfinished. It never loses a pair. The floor is the lowest score that still matters: the query's
@@ -45,6 +45,7 @@ class Scanner(Protocol):
 
         low, best: lowest threshold and best score so far of every query (Q). expected: pairs to expect of each (Q).
         """
+        ...
 
 
 Scan = Callable[[np.ndarray, float], Scanner]  # queries and scale, to a scanner of them

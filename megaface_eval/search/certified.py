@@ -1,8 +1,8 @@
 """A scan in bfloat16 or int8 with a bound on the error of every pair, on the CPU or a GPU, by torch.
 
 q and x are replaced by coarser q̂ and x̂; then |q·x - q̂·x̂| ≤ ‖q-q̂‖·‖x̂‖ + ‖q‖·‖x-x̂‖, with all four lengths measured.
-Pairs that the bound leaves open are scored again by `search`, so the ranks are those of any other scan. Which precision
-is worth it depends on the machine: `searchers` tries them.
+Pairs that the bound leaves open are scored again by `ranks`, so the ranks are those of any other scan. Which precision
+is worth it depends on the machine: `choose` tries them.
 """
 
 import numpy as np
@@ -54,7 +54,7 @@ class CertifiedScan:
         if self.precision == "bfloat16":
             products = self.queries[chosen_rows] @ rows.to(self.device).T
         else:
-            products = torch._int_mm(self.queries[chosen_rows], rows.to(self.device).T)
+            products = torch.ops.aten._int_mm(self.queries[chosen_rows], rows.to(self.device).T)
         unit = self.query_scale * row_scale
         by_query = self.query_error[chosen] * row_length.max() + self.true_length[chosen] * row_error.max()
         by_query += self.rounding

@@ -90,7 +90,7 @@ class PrefixScan:
         if self.axes is None:
             return self.product(chosen, low, best, rows_rD, expected)
         eased = chosen[self.eased[chosen]]
-        found, left = self._scan(eased, floor, rows_rD)
+        found, left = self._scan(self.axes, eased, floor, rows_rD)
         rest = np.concatenate([chosen[~self.eased[chosen]], left])
         rest.sort()
         if len(left) > len(eased) / 2:  # these rows are not like those that the axes were chosen on
@@ -125,9 +125,10 @@ class PrefixScan:
         cost = queries_ne.shape[1] / self.queries_QD.shape[1] + FIXED_COST + OPEN_COST * open_share
         return np.where(open_share * self.piece_rows < MOST / 2, cost, np.inf)
 
-    def _scan(self, eased: np.ndarray, floor: np.ndarray, rows_rD: np.ndarray) -> tuple[Candidates, np.ndarray]:
+    def _scan(
+        self, axes: Axes, eased: np.ndarray, floor: np.ndarray, rows_rD: np.ndarray
+    ) -> tuple[Candidates, np.ndarray]:
         """Candidates of these queries, and those of them that have too many open pairs."""
-        axes = self.axes
         placed = axes.place(rows_rD)
         query, row, left = [], [], [np.empty(0, np.int64)]
         for at in range(0, len(eased), PART):

@@ -68,7 +68,7 @@ def measure_flat(folder: Path, rows: int) -> dict:
     index = faiss.IndexFlatIP(probes.shape[1])
     gallery = load_features(folder / "gallery")
     for start, stop in spans(rows, 65536):
-        index.add(gallery.rows.read(start, stop))
+        index.add(gallery.stored.read(start, stop))
     watch = Watch()
     index.search(probes, 1)
     return watch.read()
@@ -78,16 +78,18 @@ def measure_identify(folder: Path, rows: int, search: str) -> dict:
     """Devkit identification from disk: reading, scaling and ranking are timed."""
     from megaface_eval.features.feature_set import load_features
     from megaface_eval.features.gallery import Gallery, nested_sizes
-    from megaface_eval.processes import Ranks
-    from megaface_eval.protocols.identification import identify
+    from megaface_eval.processes import Processes
+    from megaface_eval.protocols.identification import Rules, identify
+    from megaface_eval.protocols.probes import Probes
     from megaface_eval.search.choose import choose_scan
+    from megaface_eval.search.ranks import Search
 
     probes = load_features(folder / "probes")
     unit = probes.unit(0, len(probes))
-    scan, note = choose_scan(search, probes.dimension, len(probes) * rows, Ranks())
+    scan, note = choose_scan(search, probes.dimension, len(probes) * rows, Processes())
     watch = Watch()
     gallery = Gallery(load_features(folder / "gallery"), nested_sizes(rows))
-    found = identify(unit, unit, probes.labels, gallery, scan=scan)
+    found = identify(Probes(unit, probes.labels), gallery, Rules(), Search(scan=scan))
     rank1, mean = float((found.ranks[-1] == 0).mean()), float(found.ranks[-1].mean())
     return {**watch.read(), "rank1": rank1, "mean_rank": mean, "search": note}
 
@@ -97,9 +99,10 @@ def measure_buckets(folder: Path, rows: int, search: str) -> dict:
     from dataclasses import replace
 
     from megaface_eval.features.feature_set import ArrayRows, load_features
-    from megaface_eval.processes import Ranks
+    from megaface_eval.processes import Processes
     from megaface_eval.protocols.pseudo_shot import count_similar
     from megaface_eval.search.choose import choose_scan
+    from megaface_eval.search.ranks import Search
 
     class First(ArrayRows):
         """The first rows of a file."""
@@ -111,11 +114,11 @@ def measure_buckets(folder: Path, rows: int, search: str) -> dict:
             return self.whole.read(start, stop)
 
     gallery = load_features(folder / "gallery")
-    train = replace(gallery, rows=First(gallery.rows), labels=gallery.labels[:rows])
+    train = replace(gallery, stored=First(gallery.stored), labels=gallery.labels[:rows])
     probes = load_features(folder / "probes")
-    scan, _ = choose_scan(search, probes.dimension, len(probes) * rows, Ranks())
+    scan, _ = choose_scan(search, probes.dimension, len(probes) * rows, Processes())
     watch = Watch()
-    count_similar(probes, train, 0.7, scan=scan)
+    count_similar(probes, train, 0.7, Search(scan=scan))
     return watch.read()
 
 

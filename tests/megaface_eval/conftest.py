@@ -1,11 +1,16 @@
 """Reports that several tests read."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from megaface_eval.features.feature_set import write_features
 from megaface_eval.run import main
+
+sys.path.insert(0, str(Path(__file__).parent))  # for small_sets
 
 
 @pytest.fixture(scope="session")

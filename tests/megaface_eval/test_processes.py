@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import write_features
-from megaface_eval.processes import Ranks, join
+from megaface_eval.processes import Processes, join
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,15 +112,15 @@ def test_a_port_that_is_taken_is_told_in_one_line(sets):
 
 def test_shares_cover_every_item_once():
     items = list(range(17))
-    shares = [Ranks(rank, 3).share(items) for rank in range(3)]
+    shares = [Processes(rank, 3).share(items) for rank in range(3)]
     assert sorted(item for share in shares for item in share) == items
 
 
 def test_one_process_needs_no_group(monkeypatch):
     for name in ("WORLD_SIZE", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
-    assert join() == Ranks(0, 1)
-    assert Ranks().gather("x") == ["x"]
+    assert join() == Processes(0, 1)
+    assert Processes().gather("x") == ["x"]
 
 
 def test_processes_that_cannot_find_each_other_are_told(monkeypatch):

@@ -6,9 +6,10 @@ from functools import partial
 
 import numpy as np
 import pytest
+from small_sets import report_in
 
-from megaface_eval import inputs, run
-from megaface_eval.features.feature_set import normalise, write_features
+from megaface_eval import loading, run
+from megaface_eval.features.feature_set import write_features
 from megaface_eval.features.simulate import make_scene
 from megaface_eval.protocols import verification
 from megaface_eval.report import plots
@@ -16,6 +17,7 @@ from megaface_eval.run import main
 
 
 def people(rng, identities, images, dimension=16, spread=0.5):
+    """Rows and labels of so many people, so many images each."""
     labels = np.repeat(np.arange(identities), images)
     centres = rng.standard_normal((identities, dimension))
     rows = centres[labels] + spread * rng.standard_normal((len(labels), dimension)) * np.sqrt(dimension) / 4
@@ -25,9 +27,7 @@ def people(rng, identities, images, dimension=16, spread=0.5):
 @pytest.fixture(autouse=True)
 def one_figure(monkeypatch):
     """Draw the CMC alone: the others take most of a small run's time, and test_report looks at them all."""
-    monkeypatch.setattr(
-        run, "draw", lambda contents: {"cmc": plots.cmc_figure(contents["methods"], contents["gallery"]["size"])}
-    )
+    monkeypatch.setattr(run, "draw", lambda report: {"cmc": plots.cmc_figure(report.methods, report.gallery.size)})
 
 
 @pytest.fixture
@@ -48,23 +48,16 @@ def sets(tmp_path):
     return tmp_path
 
 
-def command(sets, *more, output="out"):
-    return [
-        "--gallery",
-        "300",
-        "--probes",
-        f"{sets}/p",
-        "--distractors",
-        f"{sets}/d",
-        "--output",
-        f"{sets}/{output}",
-        *more,
-    ]
+def arguments_for(sets, *more, output="out"):
+    """Arguments that evaluate the first method, and more."""
+    methods = ["--probes", f"{sets}/p", "--distractors", f"{sets}/d"]
+    return ["--gallery", "300", *methods, "--output", f"{sets}/{output}", *map(str, more)]
 
 
-def refused(capsys, arguments, *words):
+def assert_refused(capsys, arguments, *words):
+    """The command answers these arguments with one line that holds the words, and exit status 2."""
     try:
-        code = main([str(argument) for argument in arguments])
+        code = main([*map(str, arguments)])
     except SystemExit as leaving:
         code = leaving.code
     said = capsys.readouterr()
@@ -76,38 +69,19 @@ def refused(capsys, arguments, *words):
         assert word in lines[0]
 
 
-def test_a_report_holds_what_a_count_by_hand_gives(sets, capsys):
-    arguments = command(sets, "--train", sets / "train", "--subgroups", sets / "groups.tsv")
-    assert main([str(a) for a in arguments]) == 0
+def test_the_table_printed_is_the_report_s(sets, capsys):
+    arguments = arguments_for(sets, "--train", sets / "train", "--subgroups", sets / "groups.tsv")
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
-    rows, labels = np.load(sets / "p/features.npy"), np.load(sets / "p/labels.npy")
-    unit = normalise(rows.copy()).astype(float)
-    strangers = normalise(np.load(sets / "d/features.npy")).astype(float)
-    similar = (unit @ normalise(np.load(sets / "train/features.npy")).astype(float).T > 0.7).sum(axis=1)
-    hits = {(i, j): (unit[i] @ unit[j]) > (unit[i] @ strangers.T).max()
-            for i in range(40) for j in range(40) if i != j and labels[i] == labels[j]}  # fmt: skip
-    masks = {
-        "many": similar >= 5, "few": (similar >= 2) & (similar < 5), "one": similar == 1, "zero": similar == 0,
-        "full": similar >= 0, "group:Male": labels % 2 == 1, "group:Female": labels % 2 == 0,
-    }  # fmt: skip
-    report = json.loads((sets / "out/report.json").read_text())
-    cells = report["methods"][0]["cells"]
-    assert set(cells) == set(masks)
-    for key, mask in masks.items():
-        chosen = [hit for (i, _), hit in hits.items() if mask[i]]
-        assert cells[key]["trials"] == len(chosen)
-        assert cells[key]["probes"] == mask.sum()
-        assert cells[key]["rate"] == (pytest.approx(np.mean(chosen)) if chosen else None)
-        shown = f"{100 * np.mean(chosen):.2f}" if chosen else "–"
-        assert shown in printed
-    assert (
-        (masks["many"].sum(), masks["few"].sum()) == (0, 0) or cells["many"]["low"] is None or cells["many"]["low"] <= 1
-    )
+    cells = report_in(sets / "out")["methods"][0]["cells"]
+    assert list(cells) == ["many", "few", "one", "zero", "full", "group:Female", "group:Male"]
+    for cell in cells.values():
+        assert (f"{100 * cell['rate']:.2f}" if cell["rate"] is not None else "–") in printed
     assert {path.name for path in (sets / "out").iterdir()} >= {"report.html", "report.json", "table.md", "cmc.png"}
 
 
 def test_an_empty_bucket_is_a_dash_with_n_0(sets, capsys):
-    assert main([str(a) for a in command(sets, "--train", sets / "d", "--similarity", "0.9999")]) == 0
+    assert main(arguments_for(sets, "--train", sets / "d", "--similarity", "0.9999")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in lines[2].split("|")[2:5]] == ["–", "–", "–"]
     assert [cell.strip() for cell in lines[3].split("|")[2:5]] == ["n = 0", "n = 0", "n = 0"]
@@ -118,7 +92,7 @@ def test_methods_stand_side_by_side_with_the_best_marked(sets, capsys):
     arguments = ["--gallery", "300", "--method", f"good={sets}/p,{sets}/d", "--method", f"bad={sets}/p2,{sets}/d2",
                  "--train", f"{sets}/train", "--probes-recogniser", f"{sets}/p", "--output", f"{sets}/out"]  # fmt: skip
     assert main(arguments) == 0
-    report = json.loads((sets / "out/report.json").read_text())
+    report = report_in(sets / "out")
     good, bad = (method["cells"]["full"]["rate"] for method in report["methods"])
     assert good > bad
     difference = next(d for d in report["differences"] if d["column"] == "Full")
@@ -130,39 +104,39 @@ def test_methods_stand_side_by_side_with_the_best_marked(sets, capsys):
 
 
 def test_nested_sizes_come_in_one_report(sets, capsys):
-    assert main(command(sets)) == 0
-    sizes = json.loads((sets / "out/report.json").read_text())["methods"][0]["sizes"]
+    assert main(arguments_for(sets)) == 0
+    sizes = report_in(sets / "out")["methods"][0]["sizes"]
     assert [row["gallery"] for row in sizes] == [10, 100, 300]
     assert [row["rate"] for row in sizes] == sorted((row["rate"] for row in sizes), reverse=True)
 
 
 def test_json_goes_to_stdout_alone(sets, capsys):
-    assert main(command(sets, "--json")) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((sets / "out/report.json").read_text())
+    assert main(arguments_for(sets, "--json")) == 0
+    assert json.loads(capsys.readouterr().out) == report_in(sets / "out")
 
 
 def test_an_existing_report_is_replaced_only_with_force(sets, capsys):
-    assert main(command(sets)) == 0
+    assert main(arguments_for(sets)) == 0
     capsys.readouterr()
-    refused(capsys, command(sets), "exists", "--force")
-    assert main(command(sets, "--force")) == 0
+    assert_refused(capsys, arguments_for(sets), "exists", "--force")
+    assert main(arguments_for(sets, "--force")) == 0
     (sets / "mine").mkdir()
     (sets / "mine/precious.txt").write_text("keep")
-    refused(capsys, command(sets, "--force", output="mine"), "is not a report")
+    assert_refused(capsys, arguments_for(sets, "--force", output="mine"), "is not a report")
     assert (sets / "mine/precious.txt").read_text() == "keep"
 
 
 def test_simulate_needs_no_data(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(inputs, "make_scene", partial(make_scene, dimension=64, images=640))
+    monkeypatch.setattr(loading, "make_scene", partial(make_scene, dimension=64, images=640))
     assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.2", "--output", f"{tmp_path}/out"]) == 0
-    cells = json.loads((tmp_path / "out/report.json").read_text())["methods"][0]["cells"]
+    cells = report_in(tmp_path / "out")["methods"][0]["cells"]
     assert all(cells[key]["probes"] > 0 for key in ("many", "few", "one", "zero", "full", "group:Male", "group:Female"))
 
 
 def test_simulated_difficulties_stand_side_by_side(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(inputs, "make_scene", partial(make_scene, dimension=64, images=640))
+    monkeypatch.setattr(loading, "make_scene", partial(make_scene, dimension=64, images=640))
     assert main(["--simulate", "--gallery", "1K", "--mate-cosine", "0.4", "0.5", "--output", f"{tmp_path}/out"]) == 0
-    easy = [m["cells"]["full"]["rate"] for m in json.loads((tmp_path / "out/report.json").read_text())["methods"]]
+    easy = [m["cells"]["full"]["rate"] for m in report_in(tmp_path / "out")["methods"]]
     assert easy[0] < easy[1]
 
 
@@ -172,14 +146,14 @@ def test_noise_is_dropped_and_told(sets, capsys):
     (sets / "scrub.txt").write_text("# noise\np0.png\np7.png\nelsewhere.png\n")
     (sets / "flickr.txt").write_text("3\ta/b/d5\n4\ta/b/d250.jpg\n")
     lists = ["--facescrub-noise", f"{sets}/scrub.txt", "--megaface-noise", f"{sets}/flickr.txt"]
-    assert main(command(sets, "--noise", "drop", *lists)) == 0
-    report = json.loads((sets / "out/report.json").read_text())
+    assert main(arguments_for(sets, "--noise", "drop", *lists)) == 0
+    report = report_in(sets / "out")
     assert report["probes"]["images"] == 38
     assert any("2 of 40 probes removed (noise list of 3)" in line for line in report["conventions"])
     assert any("2 of 300 distractors removed (noise list of 2)" in line for line in report["conventions"])
     assert report["methods"][0]["cells"]["full"]["trials"] == 6 * 20 + 2 * 12
-    assert main(command(sets, "--noise", "insightface", *lists, output="replaced")) == 0
-    replaced = json.loads((sets / "replaced/report.json").read_text())
+    assert main(arguments_for(sets, "--noise", "insightface", *lists, output="replaced")) == 0
+    replaced = report_in(sets / "replaced")
     assert replaced["probes"]["images"] == 40
     assert replaced["methods"][0]["cells"]["full"]["rate"] >= report["methods"][0]["cells"]["full"]["rate"]
 
@@ -188,8 +162,8 @@ def test_a_cohort_and_rejection_scores_are_reported(sets, capsys):
     known = np.load(sets / "p/labels.npy") % 2  # knows half of the people, as no real score does
     np.save(sets / "p/distance.npy", 1.0 - known)
     more = ["--cohort", f"{sets}/train", "--rejection", "norm", "--rejection=-distance.npy", "--open-set", "gallery"]
-    assert main(command(sets, *more)) == 0
-    report = json.loads((sets / "out/report.json").read_text())
+    assert main(arguments_for(sets, *more)) == 0
+    report = report_in(sets / "out")
     method = report["methods"][0]
     assert list(method["open_set"]) == ["cosine", "norm", "-distance.npy"]
     assert method["cohort"].endswith("train")
@@ -198,15 +172,15 @@ def test_a_cohort_and_rejection_scores_are_reported(sets, capsys):
 
 
 def test_saved_counts_need_no_second_search_for_other_bounds(sets, capsys):
-    assert main(command(sets, "--train", f"{sets}/train")) == 0
-    assert main(command(sets, "--train", f"{sets}/train", "--shots", "3,2,1", output="other")) == 0
+    assert main(arguments_for(sets, "--train", f"{sets}/train")) == 0
+    assert main(arguments_for(sets, "--train", f"{sets}/train", "--shots", "3,2,1", output="other")) == 0
     with np.load(sets / "out/pseudo_shots.npz") as saved:
         similar = saved["similar"]
-    cells = json.loads((sets / "other/report.json").read_text())["methods"][0]["cells"]
+    cells = report_in(sets / "other")["methods"][0]["cells"]
     assert [cells[key]["probes"] for key in ("many", "few", "one", "zero")] == [
         (similar >= 3).sum(), (similar == 2).sum(), (similar == 1).sum(), (similar == 0).sum(),
     ]  # fmt: skip
-    histogram = json.loads((sets / "out/report.json").read_text())["pseudo_shots"]
+    histogram = report_in(sets / "out")["pseudo_shots"]
     assert dict(zip(histogram["similar"], histogram["probes"], strict=True)) == {
         value: (similar == value).sum() for value in np.unique(similar)
     }
@@ -218,8 +192,8 @@ def test_saved_counts_need_no_second_search_for_other_bounds(sets, capsys):
 def test_every_search_gives_one_report(sets, capsys, search):
     pytest.importorskip("torch")
     for name in ("faiss", search):
-        assert main(command(sets, "--search", name, "--train", f"{sets}/train", output=name)) == 0
-    one, other = (json.loads((sets / name / "report.json").read_text()) for name in ("faiss", search))
+        assert main(arguments_for(sets, "--search", name, "--train", f"{sets}/train", output=name)) == 0
+    one, other = (report_in(sets / name) for name in ("faiss", search))
     assert one["methods"] == other["methods"]
     assert one["pseudo_shots"] == other["pseudo_shots"]
 
@@ -228,8 +202,8 @@ def test_the_report_says_which_probes_verification_compared(sets, capsys, monkey
     labels = np.load(sets / "p/labels.npy")
     most = len(labels) // 2
     monkeypatch.setattr(verification, "MOST_PROBES", most)
-    assert main(command(sets, "--seed", "5", "--devkit-results", output="sampled")) == 0
-    report = json.loads((sets / "sampled/report.json").read_text())
+    assert main(arguments_for(sets, "--seed", "5", "--devkit-results", output="sampled")) == 0
+    report = report_in(sets / "sampled")
     figures = report["methods"][0]["verification"]
     kept = verification.whole_identities(labels, most, 5)
     names = (sets / "p/names.txt").read_text().splitlines()
@@ -243,8 +217,8 @@ def test_the_report_says_which_probes_verification_compared(sets, capsys, monkey
     for name in sample["identities"][:8]:
         assert name in told[0]
     monkeypatch.setattr(verification, "MOST_PROBES", 1)
-    assert main(command(sets, "--devkit-results", output="none")) == 0
-    report = json.loads((sets / "none/report.json").read_text())
+    assert main(arguments_for(sets, "--devkit-results", output="none")) == 0
+    report = report_in(sets / "none")
     assert report["methods"][0]["verification"] is None
     assert any(line.startswith("Verification: not measured") for line in report["conventions"])
     assert "not measured" in (sets / "none/report.html").read_text()
@@ -256,9 +230,9 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
     assert main(arguments) == 0
     made = (sets / "report/report.json").read_bytes()
     capsys.readouterr()
-    refused(capsys, arguments, "report exists", "--force")
+    assert_refused(capsys, arguments, "report exists", "--force")
     assert (sets / "report/report.json").read_bytes() == made
-    refused(capsys, ["--gallery", "1M"], "--probes with --distractors", "--simulate, which needs no data")
+    assert_refused(capsys, ["--gallery", "1M"], "--probes with --distractors", "--simulate, which needs no data")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +249,7 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
         (["--probe-images", "."], ["paths.txt"]),
         (["--enrol", "0"], ["at least one image"]),
         (["--seed", "-1"], ["--seed -1"]),
+        (["--cohort-weight", "inf"], ["--cohort-weight inf"]),
         (["--gallery", "9" * 400], ["expected a number"]),
         (["--similarity", "nan", "--train", "x"], ["--similarity nan", "from -1"]),
         (["--probe-images", "no_such_folder"], ["no such folder"]),
@@ -291,7 +266,7 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
     ],
 )
 def test_mistakes_in_the_command_are_answered_in_one_line(sets, capsys, more, words):
-    refused(capsys, command(sets, *more), *words)
+    assert_refused(capsys, arguments_for(sets, *more), *words)
     assert not [path for path in sets.iterdir() if path.name.startswith((".out", "out"))]
 
 
@@ -300,7 +275,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(sets, capsys, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(plots, "to_png", full)
-    refused(capsys, command(sets), "cannot be written", "No space left")
+    assert_refused(capsys, arguments_for(sets), "cannot be written", "No space left")
     assert not [path for path in sets.iterdir() if "out" in path.name]
 
 
@@ -310,14 +285,16 @@ def test_an_interrupted_run_leaves_nothing(sets, capsys, monkeypatch):
 
     monkeypatch.setattr(run, "print_result", lambda *_: None)
     monkeypatch.setattr(plots, "to_png", interrupt)
-    assert main(command(sets)) == 130
+    assert main(arguments_for(sets)) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted; nothing was written"
     assert not [path for path in sets.iterdir() if "out" in path.name]
 
 
 def test_options_that_would_do_nothing_are_refused(sets, capsys):
-    refused(capsys, ["--simulate", "--train", "x", "--output", sets / "out"], "--train has no part in --simulate")
-    refused(
+    assert_refused(
+        capsys, ["--simulate", "--train", "x", "--output", sets / "out"], "--train has no part in --simulate"
+    )
+    assert_refused(
         capsys, ["--compare", "x", "--subgroups", "y", "--output", sets / "out"], "--subgroups has no part in --compare"
     )
 
@@ -325,19 +302,21 @@ def test_options_that_would_do_nothing_are_refused(sets, capsys):
 def test_feature_sets_that_do_not_fit_are_answered_in_one_line(sets, capsys):
     rng = np.random.default_rng(0)
     write_features(sets / "short", rng.standard_normal((300, 8)).astype(np.float32), np.zeros(300, int))
-    refused(capsys, command(sets, "--distractors", sets / "short"), "16 dimensions", "8")
+    assert_refused(capsys, arguments_for(sets, "--distractors", sets / "short"), "16 dimensions", "8")
     broken = rng.standard_normal((300, 16)).astype(np.float32)
     broken[77] = np.nan
     write_features(sets / "nan", broken, np.zeros(300, int))
-    refused(capsys, command(sets, "--distractors", sets / "nan"), "row 77", "NaN")
-    refused(capsys, command(sets, "--probes", sets / "none"), "none", "no such feature set")
+    assert_refused(capsys, arguments_for(sets, "--distractors", sets / "nan"), "row 77", "NaN")
+    assert_refused(capsys, arguments_for(sets, "--probes", sets / "none"), "none", "no such feature set")
     write_features(sets / "few", rng.standard_normal((30, 16)).astype(np.float32), np.arange(30) // 2)
-    refused(
-        capsys, command(sets, "--train", sets / "train", "--probes-recogniser", sets / "few"), "labels do not match"
+    assert_refused(
+        capsys,
+        arguments_for(sets, "--train", sets / "train", "--probes-recogniser", sets / "few"),
+        "labels do not match",
     )
-    refused(capsys, ["--gallery", 300, "--method", f"a={sets}/p,{sets}/d", "--method", f"b={sets}/few,{sets}/d",
+    assert_refused(capsys, ["--gallery", 300, "--method", f"a={sets}/p,{sets}/d", "--method", f"b={sets}/few,{sets}/d",
                      "--output", sets / "out"], "do not match those of")  # fmt: skip
-    refused(capsys, ["--method", "a=only", "--output", sets / "out"], "NAME=PROBES,DISTRACTORS")
+    assert_refused(capsys, ["--method", "a=only", "--output", sets / "out"], "NAME=PROBES,DISTRACTORS")
     write_features(sets / "lone", rng.standard_normal((30, 16)).astype(np.float32), np.arange(30))
-    refused(capsys, command(sets, "--probes", sets / "lone"), "no identity has two")
+    assert_refused(capsys, arguments_for(sets, "--probes", sets / "lone"), "no identity has two")
     assert not (sets / "out").exists()

@@ -32,8 +32,8 @@ def test_a_folder_reads_back(tmp_path, rows):
         tmp_path, rows, labels, [f"p{i}" for i in range(10)], [f"{i}.jpg" for i in range(50)], {"method": "m"}
     )
     features = load_features(tmp_path)
-    np.testing.assert_array_equal(features.rows.read(7, 19), rows[7:19])
-    np.testing.assert_array_equal(features.rows.take(np.array([3, 49, 3])), rows[[3, 49, 3]])
+    np.testing.assert_array_equal(features.stored.read(7, 19), rows[7:19])
+    np.testing.assert_array_equal(features.stored.take(np.array([3, 49, 3])), rows[[3, 49, 3]])
     np.testing.assert_array_equal(features.labels, labels)
     assert (features.names[9], features.paths[49], features.meta) == ("p9", "49.jpg", {"method": "m"})
     assert (len(features), features.dimension) == (50, 8)
@@ -64,7 +64,7 @@ def test_float16_and_float64_are_read(tmp_path, rows):
     for dtype in (np.float16, np.float64):
         write_features(tmp_path, rows.astype(dtype), np.zeros(50, int))
         np.testing.assert_array_equal(
-            load_features(tmp_path).rows.read(5, 9), rows[5:9].astype(dtype).astype(np.float32)
+            load_features(tmp_path).stored.read(5, 9), rows[5:9].astype(dtype).astype(np.float32)
         )
 
 
@@ -75,14 +75,14 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path, rows):
     write_features(tmp_path / "void", upper.view("V2"), np.zeros(50, int))
     for name in ("word", "void"):
         features = load_features(tmp_path / name)
-        np.testing.assert_array_equal(features.rows.read(3, 8), expected[3:8])
-        np.testing.assert_array_equal(features.rows.take(np.array([8, 2])), expected[[8, 2]])
+        np.testing.assert_array_equal(features.stored.read(3, 8), expected[3:8])
+        np.testing.assert_array_equal(features.stored.take(np.array([8, 2])), expected[[8, 2]])
 
 
 def test_one_npz_reads_as_the_folder_does(tmp_path, rows):
     np.savez(tmp_path / "set.npz", features=rows, labels=np.arange(50), names=np.array([f"p{i}" for i in range(50)]))
     features = load_features(tmp_path / "set.npz")
-    np.testing.assert_array_equal(features.rows.read(0, 50), rows)
+    np.testing.assert_array_equal(features.stored.read(0, 50), rows)
     assert features.name_of(3) == "p3"
 
 

@@ -2,16 +2,16 @@
 
 import numpy as np
 import pytest
+from small_sets import set_of
 
 from megaface_eval.errors import InputError
-from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
+from megaface_eval.features.feature_set import normalise
 from megaface_eval.features.gallery import Gallery, nested_sizes, parse_size
 
 
 @pytest.fixture
 def features():
-    rows = np.random.default_rng(0).standard_normal((500, 6)).astype(np.float32)
-    return FeatureSet(ArrayRows(rows), np.zeros(500, np.int64), "set")
+    return set_of(np.random.default_rng(0).standard_normal((500, 6)))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_nested_sizes(largest, sizes):
 def test_file_order_takes_the_first_rows(features):
     gallery = Gallery(features, [10, 100, 400])
     assert gallery.places.tolist() == list(range(400))
-    np.testing.assert_array_equal(gallery.read(5, 20), normalise(features.rows.read(5, 20)))
+    np.testing.assert_array_equal(gallery.read(5, 20), normalise(features.stored.read(5, 20)))
 
 
 def test_seeded_sets_are_nested_and_drawn_from_everywhere(features):
@@ -47,7 +47,7 @@ def test_seeded_sets_are_nested_and_drawn_from_everywhere(features):
     assert set(small.places) == set(large.places[:100])
     assert len(set(large.places.tolist())) == 400
     assert large.places[:100].max() > 400
-    np.testing.assert_array_equal(large.read(3, 50), normalise(features.rows.take(large.places[3:50])))
+    np.testing.assert_array_equal(large.read(3, 50), normalise(features.stored.take(large.places[3:50])))
 
 
 @pytest.mark.parametrize("seed", [None, 2])
@@ -84,6 +84,6 @@ def test_a_gallery_smaller_than_asked_is_refused(features):
 
 
 def test_an_error_while_reading_ahead_reaches_the_caller(features):
-    features.rows.values[300] = np.nan
+    features.stored.values[300] = np.nan
     with pytest.raises(InputError, match="row 300"):
         list(Gallery(features, [400]).blocks(Gallery(features, [400]).spans(50)))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from small_sets import set_of
 
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
@@ -30,13 +31,17 @@ def test_facescrub_lists_name_files(tmp_path, probes):
 
 def test_megaface_lists_name_paths_and_may_number_them(tmp_path):
     paths = ["FlickrFinal2/100/3/img_4.jpg", "100/3/other.png", "100/4/other.png", "9/100/3.jpg"]
-    features = FeatureSet(ArrayRows(np.ones((4, 2), np.float32)), np.zeros(4, int), "set", None, paths)
-    assert noisy_rows(features, write(tmp_path, MEGAFACE), depth=3).tolist() == [True, True, False, False]
+    assert noisy_rows(set_of(np.ones((4, 2)), paths=paths), write(tmp_path, MEGAFACE), depth=3).tolist() == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_dropped_rows_are_gone(probes):
     kept = choose(probes, np.array([True, False, True, False, True]))
-    np.testing.assert_array_equal(kept.rows.read(0, 3), probes.rows.take(np.array([0, 2, 4])))
+    np.testing.assert_array_equal(kept.stored.read(0, 3), probes.stored.take(np.array([0, 2, 4])))
     assert kept.labels.tolist() == [0, 0, 1]
     assert kept.paths == [probes.paths[i] for i in (0, 2, 4)]
 
@@ -53,7 +58,7 @@ def test_a_noisy_probe_becomes_its_person_s_clean_mean(probes):
 
 def test_a_person_with_no_clean_image_keeps_the_noisy_ones(probes):
     cleaned = replace_noisy(probes, np.array([False, False, False, True, True]))
-    np.testing.assert_allclose(cleaned.unit(3, 5), normalise(probes.rows.read(3, 5)), atol=1e-6)
+    np.testing.assert_allclose(cleaned.unit(3, 5), normalise(probes.stored.read(3, 5)), atol=1e-6)
 
 
 def test_a_set_without_paths_is_refused():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from megaface_eval.evaluate import Method, Task, run_method, shot_columns
 from megaface_eval.features.feature_set import normalise
+from megaface_eval.features.gallery import Gallery
 from megaface_eval.features.simulate import (
     UniformRows,
     concentration_for,
@@ -13,6 +13,9 @@ from megaface_eval.features.simulate import (
     expected_rank1,
     make_scene,
 )
+from megaface_eval.protocols.identification import Rules, identify
+from megaface_eval.protocols.probes import Probes
+from megaface_eval.search.ranks import Search
 
 
 @pytest.mark.parametrize("dimension, cosine", [(32, 0.3), (512, 0.25), (128, 0.8)])
@@ -48,10 +51,9 @@ def test_measured_rank1_is_the_one_computed_from_the_distribution(gallery, cosin
     rates = []
     for seed in range(4):
         scene = make_scene(gallery, cosine, seed, dimension=64, identities=40, images=800)
-        result = run_method(
-            Method("m", scene.probes, scene.distractors), shot_columns(None, (5, 2, 1), 800), Task([gallery])
-        )
-        rates.append(result.tallies["full"].rate)
+        probes = Probes(scene.probes.unit(0, 800), scene.probes.labels)
+        found = identify(probes, Gallery(scene.distractors, [gallery]), Rules(), Search())
+        rates.append((found.ranks[0] == 0).mean())
     expected = expected_rank1(cosine, 64, gallery)
     assert 0.2 < expected < 0.98
     assert np.mean(rates) == pytest.approx(expected, abs=4 * np.std(rates, ddof=1) / 2 + 0.003)

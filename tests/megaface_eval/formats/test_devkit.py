@@ -8,7 +8,15 @@ import pytest
 
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import load_features
-from megaface_eval.formats.devkit import main, read_bin, read_list, result_files, write_bin
+from megaface_eval.formats.devkit import (
+    encode_curves,
+    encode_matches,
+    main,
+    read_bin,
+    read_list,
+    result_files,
+    write_bin,
+)
 
 
 def test_a_vector_is_written_as_the_tools_write_it(tmp_path):
@@ -44,7 +52,8 @@ def test_a_hostile_matrix_is_refused(tmp_path, content, problem):
         read_bin(tmp_path / "f.bin")
 
 
-def tree(tmp_path, ids=True):
+def write_tree(tmp_path, ids=True):
+    """A devkit's list and its tree of feature files; returns their rows and paths."""
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((6, 16)).astype(np.float32)
     paths = [f"person {i // 2}/image{i}.png" for i in range(6)]
@@ -58,10 +67,10 @@ def tree(tmp_path, ids=True):
 
 @pytest.mark.parametrize("ids", [True, False])
 def test_a_tree_packs_into_a_feature_set(tmp_path, ids, capsys):
-    rows, paths = tree(tmp_path, ids)
+    rows, paths = write_tree(tmp_path, ids)
     assert main(["pack", f"{tmp_path}/list.json", f"{tmp_path}/root", "_arc.bin", "--output", f"{tmp_path}/set"]) == 0
     features = load_features(tmp_path / "set")
-    np.testing.assert_array_equal(features.rows.read(0, 6), rows)
+    np.testing.assert_array_equal(features.stored.read(0, 6), rows)
     assert features.paths == paths
     assert features.labels.tolist() == ([0, 0, 1, 1, 2, 2] if ids else list(range(6)))
     assert features.names == (["person 0", "person 1", "person 2"] if ids else None)
@@ -69,7 +78,7 @@ def test_a_tree_packs_into_a_feature_set(tmp_path, ids, capsys):
 
 
 def test_mistakes_are_answered_in_one_line_and_leave_nothing(tmp_path, capsys):
-    tree(tmp_path)
+    write_tree(tmp_path)
     write_bin(tmp_path / "root/person 2/image5.png_arc.bin", np.ones(8, np.float32))
 
     def said(*arguments):
@@ -103,8 +112,8 @@ def test_lists_that_cannot_be_right_are_refused(tmp_path, content, problem):
 
 def test_results_have_the_devkit_s_layout():
     query, mate, ranks = np.array([0, 0, 1, 2]), np.array([1, 2, 0, 0]), np.array([0, 3, 0, 7])
-    cmc, roc = {"rank": [0, 3, 7], "recall": [0.5, 0.75, 1.0]}, {"far": [0.1, 1.0], "tar": [0.4, 1.0]}
-    files = result_files("arc", 1000, query, mate, ranks, cmc, roc)
+    curves = encode_curves(([0, 3, 7], [0.5, 0.75, 1.0]), ([0.1, 1.0], [0.4, 1.0]))
+    files = result_files("arc", 1000, curves, encode_matches(query, mate, ranks))
     assert set(files) == {"cmc_facescrub_megaface_arc_1000_1.json", "matches_facescrub_megaface_arc_1000_1.json"}
     curves = json.loads(files["cmc_facescrub_megaface_arc_1000_1.json"])
     assert curves == {"cmc": [[0, 3, 7], [0.5, 0.75, 1.0]], "roc": [[0.1, 1.0], [0.4, 1.0]]}

@@ -6,9 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import load_features, write_features
-from megaface_eval.formats.packs import main, pack_distances, read_pack, ten_fold
+from megaface_eval.formats.packs import main, pack_distances, ten_fold
 
 
 def plain_ten_fold(distances, same):
@@ -35,35 +34,25 @@ def test_ten_fold_equals_a_loop():
     assert 0.6 < score.accuracy < 1
 
 
-@pytest.mark.parametrize("as_array", [True, False])
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_packs_read_back(tmp_path, as_array, protocol):
-    images = [b"\xff\xd8" + bytes([i]) * 5 for i in range(6)]
-    held = [np.frombuffer(i, np.uint8) for i in images] if as_array else images
-    (tmp_path / "lfw.bin").write_bytes(pickle.dumps((held, [True, False, True]), protocol=protocol))
-    read, same = read_pack(tmp_path / "lfw.bin")
-    assert read == images
-    assert same.tolist() == [True, False, True]
-
-
-def test_a_pickle_that_runs_code_does_not(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "owned"), "w"))
-
-    (tmp_path / "evil.bin").write_bytes(pickle.dumps(([Evil()], [True])))
-    with pytest.raises(InputError, match="has no place in a pack"):
-        read_pack(tmp_path / "evil.bin")
-    assert not (tmp_path / "owned").exists()
-
-
 @pytest.mark.parametrize(
-    "content", [b"", b"garbage", pickle.dumps(5), pickle.dumps(([b"a"], [True])), pickle.dumps(([], []))]
+    "content, problem",
+    [
+        (b"garbage", "not a verification pack"),
+        (pickle.dumps(([b"a"], [True])), "1 images for 1 pairs"),
+        (pickle.dumps(([], [])), "holds no pairs"),
+        (None, "no such file"),
+    ],
 )
-def test_what_is_no_pack_is_refused(tmp_path, content):
-    (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(InputError):
-        read_pack(tmp_path / "x.bin")
+def test_what_is_no_pack_is_answered_in_one_line(tmp_path, capsys, content, problem):
+    """What a pack may hold is tested with its reader, `recordio_tools.sources.bins`."""
+    if content is not None:
+        (tmp_path / "x.bin").write_bytes(content)
+    assert main([f"{tmp_path}/x.bin", "--images", f"{tmp_path}/images"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/x.bin")
+    assert problem in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "images").exists()
 
 
 def test_distances_with_and_without_the_mirror_image(tmp_path):

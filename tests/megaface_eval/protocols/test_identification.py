@@ -4,30 +4,33 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_sets import set_of
 
 from megaface_eval.errors import InputError
-from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
+from megaface_eval.features.feature_set import normalise
 from megaface_eval.features.gallery import Gallery
-from megaface_eval.protocols.identification import identify, mated_pairs
+from megaface_eval.protocols.identification import Rules, identify, mated_pairs
+from megaface_eval.protocols.probes import Probes
+from megaface_eval.search.ranks import Search
 
 
 def score(a, b):
     return (a.astype(np.float64) * b.astype(np.float64)).sum()
 
 
-def plain_ranks(unit, labels, distractors, size, protocol, ties, impostors):
+def plain_ranks(unit, labels, distractors, rules):
     """{(query, mate): rank} by loops over images."""
 
     def beats(rival, mate):
-        return rival >= mate if ties == "pessimistic" else rival > mate
+        return rival >= mate if rules.ties == "pessimistic" else rival > mate
 
     found = {}
     for i in range(len(unit)):
         mates = [j for j in range(len(unit)) if j != i and labels[j] == labels[i]]
-        rivals = [score(unit[i], x) for x in distractors[:size]]
-        if impostors == "all":
+        rivals = [score(unit[i], x) for x in distractors]
+        if rules.impostors == "all":
             rivals += [score(unit[i], unit[j]) for j in range(len(unit)) if labels[j] != labels[i]]
-        if protocol == "paper" and mates:
+        if rules.protocol == "paper" and mates:
             mates = [max(mates, key=lambda j: (score(unit[i], unit[j]), -j))]
         for j in mates:
             found[i, j] = sum(beats(rival, score(unit[i], unit[j])) for rival in rivals)
@@ -51,10 +54,10 @@ def test_ranks_equal_the_definition(seed, protocol, ties, impostors, kind):
         probes, rows = probes[rng.integers(4, size=14)], probes[rng.integers(4, size=60)]
     labels = np.append(rng.integers(4, size=12), [9, 9])
     unit = normalise(probes.copy())
-    gallery = Gallery(FeatureSet(ArrayRows(rows), np.zeros(60, np.int64)), [10, 60])
-    found = identify(unit, unit, labels, gallery, protocol=protocol, ties=ties, impostors=impostors)
+    rules = Rules(protocol=protocol, ties=ties, impostors=impostors)
+    found = identify(Probes(unit, labels), Gallery(set_of(rows), [10, 60]), rules, Search())
     for at, size in enumerate((10, 60)):
-        expected = plain_ranks(unit, labels, normalise(rows.copy()), size, protocol, ties, impostors)
+        expected = plain_ranks(unit, labels, normalise(rows.copy())[:size], rules)
         ranks = dict(
             zip(zip(found.query.tolist(), found.mate.tolist(), strict=True), found.ranks[at].tolist(), strict=True)
         )
@@ -68,10 +71,9 @@ def test_a_planted_tie_counts_only_when_pessimistic():
     probes = rng.standard_normal((2, 16)).astype(np.float32)
     probes[1] = probes[0] + 0.3 * rng.standard_normal(16)
     rows = np.concatenate([np.repeat(probes[1:], 3, axis=0), -probes[:1]])  # three copies of the mate, one opposite
-    unit = normalise(probes.copy())
-    gallery = Gallery(FeatureSet(ArrayRows(rows), np.zeros(4, np.int64)), [4])
+    pair, gallery = Probes(normalise(probes.copy()), np.zeros(2, int)), Gallery(set_of(rows), [4])
     by_ties = {
-        t: identify(unit, unit, np.zeros(2, int), gallery, ties=t).ranks[0, 0] for t in ("devkit", "pessimistic")
+        ties: identify(pair, gallery, Rules(ties=ties), Search()).ranks[0, 0] for ties in ("devkit", "pessimistic")
     }
     assert by_ties == {"devkit": 0, "pessimistic": 3}
 
@@ -89,7 +91,6 @@ def test_labels_that_make_one_crowd_of_all_are_refused():
 
 
 def test_probes_without_mates_are_refused():
-    unit = normalise(np.eye(3, 4, dtype=np.float32))
-    gallery = Gallery(FeatureSet(ArrayRows(np.ones((1, 4), np.float32)), np.zeros(1, np.int64)), [1])
+    probes, gallery = Probes(np.eye(3, 4, dtype=np.float32), np.arange(3)), Gallery(set_of(np.ones((1, 4))), [1])
     with pytest.raises(InputError, match="no identity has two"):
-        identify(unit, unit, np.arange(3), gallery)
+        identify(probes, gallery, Rules(), Search())

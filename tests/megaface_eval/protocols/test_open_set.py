@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 
 from megaface_eval.features.feature_set import normalise
 from megaface_eval.protocols.open_set import Searches, curve, measure, search_split, split_galleries, tpir_at
+from megaface_eval.protocols.probes import Probes
 
 
-def scene(seed, identities=9, images=4, dimension=6, spread=0.7):
+def probes_of(seed, identities=9, images=4, dimension=6, spread=0.7):
+    """Probes of so many people, so many images each."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(identities), images)
     rows = rng.standard_normal((identities, dimension))[labels] + spread * rng.standard_normal((len(labels), dimension))
-    return normalise(rows.astype(np.float32)), labels
+    return Probes(normalise(rows.astype(np.float32)), labels)
 
 
 def plain_tpir(searches, fpir):
@@ -24,7 +26,7 @@ def plain_tpir(searches, fpir):
 
 @pytest.mark.parametrize("enrol", [1, 2])
 def test_every_image_has_one_part_in_each_gallery(enrol):
-    _, labels = scene(0)
+    labels = probes_of(0).labels_Q
     one, two = split_galleries(labels, enrol, seed=3)
     for split, other in ((one, two), (two, one)):
         enrolled = np.concatenate(split.enrolled)
@@ -38,12 +40,13 @@ def test_every_image_has_one_part_in_each_gallery(enrol):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2]), st.booleans(), st.booleans())
-def test_searches_equal_a_loop_over_probes(seed, enrol, with_distractors, inclusive):
-    unit, labels = scene(seed)
+def test_searches_equal_a_loop_over_probes(seed, enrol, with_distractors, pessimistic):
+    probes = probes_of(seed)
+    unit, labels = probes.unit_QD, probes.labels_Q
     rng = np.random.default_rng(seed)
     distractor = rng.uniform(0, 1, len(labels)) if with_distractors else None
     for split in split_galleries(labels, enrol, seed):
-        found = search_split(split, unit, unit, labels, lambda rows: rows, distractor, inclusive)
+        found = search_split(split, probes, distractor=distractor, pessimistic=pessimistic)
         templates = [unit[rows].astype(float).mean(0) for rows in split.enrolled]
         templates = [t / np.linalg.norm(t) for t in templates]
         for i, (probe, mate) in enumerate(zip(split.mated, split.mate, strict=True)):
@@ -82,21 +85,22 @@ def test_a_tie_with_an_impostor_is_a_hit_unless_pessimistic():
     unit = normalise(np.array([[1, 0], [1, 0], [1, 0], [1, 0]], np.float32))
     labels = np.array([0, 0, 1, 1])  # both identities enrolled would be alike, but they are in different galleries
     one, _ = split_galleries(labels)
+    probes = Probes(unit, labels)
     distractor = np.ones(4)
     kind, harsh = (
-        search_split(one, unit, unit, labels, lambda rows: rows, distractor, inclusive).correct
-        for inclusive in (False, True)
+        search_split(one, probes, distractor=distractor, pessimistic=pessimistic).correct
+        for pessimistic in (False, True)
     )
     assert kind.tolist() == [True]
     assert harsh.tolist() == [False]
 
 
 def test_a_score_that_knows_strangers_beats_one_that_does_not():
-    unit, labels = scene(1, identities=40, images=6, dimension=32, spread=0.9)
-    acceptance = np.random.default_rng(0).standard_normal(len(labels))
-    splits = split_galleries(labels)
-    by_cosine = measure([search_split(s, unit, unit, labels, lambda r: r) for s in splits])
-    by_chance = measure([search_split(s, unit, unit, labels, lambda r: r, acceptance=acceptance) for s in splits])
+    probes = probes_of(1, identities=40, images=6, dimension=32, spread=0.9)
+    acceptance = np.random.default_rng(0).standard_normal(len(probes))
+    splits = split_galleries(probes.labels_Q)
+    by_cosine = measure([search_split(s, probes) for s in splits])
+    by_chance = measure([search_split(s, probes, acceptance=acceptance) for s in splits])
     level, chance = (found["tpir_at_fpir"][-1] for found in (by_cosine, by_chance))
     assert level["low"] <= level["mean"] <= level["high"]
     assert level["mean"] == pytest.approx((level["g1"] + level["g2"]) / 2)

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from small_sets import set_of
 
 from megaface_eval.errors import InputError
-from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
+from megaface_eval.features.feature_set import normalise
 from megaface_eval.protocols.pseudo_shot import (
     bucket_masks,
     bucket_titles,
@@ -12,10 +13,7 @@ from megaface_eval.protocols.pseudo_shot import (
     parse_bounds,
     quantile_threshold,
 )
-
-
-def feature_set(rows):
-    return FeatureSet(ArrayRows(np.asarray(rows, np.float32)), np.zeros(len(rows), np.int64), "set")
+from megaface_eval.search.ranks import Search
 
 
 def test_counts_equal_the_full_table():
@@ -25,16 +23,16 @@ def test_counts_equal_the_full_table():
     probes = centres[rng.integers(6, size=40)] + 0.6 * rng.standard_normal((40, 12))
     table = normalise(probes.astype(np.float32)).astype(float) @ normalise(train.astype(np.float32)).astype(float).T
     for threshold in (0.7, 0.3, -0.2):
-        counts = count_similar(feature_set(probes), feature_set(train), threshold)
+        counts = count_similar(set_of(probes), set_of(train), threshold, Search())
         np.testing.assert_array_equal(counts, (table > threshold).sum(axis=1))
 
 
 def test_similar_means_strictly_above():
-    probe = feature_set([[1, 0]])
-    train = feature_set([[1, 0], [1, 0], [0, 1], [3, 4]])
-    assert count_similar(probe, train, 1.0).tolist() == [0]
-    assert count_similar(probe, train, np.nextafter(1.0, 0)).tolist() == [2]
-    assert count_similar(probe, train, 0.0).tolist() == [3]
+    probe = set_of([[1, 0]])
+    train = set_of([[1, 0], [1, 0], [0, 1], [3, 4]])
+    assert count_similar(probe, train, 1.0, Search()).tolist() == [0]
+    assert count_similar(probe, train, np.nextafter(1.0, 0), Search()).tolist() == [2]
+    assert count_similar(probe, train, 0.0, Search()).tolist() == [3]
 
 
 def test_buckets_share_out_every_probe_once():
@@ -64,11 +62,11 @@ def test_a_quantile_is_that_of_all_pairs_where_the_sample_holds_them_all():
     rng = np.random.default_rng(1)
     probes, train = rng.standard_normal((30, 6)), rng.standard_normal((70, 6))
     table = normalise(probes.astype(np.float32)).astype(float) @ normalise(train.astype(np.float32)).astype(float).T
-    threshold = quantile_threshold(feature_set(probes), feature_set(train), 0.9)
+    threshold = quantile_threshold(set_of(probes), set_of(train), 0.9)
     assert threshold == pytest.approx(np.quantile(table, 0.9), abs=1e-12)
-    assert count_similar(feature_set(probes), feature_set(train), threshold).sum() == (table > threshold).sum()
+    assert count_similar(set_of(probes), set_of(train), threshold, Search()).sum() == (table > threshold).sum()
 
 
 def test_unequal_dimensions_are_refused():
     with pytest.raises(InputError, match="has 2 dimensions and set 3"):
-        count_similar(feature_set([[1, 0]]), feature_set([[1, 0, 0]]), 0.7)
+        count_similar(set_of([[1, 0]]), set_of([[1, 0, 0]]), 0.7, Search())

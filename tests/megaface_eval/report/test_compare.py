@@ -1,17 +1,13 @@
 """Reports side by side."""
 
-import json
+from small_sets import report_in
 
 from megaface_eval.report.stored import load_report
 from megaface_eval.run import main
 
 
-def contents_of(folder):
-    return json.loads((folder / "report.json").read_text())
-
-
 def test_reports_compared_are_the_methods_evaluated_together(made):
-    together, compared = contents_of(made / "together"), contents_of(made / "compared")
+    together, compared = report_in(made / "together"), report_in(made / "compared")
     assert compared["differences"] == together["differences"]
     assert compared["statements"] == together["statements"]
     for one, other in zip(compared["methods"], together["methods"], strict=True):
@@ -20,12 +16,8 @@ def test_reports_compared_are_the_methods_evaluated_together(made):
 
 
 def test_reports_of_different_tasks_are_not_compared(made, capsys):
-    assert (
-        main(
-            ["--gallery", "100", "--probes", f"{made}/good", "--distractors", f"{made}/d", "--output", f"{made}/small"]
-        )
-        == 0
-    )
+    sets = ["--probes", f"{made}/good", "--distractors", f"{made}/d"]
+    assert main(["--gallery", "100", *sets, "--output", f"{made}/small"]) == 0
     capsys.readouterr()
     for second, problem in (("small", "gallery differ"), ("good", "not a report"), ("report-good", "named twice")):
         assert main(["--compare", f"{made}/report-good", f"{made}/{second}", "--output", f"{made}/no"]) == 2
@@ -36,9 +28,9 @@ def test_reports_of_different_tasks_are_not_compared(made, capsys):
 
 
 def test_tallies_are_those_of_the_table(made):
-    contents, tallies = load_report(made / "together")
-    for method, held in zip(contents["methods"], tallies, strict=True):
-        for key, cell in method["cells"].items():
-            if cell["rate"] is not None:
-                assert held[key].rate == cell["rate"]
-                assert held[key].trials.sum() == cell["trials"]
+    report, tallies = load_report(made / "together")
+    for method, held in zip(report.methods, tallies, strict=True):
+        for key, cell in method.cells.items():
+            if cell.rate is not None:
+                assert held[key].rate == cell.rate
+                assert held[key].trials.sum() == cell.trials

@@ -1,19 +1,14 @@
 """The worst misses."""
 
-import json
-
 import numpy as np
 from PIL import Image
+from small_sets import report_in
 
 from megaface_eval.report.misses import THUMBNAIL, thumbnail_of
 
 
-def contents_of(folder):
-    return json.loads((folder / "report.json").read_text())
-
-
 def test_misses_are_the_widest_margins_with_thumbnails(made):
-    misses = contents_of(made / "report-bad_one")["methods"][0]["misses"]
+    misses = report_in(made / "report-bad_one")["methods"][0]["misses"]
     margins = [miss["distractor_score"] - miss["mate_score"] for miss in misses]
     assert margins == sorted(margins, reverse=True)
     assert min(margins) > 0

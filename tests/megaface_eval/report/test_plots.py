@@ -1,22 +1,20 @@
 """Figures show the numbers they are given."""
 
 import numpy as np
-import pytest
 
-from megaface_eval.report.plots import bars_figure, cmc_figure, open_set_figure, size_name, to_png, to_svg
+from megaface_eval.report.plots import bars_figure, cmc_figure, open_set_figure, to_png, to_svg
+from megaface_eval.report.schema import Cell, Cmc, ColumnHead, MethodReport, OpenSet, OpenSetCurve
 
 
 def method(name, rates):
-    cells = {k: {"rate": r, "low": None if r is None else r - 0.1, "high": None if r is None else r + 0.05,
-                 "probes": 0 if r is None else 9} for k, r in rates.items()}  # fmt: skip
-    return {"name": name, "cells": cells, "cmc": {"rank": [0, 4, 50], "recall": [0.5, 0.75, 1.0]}}
-
-
-@pytest.mark.parametrize(
-    "size, name", [(10, "10"), (1000, "1K"), (2500, "2.5K"), (1234, "1,234"), (10**6, "1M"), (10**5, "100K")]
-)
-def test_sizes_are_named_as_they_are_asked_for(size, name):
-    assert size_name(size) == name
+    """A method with these rates and one CMC; nothing else is measured."""
+    cells = {
+        key: Cell.model_construct(
+            rate=rate, low=rate and rate - 0.1, high=rate and rate + 0.05, probes=9 if rate else 0
+        )
+        for key, rate in rates.items()
+    }
+    return MethodReport.model_construct(name=name, cells=cells, cmc=Cmc(rank=[0, 4, 50], recall=[0.5, 0.75, 1.0]))
 
 
 def test_the_cmc_s_line_is_the_curve_to_the_end_of_the_gallery():
@@ -36,7 +34,7 @@ def test_a_name_is_no_formula_and_never_left_out():
 
 
 def test_bars_have_their_heights_and_intervals_and_an_empty_bucket_says_so():
-    columns = [{"key": "a", "title": "A"}, {"key": "b", "title": "B"}]
+    columns = [ColumnHead(key=key, title=key.upper(), group="") for key in "ab"]
     (axes,) = bars_figure([method("m", {"a": 0.8, "b": None})], columns).axes
     assert [bar.get_height() for bar in axes.patches] == [0.8]
     assert [text.get_text() for text in axes.texts] == ["n = 0"]
@@ -46,8 +44,11 @@ def test_bars_have_their_heights_and_intervals_and_an_empty_bucket_says_so():
 
 
 def test_open_set_curves_are_the_mean_of_both_galleries():
-    curves = [{"fpir": [0.1, 0.5, 1.0], "tpir": [0.2, 0.4, 1.0]}, {"fpir": [0.2, 1.0], "tpir": [0.6, 0.8]}]
-    (axes,) = open_set_figure([{"name": "m", "open_set": {"cosine": {"curves": curves}}}]).axes
+    curves = [
+        OpenSetCurve(fpir=[0.1, 0.5, 1.0], tpir=[0.2, 0.4, 1.0]),
+        OpenSetCurve(fpir=[0.2, 1.0], tpir=[0.6, 0.8]),
+    ]
+    (axes,) = open_set_figure({"m": {"cosine": OpenSet.model_construct(curves=curves)}}).axes
     (line,) = axes.lines
     np.testing.assert_allclose(line.get_xdata(), [0.2, 0.5, 1.0])
     np.testing.assert_allclose(line.get_ydata(), [0.4, 0.5, 0.9])

@@ -8,21 +8,20 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
+from small_sets import report_in
 
-from megaface_eval.report.tables import markdown_table, percent, to_latex
+from megaface_eval.report.schema import Report
+from megaface_eval.report.tables import markdown_table, to_latex
+from megaface_eval.report.wording import percent
 from megaface_eval.run import main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FIGURES = ["cmc", "sizes", "roc", "open-set", "bars", "scores"]
 
 
-def contents_of(folder):
-    return json.loads((folder / "report.json").read_text())
-
-
 def test_latex_marks_the_best_and_escapes_names(made):
-    contents = contents_of(made / "compared")
-    text = to_latex(contents)
+    contents = report_in(made / "compared")
+    text = to_latex(Report(**contents))
     assert text == (made / "compared/table.tex").read_text()
     lines = text.splitlines()
     assert lines[0] == r"\begin{tabular}{lrrrrr}"
@@ -33,10 +32,10 @@ def test_latex_marks_the_best_and_escapes_names(made):
 
 
 def test_names_cannot_break_a_table(made):
-    contents = contents_of(made / "compared")
+    contents = report_in(made / "compared")
     contents["methods"][0]["name"] = "a|b\\c{$^~"
     contents["columns"][-1]["title"] = "50% & #1"
-    lines = to_latex(contents).splitlines()
+    lines = to_latex(Report(**contents)).splitlines()
     assert lines[4].startswith(r"a|b\textbackslash{}c\{\$\textasciicircum{}\textasciitilde{} & ")
     assert lines[2].endswith(r"50\% \& \#1 \\")
     assert markdown_table([["a|b", "c"], ["d", "e"]]).splitlines()[0] == r"| a\|b | c |"
@@ -48,7 +47,7 @@ def test_columns_line_up():
 
 
 def test_devkit_results_agree_with_the_report(made):
-    method = contents_of(made / "report-good")["methods"][0]
+    method = report_in(made / "report-good")["methods"][0]
     curves = json.loads((made / "report-good/cmc_facescrub_megaface_good_200_1.json").read_text())
     assert curves["cmc"][1][0] == method["cells"]["full"]["rate"]
     matches = json.loads((made / "report-good/matches_facescrub_megaface_good_200_1.json").read_text())
@@ -66,12 +65,8 @@ def test_the_page_asks_nothing_of_the_network(made):
 
 
 def test_names_cannot_break_the_page(made):
-    assert (
-        main(
-            ["--gallery", "200", f"--method=<script>alert(1)</script>={made}/good,{made}/d", "--output", f"{made}/evil"]
-        )
-        == 0
-    )
+    method = f"--method=<script>alert(1)</script>={made}/good,{made}/d"
+    assert main(["--gallery", "200", method, "--output", f"{made}/evil"]) == 0
     html = (made / "evil/report.html").read_text()
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert" in html
@@ -91,7 +86,7 @@ def test_a_browser_shows_every_figure_and_the_table(made, tmp_path):
     figures = re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<svg', dom)
     assert figures == FIGURES
     cells = re.findall(r"<td[^>]*>([^<]*)", dom[dom.index('id="table4"') :])
-    full = percent(contents_of(made / "together")["methods"][0]["cells"]["full"]["rate"])
+    full = percent(report_in(made / "together")["methods"][0]["cells"]["full"]["rate"])
     assert full in cells
     shot = tmp_path / "page.png"
     subprocess.run(

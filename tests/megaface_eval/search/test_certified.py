@@ -7,11 +7,13 @@ pytest.importorskip("torch")
 
 from functools import partial
 
-from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
+from small_sets import set_of
+
+from megaface_eval.features.feature_set import normalise
 from megaface_eval.features.gallery import Gallery
-from megaface_eval.search import certified, exact
+from megaface_eval.search import certified, ranks
 from megaface_eval.search.certified import CertifiedScan, quantise
-from megaface_eval.search.exact import Thresholds, count_above
+from megaface_eval.search.ranks import Search, Thresholds, count_above
 from megaface_eval.search.scores import score_pairs
 
 
@@ -46,25 +48,19 @@ def test_no_error_exceeds_its_bound(precision, kind):
 @pytest.mark.parametrize("kind", ["random", "one sign", "spiky", "tied"])
 @pytest.mark.parametrize("most", [3, 512])
 def test_counts_and_best_rows_are_those_of_a_product(precision, kind, most, monkeypatch):
-    monkeypatch.setattr(exact, "PILOT_ROWS", 5)
+    monkeypatch.setattr(ranks, "PILOT_ROWS", 5)
     monkeypatch.setattr(certified, "MOST", most)
     monkeypatch.setattr(certified, "PIECE_ROWS", 50)
     rng = np.random.default_rng(1)
     probes, rows = rows_of(kind, 20, 32, rng), rows_of(kind, 500, 32, rng)
     q, x = normalise(probes), normalise(rows.copy())
     query, row = rng.integers(20, size=60), rng.integers(500, size=60)
-    thresholds, _ = Thresholds.of(query, score_pairs(q, query, x, row), 20)
-    gallery = Gallery(FeatureSet(ArrayRows(rows), np.zeros(500, np.int64)), [100, 500])
+    gallery = Gallery(set_of(rows), [100, 500])
+    scan = partial(CertifiedScan, precision=precision)
     for inclusive in (False, True):
-        expected = count_above(q, thresholds, gallery, inclusive=inclusive, block_rows=128)
-        found = count_above(
-            q,
-            thresholds,
-            gallery,
-            inclusive=inclusive,
-            block_rows=128,
-            scan=partial(CertifiedScan, precision=precision),
-        )
+        thresholds, _ = Thresholds.of(query, score_pairs(q, query, x, row), 20, inclusive)
+        expected = count_above(q, thresholds, gallery, Search(block_rows=128))
+        found = count_above(q, thresholds, gallery, Search(scan=scan, block_rows=128))
         np.testing.assert_array_equal(found.counts, expected.counts)
         np.testing.assert_array_equal(found.best_place, expected.best_place)
         np.testing.assert_array_equal(found.best_score, expected.best_score)

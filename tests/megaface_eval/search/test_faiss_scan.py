@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from small_sets import unit_rows
 
-from megaface_eval.features.feature_set import normalise
 from megaface_eval.search import faiss_scan as scan_module
 from megaface_eval.search.faiss_scan import FaissScan
 
@@ -13,7 +13,7 @@ from megaface_eval.search.faiss_scan import FaissScan
 def test_every_pair_at_or_above_the_floor_is_found_or_its_query_named(share, deepest, monkeypatch):
     monkeypatch.setattr(scan_module, "DEEPEST", deepest)
     rng = np.random.default_rng(2)
-    q, x = (normalise(rng.standard_normal((n, 24)).astype(np.float32)) for n in (30, 200))
+    q, x = unit_rows(rng, 30, 24), unit_rows(rng, 200, 24)
     table = q.astype(float) @ x.astype(float).T
     low, best = rng.uniform(0.2, 0.9, 30), rng.uniform(0.3, 0.8, 30)
     chosen = np.flatnonzero(rng.random(30) < 0.7)

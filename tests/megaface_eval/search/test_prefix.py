@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_sets import set_of
 
-from megaface_eval.features.feature_set import ArrayRows, FeatureSet, normalise
+from megaface_eval.features.feature_set import normalise
 from megaface_eval.features.gallery import Gallery
-from megaface_eval.search import exact, prefix, product
-from megaface_eval.search.exact import Thresholds, count_above
+from megaface_eval.search import prefix, product, ranks
 from megaface_eval.search.prefix import Axes, PrefixScan, principal_axes
+from megaface_eval.search.ranks import Search, Thresholds, count_above
 from megaface_eval.search.scores import score_pairs
 
 KINDS = ("even", "decaying", "flat", "tied")
@@ -57,7 +58,7 @@ def test_axes_are_orthonormal_and_the_farthest_first():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("most, inclusive", [(64, False), (3, True)])
 def test_counts_and_best_rows_are_those_of_a_product(kind, most, inclusive, monkeypatch):
-    monkeypatch.setattr(exact, "PILOT_ROWS", 5)
+    monkeypatch.setattr(ranks, "PILOT_ROWS", 5)
     monkeypatch.setattr(product, "PIECE_ROWS", 50)
     monkeypatch.setattr(prefix, "MOST", most)
     monkeypatch.setattr(prefix, "FIRST", 60)
@@ -74,10 +75,10 @@ def test_counts_and_best_rows_are_those_of_a_product(kind, most, inclusive, monk
     q, x = normalise(probes), normalise(rows.copy())
     query, row = rng.integers(10, size=60), rng.integers(900, size=60)  # the others have high thresholds alone
     score = np.concatenate([score_pairs(q, query, x, row), [0.97] * 60])
-    thresholds, _ = Thresholds.of(np.concatenate([query, np.arange(60)]), score, 60)
-    gallery = Gallery(FeatureSet(ArrayRows(rows), np.zeros(900, np.int64)), [100, 900])
-    expected = count_above(q, thresholds, gallery, inclusive=inclusive, block_rows=128)
-    found = count_above(q, thresholds, gallery, inclusive=inclusive, block_rows=128, scan=remember)
+    thresholds, _ = Thresholds.of(np.concatenate([query, np.arange(60)]), score, 60, inclusive)
+    gallery = Gallery(set_of(rows), [100, 900])
+    expected = count_above(q, thresholds, gallery, Search(block_rows=128))
+    found = count_above(q, thresholds, gallery, Search(scan=remember, block_rows=128))
     np.testing.assert_array_equal(found.counts, expected.counts)
     np.testing.assert_array_equal(found.best_place, expected.best_place)
     np.testing.assert_array_equal(found.best_score, expected.best_score)

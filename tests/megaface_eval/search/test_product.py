@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
+from small_sets import unit_rows
 
 from megaface_eval.features.feature_set import normalise
 from megaface_eval.search import product
 from megaface_eval.search.product import DenseScan, ProductScan
 from megaface_eval.search.scores import product_error
-
-
-def unit_rows(rng, *numbers, dimension=24):
-    return [normalise(rng.standard_normal((n, dimension)).astype(np.float32)) for n in numbers]
 
 
 def test_the_bound_of_a_float32_product_holds_on_its_worst_input():
@@ -30,7 +27,7 @@ def test_every_pair_at_or_above_the_floor_is_found_or_its_query_named(part, stri
     for name, value in (("PART", part), ("STRIP", strip), ("DEEPEST", deepest)):
         monkeypatch.setattr(product, name, value)
     rng = np.random.default_rng(2)
-    q, x = unit_rows(rng, 30, 200)
+    q, x = unit_rows(rng, 30, 24), unit_rows(rng, 200, 24)
     scan = ProductScan(q)
     # one scan serves pieces of any size and any queries: what it keeps between them must not show
     for first, last in ((0, 200), (10, 60), (0, 150)):
@@ -53,7 +50,7 @@ def test_the_dense_scan_yields_every_pair_at_or_above_the_floor(monkeypatch):
     monkeypatch.setattr(DenseScan, "QUERIES", 7)
     monkeypatch.setattr(DenseScan, "ROWS", 30)
     rng = np.random.default_rng(3)
-    q, x = (normalise(rng.standard_normal((n, 24)).astype(np.float32)) for n in (20, 100))
+    q, x = unit_rows(rng, 20, 24), unit_rows(rng, 100, 24)
     table = q.astype(float) @ x.astype(float).T
     low = np.full(20, 0.1)
     pairs = set()

@@ -4,18 +4,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from small_sets import unit_rows
 
-from megaface_eval.features.feature_set import normalise
 from megaface_eval.search import scores
 from megaface_eval.search.scores import product_error, score_pairs
 
 
-def rows(n, dimension, seed=0):
-    return normalise(np.random.default_rng(seed).standard_normal((n, dimension)).astype(np.float32))
-
-
 def test_a_score_is_the_exact_product_to_the_last_bits_of_float64():
-    left, right = rows(20, 512, 1), rows(20, 512, 2)
+    left, right = unit_rows(np.random.default_rng(1), 20, 512), unit_rows(np.random.default_rng(2), 20, 512)
     measured = score_pairs(left, np.arange(20), right, np.arange(20))
     for i in range(20):
         exact = sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left[i], right[i], strict=True))
@@ -23,7 +19,7 @@ def test_a_score_is_the_exact_product_to_the_last_bits_of_float64():
 
 
 def test_a_score_does_not_depend_on_the_pairs_beside_it(monkeypatch):
-    left, right = rows(40, 65, 1), rows(50, 65, 2)
+    left, right = unit_rows(np.random.default_rng(1), 40, 65), unit_rows(np.random.default_rng(2), 50, 65)
     rng = np.random.default_rng(0)
     one, other = rng.integers(40, size=300), rng.integers(50, size=300)
     whole = score_pairs(left, one, right, other)

@@ -5,14 +5,14 @@ bound on its error; a pair is counted by its approximate score where the bound l
 (`scores.py`) where it does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
 
 from megaface_eval.errors import InputError
 from megaface_eval.features.gallery import BLOCK_ROWS, Block, Gallery
-from megaface_eval.processes import Ranks
+from megaface_eval.processes import Processes
 from megaface_eval.search.candidates import Candidates, Scan, Scanner
 from megaface_eval.search.product import DenseScan, ProductScan
 from megaface_eval.search.scores import score_pairs
@@ -24,26 +24,49 @@ KEY_SLACK = 1e-8  # rounding of those keys, up to five million queries
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores to count above, for each query: `values[offsets[q] : offsets[q+1]]`, ascending (float64)."""
+    """Scores to count above, for each query: `values[offsets[q] : offsets[q+1]]`, ascending (float64).
+
+    inclusive: a row that scores exactly the threshold counts too.
+    """
 
     values: np.ndarray
     offsets: np.ndarray
+    inclusive: bool = False
 
     @classmethod
-    def of(cls, query: np.ndarray, value: np.ndarray, queries: int) -> tuple["Thresholds", np.ndarray]:
-        """From one (query, value) pair a threshold, in any order; also where each pair went."""
+    def of(
+        cls, query: np.ndarray, value: np.ndarray, queries: int, inclusive: bool = False
+    ) -> tuple["Thresholds", np.ndarray]:
+        """From one (query, value) pair for each threshold, in any order; also the place in `values` of each pair."""
         order = np.lexsort((value, query))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(query, minlength=queries))])
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        return cls(np.asarray(value, np.float64)[order], offsets), place
+        return cls(np.asarray(value, np.float64)[order], offsets, inclusive), place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a gallery is searched; what is found does not depend on it.
+
+    scan: how blocks are searched where thresholds lie high. processes: those that share the blocks. block_rows: rows of
+    the gallery that are read at a time. progress: what to call the bar; None shows none.
+    """
+
+    scan: Scan = ProductScan
+    processes: Processes = field(default_factory=Processes)
+    block_rows: int = BLOCK_ROWS
+    progress: str | None = None
 
 
 @dataclass(frozen=True)
 class Found:
-    """counts: int64 (sizes × thresholds), rows above each threshold in each nested gallery.
-    best_score: float64 (Q) and best_place: int64 (Q), the highest score in the whole gallery and its first place; -inf
-    and -1 for a query that no row may be compared with."""
+    """What `count_above` finds.
+
+    counts: int64 (sizes × thresholds), rows above each threshold in each nested gallery. best_score: float64 (Q) and
+    best_place: int64 (Q), the highest score in the whole gallery and its first place; -inf and -1 for a query that no
+    row may be compared with.
+    """
 
     counts: np.ndarray
     best_score: np.ndarray
@@ -53,9 +76,9 @@ class Found:
 class _Tally:
     """Counts of pairs between neighbouring thresholds, and the best row of each query."""
 
-    def __init__(self, queries_QD: np.ndarray, thresholds: Thresholds, segments: int, inclusive: bool):
+    def __init__(self, queries_QD: np.ndarray, thresholds: Thresholds, segments: int):
         queries = len(queries_QD)
-        self.queries_QD, self.thresholds, self.inclusive = queries_QD, thresholds, inclusive
+        self.queries_QD, self.thresholds = queries_QD, thresholds
         self.number = np.diff(thresholds.offsets)
         self.keys = thresholds.values + KEY_STEP * np.repeat(np.arange(queries), self.number)
         # one bin more than thresholds for each query: bin j holds scores above exactly its first j thresholds
@@ -83,7 +106,7 @@ class _Tally:
         moving = np.flatnonzero(below < upper)
         while len(moving):
             at = values[below[moving]]
-            passed = (score[moving] >= at) if self.inclusive else (score[moving] > at)
+            passed = (score[moving] >= at) if self.thresholds.inclusive else (score[moving] > at)
             moving = moving[passed]
             below[moving] += 1
             moving = moving[below[moving] < upper[moving]]
@@ -105,9 +128,9 @@ class _Tally:
         wins = (score > self.best[query]) | ((score == self.best[query]) & (place < self.place[query]))
         self.best[query[wins]], self.place[query[wins]] = score[wins], place[wins]
 
-    def counts(self, ranks: Ranks) -> np.ndarray:
-        """Rows above each threshold (segments × thresholds), cumulated over nested galleries and summed over ranks."""
-        bins = np.cumsum(ranks.sum(self.bins), axis=0)
+    def counts(self, processes: Processes) -> np.ndarray:
+        """Rows above each threshold (segments × thresholds), over nested galleries and all processes."""
+        bins = np.cumsum(processes.sum(self.bins), axis=0)
         # rows above threshold j of a query = rows in its bins j+1, j+2, …
         falling = np.cumsum(bins[:, ::-1], axis=1)[:, ::-1]
         query = np.repeat(np.arange(len(self.number)), self.number)
@@ -116,9 +139,9 @@ class _Tally:
         last = self.thresholds.offsets[1:] + np.arange(1, len(self.number) + 1)
         return after[:, threshold + query + 1] - after[:, last[query]]
 
-    def best_over(self, ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
-        """Best score and its first place over all ranks."""
-        scores, places = (np.stack(ranks.gather(part)) for part in (self.best, self.place))
+    def best_over(self, processes: Processes) -> tuple[np.ndarray, np.ndarray]:
+        """Best score and its first place over all processes."""
+        scores, places = (np.stack(processes.gather(part)) for part in (self.best, self.place))
         best = scores.max(axis=0)
         place = np.where(scores == best, places, np.iinfo(np.int64).max).min(axis=0)
         return best, place
@@ -128,33 +151,28 @@ def count_above(
     queries_QD: np.ndarray,
     thresholds: Thresholds,
     gallery: Gallery,
+    search: Search,
     *,
-    inclusive: bool = False,
-    scan: Scan = ProductScan,
     labels: tuple[np.ndarray, np.ndarray] | None = None,
-    ranks: Ranks | None = None,
     scale: float = 1.0,
-    block_rows: int = BLOCK_ROWS,
-    progress: str | None = None,
 ) -> Found:
     """Count the rows of every nested gallery that score above each threshold.
 
     Args:
         queries_QD: unit rows, float32.
-        inclusive: also count rows that score exactly the threshold.
-        scan: how blocks are searched where thresholds lie high; the result does not depend on it.
         labels: (queries', gallery places') identities; pairs of one identity are left out.
         scale: product of the largest lengths of a query and a gallery row, where a further column makes them exceed 1.
-        progress: what to call the bar; None shows none.
+
+    Raises InputError, on every process, for a row that cannot be read or is no direction.
     """
-    ranks = ranks or Ranks()
-    tally = _Tally(queries_QD, thresholds, len(gallery.sizes), inclusive)
+    processes = search.processes
+    tally = _Tally(queries_QD, thresholds, len(gallery.sizes))
     dense = DenseScan(queries_QD, scale, labels)
-    shallow = None if labels else scan(queries_QD, scale)
-    mine = ranks.share(gallery.spans(block_rows))
+    shallow = None if labels else search.scan(queries_QD, scale)
+    mine = processes.share(gallery.spans(search.block_rows))
     total = sum(stop - start for start, stop, _ in mine)
-    hidden = progress is None or ranks.rank > 0
-    with tqdm(total=total, desc=progress, unit="row", unit_scale=True, disable=hidden, delay=1) as bar:
+    hidden = search.progress is None or processes.rank > 0
+    with tqdm(total=total, desc=search.progress, unit="row", unit_scale=True, disable=hidden, delay=1) as bar:
         seen, problem = 0, None
         try:
             for block in gallery.blocks(mine):
@@ -164,10 +182,10 @@ def count_above(
         except InputError as error:
             problem = error
     # a row that one process cannot read stops them all, with one message, instead of leaving the others waiting
-    problem = next((one for one in ranks.gather(problem) if one is not None), None)
+    problem = next((one for one in processes.gather(problem) if one is not None), None)
     if problem is not None:
         raise problem
-    return Found(tally.counts(ranks), *tally.best_over(ranks))
+    return Found(tally.counts(processes), *tally.best_over(processes))
 
 
 def _count_block(tally: _Tally, shallow: Scanner | None, dense: DenseScan, block: Block, seen: int) -> None:
@@ -176,9 +194,10 @@ def _count_block(tally: _Tally, shallow: Scanner | None, dense: DenseScan, block
     pilot = rows if shallow is None else min(rows, max(0, PILOT_ROWS - seen))
     for found in dense(everyone, tally.low, tally.best, block.unit_BD[:pilot], block.start):
         tally.add(found, block.unit_BD, block.segment, block.start)
-    step = rows if shallow is None else shallow.piece_rows
-    for at in range(pilot, rows, step):
-        rows_rD, start = block.unit_BD[at : at + step], block.start + at
+    if shallow is None:
+        return
+    for at in range(pilot, rows, shallow.piece_rows):
+        rows_rD, start = block.unit_BD[at : at + shallow.piece_rows], block.start + at
         expected = tally.met * (len(rows_rD) / max(seen + at, 1))
         often = expected > shallow.deepest / 2
         deep = everyone[often]
