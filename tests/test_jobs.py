@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from facelt import extract
-from megaface_eval.options import build_parser, check, parse_method
+from megaface_eval.options import build_parser, settings_of
 from recordio_tools.__main__ import main as recordio
 
 ROOT = Path(__file__).parents[1]
@@ -238,13 +238,13 @@ def test_eval_reads_what_it_extracted(recogniser, job, tmp_path):
         kinds = ["onnx"] if args.onnx else args.embedding
         made |= {f: (kind, args.data[0]) for kind, f in zip(kinds, output_folders(args), strict=True)}
     assert evaluation[:2] == ["-m", "megaface_eval.run"]
-    options = build_parser().parse_args(evaluation[2:])
-    check(options)
-    assert (options.gallery, options.output) == (10_000, Path("report"))
-    for name, probes, distractors in map(parse_method, options.method):
-        assert (made[probes], made[distractors]) == ((name, "a/faces"), (name, "b/faces"))
+    settings = settings_of(build_parser().parse_args(evaluation[2:]))
+    sources = settings.sources
+    assert (settings.gallery_size, settings.output.folder) == (10_000, Path("report"))
+    for method in sources.methods:
+        assert (made[method.probes], made[method.distractors]) == ((method.name, "a/faces"), (method.name, "b/faces"))
     judge = "onnx" if recogniser else "direct"
-    assert (made[options.train], made[options.probes_recogniser]) == ((judge, "c/faces"), (judge, "a/faces"))
+    assert (made[sources.train], made[sources.recogniser]) == ((judge, "c/faces"), (judge, "a/faces"))
 
 
 def output_folders(args: argparse.Namespace) -> list[Path]:

@@ -11,12 +11,12 @@ PACKAGES = ("recordio_tools", "facelt", "megaface_eval")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 # The rooms of each package, from the ground: a module imports from its own room and from rooms before it in this list.
-# Modules of one tuple are one floor; "." are the doors, the package's own modules that no list names.
+# "." are the doors: the package's own modules that the list does not name.
 ROOMS = {
     "facelt": ["errors", "recipes", "config", "parallel", "network", "images", "head", "training", "features", "."],
     "megaface_eval": [
-        "errors", "processes", "files", "features", "search", "protocols", "formats", "settings", "loading", "evaluate",
-        "report", ".",
+        "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",
+        "evaluate", "report", ".",
     ],
     "recordio_tools": [
         "errors", "command_line", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources", "cli",

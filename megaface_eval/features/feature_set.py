@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from megaface_eval.errors import InputError
-from megaface_eval.files import read_json
+from megaface_eval.strict_json import read_json
 
 # what damaged and hostile .npy and .npz files make numpy raise
 UNREADABLE = (

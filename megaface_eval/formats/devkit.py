@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from megaface_eval.errors import InputError, answer
 from megaface_eval.features.feature_set import write_features
-from megaface_eval.files import check_writable, output_folder, read_json
+from megaface_eval.strict_json import read_json
+from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.command_line import Parser
 
 FLOATS = {5: np.float32, 6: np.float64}  # OpenCV's CV_32F and CV_64F
@@ -71,7 +72,7 @@ def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
 
     Labels number the ids in order of first mention; a list without ids (distractors) gets a label a row.
     """
-    check_writable(output)
+    check_writable(output, folder=True)
     paths, ids = read_list(list_path)
     dimension = read_bin(root / f"{paths[0]}{suffix}").size
     features = np.empty((len(paths), dimension), np.float32)

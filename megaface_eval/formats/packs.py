@@ -14,7 +14,7 @@ import numpy as np
 
 from megaface_eval.errors import InputError, answer
 from megaface_eval.features.feature_set import FeatureSet, load_features, normalise, to_float32
-from megaface_eval.files import check_writable, output_folder
+from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.command_line import Parser
 from recordio_tools.sources.bins import Pack, read_pack
 
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def write_images(images: list[bytes], folder: Path) -> None:
     """Write encoded images into a new folder, numbered in order."""
-    check_writable(folder)
+    check_writable(folder, folder=True)
     with output_folder(folder) as inner:
         for i, image in enumerate(images):
             (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)

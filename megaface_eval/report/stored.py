@@ -6,9 +6,9 @@ import numpy as np
 
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import UNREADABLE
-from megaface_eval.files import read_json
 from megaface_eval.protocols.metrics import Tallies
 from megaface_eval.report.schema import Report, read_report
+from megaface_eval.strict_json import read_json
 
 
 def tallies_as_arrays(tallies: list[dict[str, Tallies]]) -> dict[str, np.ndarray]:

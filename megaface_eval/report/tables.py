@@ -6,11 +6,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from megaface_eval.errors import InputError
-from megaface_eval.files import check_writable, output_folder
 from megaface_eval.report import plots
 from megaface_eval.report.schema import Cell, Interval, MethodReport, Report
 from megaface_eval.report.wording import MISSING, percent, size_name
 from megaface_eval.settings import Output
+from recordio_tools.atomic import check_writable, output_folder
 
 LATEX = {
     "\0": "", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≥": r"$\geq$",
@@ -134,7 +134,7 @@ def check_output(output: Output) -> None:
         raise InputError(f"{path} exists; choose another --output or give --force to replace it")
     if os.path.lexists(path) and not (path.is_dir() and (path / "report.json").is_file()):
         raise InputError(f"{path} is not a report; --force replaces only a folder with a report.json")
-    check_writable(path, replace=True)
+    check_writable(path, force=True, folder=True)
 
 
 def write_report(report: Report, figures: dict[str, Figure], output: Output, extras: dict[str, bytes]) -> None:

@@ -262,7 +262,6 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
         (["--subgroups", "nowhere.tsv"], ["nowhere.tsv"]),
         (["--protocol", "mine"], ["invalid choice"]),
         (["--unknown"], ["unrecognized"]),
-        (["--output", "no/such/place"], ["does not exist"]),
     ],
 )
 def test_mistakes_in_the_command_are_answered_in_one_line(sets, capsys, more, words):

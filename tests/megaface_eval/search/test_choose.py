@@ -1,5 +1,7 @@
 """What `--search` means."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -64,10 +66,9 @@ def test_certified_takes_the_faster_precision_if_it_is_faster_than_faiss(int8, w
 def test_a_slow_scan_is_measured_as_slow():
     class Slow(ProductScan):
         def __call__(self, *arguments):
-            for _ in range(9):
-                super().__call__(*arguments)
+            time.sleep(0.1)  # a hundred times what the search takes, whatever else the machine does
             return super().__call__(*arguments)
 
-    shares = time_scans({"one": ProductScan, "ten": Slow}, 64, queries=256, rows=2048)
-    assert shares["ten"] > 3 * shares["one"] > 0
+    shares = time_scans({"usual": ProductScan, "slow": Slow}, 64, queries=256, rows=2048)
+    assert shares["slow"] > shares["usual"] > 0
     assert np.isfinite(list(shares.values())).all()
