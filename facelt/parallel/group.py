@@ -27,12 +27,12 @@ def join(timeout_minutes: float = 30.0) -> torch.device:
     OMP_NUM_THREADS says otherwise.
     """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
-        os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items()})
         if "MASTER_ADDR" not in os.environ:
             raise UserError(
                 "srun started several tasks but MASTER_ADDR is not set: export the first node's address "
                 "and a free MASTER_PORT, as jobs/train.sbatch does"
             )
+        os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items()})
     alone = "RANK" not in os.environ
     local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
     cuda = torch.cuda.is_available()
