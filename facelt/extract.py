@@ -3,10 +3,11 @@
     python -m facelt.extract --checkpoint RUN --data DATA --output FEATURES --embedding direct
     python -m facelt.extract --onnx recogniser.onnx --data DATA --output FEATURES
     deepspeed --module facelt.extract --checkpoint RUN --data DATA --output FEATURES      (the same, on all GPUs)
+    python -m facelt.extract --checkpoint RUN --memory-set CENTROIDS      (the memory itself, a row a class)
 
 Several embeddings or data folders are written in one go, to FEATURES/<embedding>/<data folder's name>.
 A feature set is a folder: features.npy (N x D, float32), labels.npy (N, int64), names.txt (where the data has names of
-identities), meta.json (what made it).
+identities), meta.json (what made it), norm.npy and, of a meta run, reachability.npy (N each, float32).
 """
 
 import argparse
@@ -18,8 +19,16 @@ from pathlib import Path
 import torch
 
 from facelt.errors import UserError, one_line
-from facelt.features.feature_set import write_features
-from facelt.features.recognisers import Pixels, Recogniser, from_checkpoint, from_onnx, from_pixels, with_flip
+from facelt.features.feature_set import write_features, write_memory
+from facelt.features.recognisers import (
+    Pixels,
+    Recogniser,
+    from_checkpoint,
+    from_onnx,
+    from_pixels,
+    memory_of,
+    with_flip,
+)
 from facelt.head.meta_embedding import EMBEDDINGS
 from facelt.images.dali import Decoding
 from facelt.parallel import group
@@ -32,8 +41,14 @@ def main(argv: list[str] | None = None) -> int:
     """Extract as the command line says; 0 done. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
     with one_line("facelt.extract"):
+        if args.memory_set is None and None in (args.data, args.output):
+            raise UserError("--data and --output are missing; give both, or --memory-set OUT for the memory alone")
         device = group.join()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
+        if args.memory_set is not None:
+            extract_memory(args)
+        if args.data is None or args.output is None:
+            return 0
         outputs = [output_folders(args, source) for source in args.data]
         every = [folder for folders in outputs for folder in folders]
         if len(set(every)) < len(every):
@@ -47,6 +62,19 @@ def main(argv: list[str] | None = None) -> int:
             with one_line("facelt.extract", every_rank=True):
                 write_features(folders, recogniser, dataset, decoding, source)
     return 0
+
+
+def extract_memory(args: argparse.Namespace) -> None:
+    """Write the memory of a run as a feature set."""
+    if args.checkpoint is None:
+        raise UserError("--memory-set needs --checkpoint, a meta run; leave it out")
+
+    def write() -> None:
+        check_writable(args.memory_set, force=args.force, folder=True)
+        centroids_KD, facts = memory_of(args.checkpoint)
+        write_memory(args.memory_set, centroids_KD.numpy(), facts)
+
+    group.together(write if group.rank() == 0 else lambda: None)
 
 
 def output_folders(args: argparse.Namespace, source: str) -> list[Path]:
@@ -88,8 +116,11 @@ def arguments() -> Parser:
     source.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
     source.add_argument("--onnx", help="any recogniser in ONNX")
     source.add_argument("--pixels", type=count, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
-    parser.add_argument("--data", required=True, nargs="+", help="folders with train.rec, train.idx and property")
-    parser.add_argument("--output", required=True, help="folder of the feature set to write")
+    parser.add_argument("--data", nargs="+", help="folders with train.rec, train.idx and property")
+    parser.add_argument("--output", help="folder of the feature set to write")
+    parser.add_argument(
+        "--memory-set", type=Path, metavar="OUT", help="write the memory of a meta run as a feature set"
+    )
     parser.add_argument("--embedding", nargs="+", choices=EMBEDDINGS, default=["direct"], help="default: direct")
     parser.add_argument(
         "--memory",

@@ -1,13 +1,15 @@
 """Feature sets, written: a folder with a row for each image of a data folder.
 
 features.npy (N x D, float32), labels.npy (N, int64), names.txt (where the data has names of identities), meta.json
-(what made it).
+(what made it); and columns of a number a row (N, float32): norm.npy, the length of each feature, and what the
+recogniser knows beside, such as reachability.npy.
 """
 
 import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,21 +40,50 @@ def write_features(
     with ExitStack() as stack:
         drafts = [stack.enter_context(output_folder(folder, force=True)) for folder in folders] if chief else []
         matrices: list[np.memmap] = []
+        columns: dict[str, np.ndarray] = {}
         for batch in each_batch(recogniser.embed, dataset, decoding, f"features of {Path(source).name}"):
             # Rank 0 writes for all: pages that several machines map for writing would overwrite each other.
-            outputs = [collectives.gather(rows_BD.float().contiguous()) for rows_BD in batch.output]
+            outputs = [collectives.gather(rows_BD.float().contiguous()) for rows_BD in batch.output.features]
+            known = {name: collectives.gather(column_B.float()) for name, column_B in batch.output.columns.items()}
             if not chief:
                 continue
+            images, valid_G = batch.images_G[batch.valid_G], batch.valid_G
             if not matrices:
                 shapes = [(len(dataset), rows_GD.shape[1]) for rows_GD in outputs]
                 matrices = [_open(draft, shape) for draft, shape in zip(drafts, shapes, strict=True)]
             for matrix, rows_GD in zip(matrices, outputs, strict=True):
-                matrix[batch.images_G[batch.valid_G]] = rows_GD.cpu().numpy()[batch.valid_G]
+                matrix[images] = rows_GD.cpu().numpy()[valid_G]
+            for name, column_G in known.items():
+                column = columns.setdefault(name, np.empty(len(dataset), np.float32))
+                column[images] = column_G.cpu().numpy()[valid_G]
         for draft, matrix, embedding in zip(drafts, matrices, recogniser.embeddings, strict=True) if chief else ():
             matrix.flush()
+            for name, column in {"norm": _norms(matrix), **columns}.items():
+                np.save(draft / f"{name}.npy", column)
             facts = {"data": source, "embedding": embedding, "images": len(dataset), "dimension": matrix.shape[1]}
             _complete(draft, dataset, {**recogniser.facts, **facts})
     group.barrier()
+
+
+def write_memory(folder: Path, centroids_KD: np.ndarray, facts: dict[str, Any]) -> None:
+    """Put a memory where a feature set is wanted, such as a score cohort: a row a class, labelled by it.
+
+    Args:
+        folder: replaced if it exists.
+        centroids_KD: the rows.
+        facts: for meta.json.
+    """
+    with output_folder(folder, force=True) as draft:
+        np.save(draft / "features.npy", centroids_KD.astype(np.float32))
+        np.save(draft / "labels.npy", np.arange(len(centroids_KD)))
+        facts = {**facts, "images": len(centroids_KD), "dimension": centroids_KD.shape[1]}
+        (draft / "meta.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _norms(matrix: np.ndarray, rows: int = 65536) -> np.ndarray:
+    """‖v‖ of every row, float32, a piece at a time: the matrix may be larger than the memory."""
+    pieces = [np.linalg.norm(matrix[start : start + rows], axis=1) for start in range(0, len(matrix), rows)]
+    return np.concatenate(pieces)
 
 
 def _open(folder: Path, shape: tuple[int, int]) -> np.memmap:

@@ -6,7 +6,7 @@ B: images, S: side of the images, D: size of a feature.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,14 +23,21 @@ from facelt.training import checkpoint
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
 
+class Recognised(NamedTuple):
+    """features: B x D, one for each embedding. columns: what else is known of an image, B each, by name."""
+
+    features: list[Tensor]
+    columns: dict[str, Tensor]
+
+
 @dataclass(frozen=True)
 class Recogniser:
-    """embed: images B x 3 x S x S in [-1, 1] -> features B x D, one for each of `embeddings`.
+    """embed: images B x 3 x S x S in [-1, 1] -> a feature for each of `embeddings`, and columns beside them.
 
     image_size: S. facts: what made the features, for meta.json.
     """
 
-    embed: Callable[[Tensor], list[Tensor]]
+    embed: Callable[[Tensor], Recognised]
     image_size: int
     facts: dict[str, Any]
     embeddings: tuple[str, ...] = ("direct",)
@@ -49,6 +56,9 @@ def from_checkpoint(
     path: str | Path, embeddings: tuple[str, ...], device: torch.device, memory: str | None = None
 ) -> Recogniser:
     """Embeddings of a trained network; the class memory stays sharded over the ranks, which must all call alike.
+
+    Those of a meta run have a column `reachability`, γ of equation 3: the distance of the direct feature to the nearest
+    centroid.
 
     Args:
         path: a run, a stage of it, or a checkpoint.
@@ -70,20 +80,37 @@ def from_checkpoint(
     embedder.to(device).eval()
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step}
     facts |= {"memory": memory} if memory else {}
-    if embeddings == ("direct",):
-        return Recogniser(lambda images: [embedder(images).direct_BD], state.config.image_size, facts)
+    if not meta:
+        return Recogniser(lambda images: Recognised([embedder(images).direct_BD], {}), state.config.image_size, facts)
     partition = Partition(state.num_classes, group.rank(), group.world_size())
-    head = MetaHead(state.config, partition, memory)
+    # Where nothing but γ is wanted of the memory, its mean is read: that costs no product.
+    head = MetaHead(state.config, partition, "mean" if embeddings == ("direct",) else memory)
     names = head.state_dict().keys()
     head.load_state_dict(group.together(checkpoint.read_rows, folder, partition, names))
     head.to(device).eval()
 
-    def embed(images_B3SS: Tensor) -> list[Tensor]:
+    def embed(images_B3SS: Tensor) -> Recognised:
         embedded = embedder(images_B3SS)
-        every = head.embeddings(embedded, collectives.gather(embedded.direct_BD))
-        return [getattr(every, f"{name}_BD") for name in embeddings]
+        v = head.embeddings(embedded, collectives.gather(embedded.direct_BD))
+        every = {"direct": v.direct_BD, "memory": embedded.concept_BD * v.memory_BD, "infused": v.infused_BD}
+        every |= {"meta": v.meta_BD, "squashed": v.squashed_BD}
+        return Recognised([every[name] for name in embeddings], {"reachability": v.reach_B})
 
     return Recogniser(embed, state.config.image_size, facts, embeddings)
+
+
+def memory_of(path: str | Path) -> tuple[Tensor, dict[str, Any]]:
+    """The whole memory of a meta run, K x D centroids in the space of its direct features, and facts for meta.json.
+
+    Raises UserError where there is no checkpoint, or it is of stage plain.
+    """
+    folder = checkpoint.find(path)
+    state = checkpoint.read_state(folder)
+    if state.stage != "meta":
+        raise UserError(f"--memory-set: {folder} is of stage plain, which has no memory; give a meta run")
+    rows = checkpoint.read_rows(folder, Partition(state.num_classes), {"memory.centroids"})
+    facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step, "embedding": "centroids"}
+    return rows["memory.centroids"], facts
 
 
 def from_onnx(path: str | Path, pixels: Pixels) -> Recogniser:
@@ -108,12 +135,12 @@ def from_onnx(path: str | Path, pixels: Pixels) -> Recogniser:
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or (isinstance(shape[0], int) and shape[0] != 1):
         raise UserError(f"--onnx {path}: its input is {shape}; expected N x 3 x H x H images, with N free or 1")
 
-    def embed(images_B3SS: Tensor) -> list[Tensor]:
+    def embed(images_B3SS: Tensor) -> Recognised:
         scaled = (images_B3SS.cpu() * 127.5 + 127.5 - pixels.mean) / pixels.std
         scaled = scaled.flip(1) if pixels.channels == "bgr" else scaled
         calls = scaled.split(1) if shape[0] == 1 else [scaled]
         rows = [np.asarray(session.run(None, {entry.name: images.numpy()})[0]) for images in calls]
-        return [torch.from_numpy(np.concatenate(rows)).flatten(1)]
+        return Recognised([torch.from_numpy(np.concatenate(rows)).flatten(1)], {})
 
     facts = {"recogniser": "onnx", "model": str(path), **vars(pixels)}
     return Recogniser(embed, shape[2] if isinstance(shape[2], int) else 112, facts)
@@ -122,18 +149,19 @@ def from_onnx(path: str | Path, pixels: Pixels) -> Recogniser:
 def from_pixels(size: int) -> Recogniser:
     """The grey image itself, its mean removed: what a recogniser must beat. D = S·S."""
 
-    def embed(images_B3SS: Tensor) -> list[Tensor]:
+    def embed(images_B3SS: Tensor) -> Recognised:
         grey_BN = torch.einsum("bchw,c->bhw", images_B3SS, images_B3SS.new_tensor(GREY)).flatten(1)
-        return [grey_BN - grey_BN.mean(1, keepdim=True)]
+        return Recognised([grey_BN - grey_BN.mean(1, keepdim=True)], {})
 
     return Recogniser(embed, size, {"recogniser": "pixels", "size": size})
 
 
 def with_flip(recogniser: Recogniser) -> Recogniser:
-    """The sum of the normalised features of an image and of its mirror image."""
+    """The sum of the normalised features of an image and of its mirror image; columns stay those of the image."""
 
-    def embed(images_B3SS: Tensor) -> list[Tensor]:
-        pairs = zip(recogniser.embed(images_B3SS), recogniser.embed(images_B3SS.flip(3)), strict=True)
-        return [normalize(one) + normalize(other) for one, other in pairs]
+    def embed(images_B3SS: Tensor) -> Recognised:
+        image, mirrored = recogniser.embed(images_B3SS), recogniser.embed(images_B3SS.flip(3))
+        pairs = zip(image.features, mirrored.features, strict=True)
+        return Recognised([normalize(one) + normalize(other) for one, other in pairs], image.columns)
 
     return replace(recogniser, embed=embed)

@@ -9,7 +9,7 @@ from torch import Tensor
 # Below this distance a feature counts as lying on its centroid: 1/γ and its gradient stay finite.
 SMALLEST_REACH = 1e-4
 
-EMBEDDINGS = ("direct", "infused", "meta", "squashed")
+EMBEDDINGS = ("direct", "memory", "infused", "meta", "squashed")
 
 
 def reach(direct_BD: Tensor, nearest_BD: Tensor) -> Tensor:

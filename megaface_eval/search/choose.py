@@ -62,8 +62,9 @@ def choose_scan(search: str, dimension: int, pairs: int, processes: Processes) -
         search = "certified-prefix"
     if search in SCANS:
         return SCANS[search], search.replace("-", " ")
-    tried, size = (COARSE, COARSE_TRIAL) if search == "certified" else ({"product": SCANS["product"]}, TRIAL)
-    shares = processes.gather(time_scans(tried, dimension, *size) if processes.rank == 0 else None)[0]
+    tried, trial = (COARSE, COARSE_TRIAL) if search == "certified" else ({"product": SCANS["product"]}, TRIAL)
+    queries, rows = trial
+    shares = processes.gather(time_scans(tried, dimension, queries, rows) if processes.rank == 0 else None)[0]
     measured = ", ".join(f"{name} {share:.2f} x the time of FAISS" for name, share in shares.items())
     name = min(shares, key=shares.__getitem__)
     if search == "auto":

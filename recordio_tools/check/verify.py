@@ -99,7 +99,7 @@ def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: l
             problem = f"does not decode ({result})"
             faults.append(fault_at("image", images.keys[row], images.offsets[row], problem))
         elif size is not None and result != size:
-            problem = "is {}x{}, property states {}x{}".format(*result, *size)
+            problem = f"is {result[0]}x{result[1]}, property states {size[0]}x{size[1]}"
             faults.append(fault_at("size", images.keys[row], images.offsets[row], problem))
     return good
 

@@ -67,11 +67,13 @@ def by_hand(run, data) -> dict[str, torch.Tensor]:
     infused = v + e * (o @ rows["memory.centroids"])
     gamma = torch.cdist(v, rows["memory.centroids"], compute_mode="donot_use_mm_for_euclid_dist").min(1).values
     meta = infused * (10 / gamma)[:, None]
-    return {"direct": v, "infused": infused, "meta": meta, "squashed": meta / (1 + meta.norm(dim=1, keepdim=True))}
+    squashed = meta / (1 + meta.norm(dim=1, keepdim=True))
+    every = {"direct": v, "memory": infused - v, "infused": infused, "meta": meta, "squashed": squashed}
+    return {**every, "reachability": gamma}
 
 
 def test_every_embedding_and_what_stands_beside_it(run, data, tmp_path):
-    names = ["direct", "infused", "meta", "squashed"]
+    names = ["direct", "memory", "infused", "meta", "squashed"]
     arguments = ["--checkpoint", str(run), "--embedding", *names, "--data", str(data), "--output", str(tmp_path / "f")]
     assert extract.main([*arguments, "--batch", "7"]) == 0
     want = by_hand(run, data)
@@ -79,10 +81,34 @@ def test_every_embedding_and_what_stands_beside_it(run, data, tmp_path):
         folder = tmp_path / "f" / name
         np.testing.assert_allclose(np.load(folder / "features.npy"), want[name], rtol=2e-3, atol=2e-3)
         np.testing.assert_array_equal(np.load(folder / "labels.npy"), np.repeat(np.arange(K), 5))
+        np.testing.assert_allclose(np.load(folder / "reachability.npy"), want["reachability"], rtol=2e-3)
+        np.testing.assert_allclose(np.load(folder / "norm.npy"), want[name].norm(dim=1), rtol=2e-3)
         assert (folder / "names.txt").read_text().split() == [f"person-{k}" for k in range(K)]
         facts = json.loads((folder / "meta.json").read_text())
         assert (facts["embedding"], facts["dimension"], facts["images"], facts["step"]) == (name, D, 25, 3)
     assert sorted(p.name for p in (tmp_path / "f").iterdir()) == sorted(names)
+
+
+def test_the_direct_feature_alone_has_its_reachability_and_a_plain_run_none(run, data, tmp_path):
+    for stage in ("meta", "plain"):
+        arguments = ["--checkpoint", str(run / stage), "--data", str(data), "--output", str(tmp_path / stage)]
+        assert extract.main(arguments) == 0
+    want = by_hand(run, data)
+    np.testing.assert_allclose(np.load(tmp_path / "meta" / "features.npy"), want["direct"], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(np.load(tmp_path / "meta" / "reachability.npy"), want["reachability"], rtol=2e-3)
+    files = {path.name for path in (tmp_path / "plain").iterdir()}
+    assert files == {"features.npy", "labels.npy", "names.txt", "norm.npy", "meta.json"}
+
+
+def test_the_memory_is_a_feature_set_that_serves_as_a_cohort(run, tmp_path):
+    from megaface_eval.features.feature_set import load_features
+
+    assert extract.main(["--checkpoint", str(run), "--memory-set", str(tmp_path / "memory")]) == 0
+    centroids = checkpoint.read_rows(checkpoint.find(run), Partition(K))["memory.centroids"]
+    memory = load_features(tmp_path / "memory")
+    np.testing.assert_array_equal(memory.stored.read(0, K), centroids)
+    np.testing.assert_array_equal(memory.labels, np.arange(K))
+    assert memory.meta["embedding"] == "centroids"
 
 
 def test_two_ranks_are_one(run, data, tmp_path):
@@ -191,3 +217,14 @@ def test_help_has_an_example(capsys):
         extract.main(["--help"])
     assert left.value.code == 0
     assert "python -m facelt.extract --checkpoint RUN" in capsys.readouterr().out
+
+
+def test_a_memory_that_cannot_be_written_is_refused_in_one_line(run, tmp_path, capsys):
+    out = ["--memory-set", str(tmp_path / "memory")]
+    assert "stage plain, which has no memory" in refused(capsys, "--checkpoint", str(run / "plain"), *out)
+    assert "--memory-set needs --checkpoint" in refused(capsys, "--pixels", "8", *out)
+    assert "--data and --output are missing" in refused(capsys, "--checkpoint", str(run))
+    assert "--data and --output are missing" in refused(capsys, "--checkpoint", str(run), "--data", "x")
+    (tmp_path / "memory").mkdir()
+    assert "exists" in refused(capsys, "--checkpoint", str(run), *out)
+    assert list((tmp_path / "memory").iterdir()) == []

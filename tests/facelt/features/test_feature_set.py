@@ -10,7 +10,7 @@ from faces import write_faces
 from ranks import run_ranks
 
 from facelt.features.feature_set import write_features
-from facelt.features.recognisers import Recogniser
+from facelt.features.recognisers import Recognised, Recogniser
 from facelt.images.dali import Decoding
 from recordio_tools.dataset import RecordDataset
 
@@ -22,8 +22,9 @@ def data(tmp_path_factory):
     return write_faces(tmp_path_factory.mktemp("set") / "data", images=3)
 
 
-def means(images_B3SS: torch.Tensor) -> list[torch.Tensor]:
-    return [images_B3SS.mean((2, 3)), images_B3SS.flatten(1)[:, :7]]
+def means(images_B3SS: torch.Tensor) -> Recognised:
+    features = [images_B3SS.mean((2, 3)), images_B3SS.flatten(1)[:, :7]]
+    return Recognised(features, {"top": images_B3SS.amax((1, 2, 3))})
 
 
 def write(data: str, output: str, batch: int) -> None:
@@ -43,6 +44,11 @@ def test_rows_in_the_sets_order_at_any_number_of_ranks(data, tmp_path, ranks, ba
         assert one.dtype == np.float32
         np.testing.assert_allclose(many, one, atol=1e-6)
         np.testing.assert_array_equal(np.load(tmp_path / "many" / name / "labels.npy"), np.repeat(np.arange(5), 3))
+        norms = np.load(tmp_path / "many" / name / "norm.npy")
+        np.testing.assert_allclose(norms, np.linalg.norm(one, axis=1), rtol=1e-5)
+        tops = [np.load(tmp_path / run / name / "top.npy") for run in ("one", "many")]
+        np.testing.assert_allclose(tops[1], tops[0], atol=1e-6)
+        assert tops[0].shape == (N,)
         facts = json.loads((tmp_path / "many" / name / "meta.json").read_text(encoding="utf-8"))
         want = {"recogniser": "means", "data": str(data), "embedding": name, "images": N, "dimension": width}
         assert facts == want

@@ -4,22 +4,36 @@ import pytest
 import torch
 
 from facelt.errors import UserError
-from facelt.features.recognisers import Pixels, Recogniser, from_checkpoint, from_onnx, from_pixels, with_flip
+from facelt.features.recognisers import (
+    Pixels,
+    Recognised,
+    Recogniser,
+    from_checkpoint,
+    from_onnx,
+    from_pixels,
+    with_flip,
+)
 
 
 def test_pixels_are_grey_without_their_mean():
     images = torch.rand(2, 3, 4, 4) * 2 - 1
-    (got,) = from_pixels(4).embed(images)
+    (got,), columns = from_pixels(4).embed(images)
+    assert columns == {}
     grey = (images * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1).flatten(1)
     torch.testing.assert_close(got, grey - grey.mean(1, keepdim=True))
 
 
 def test_flip_adds_the_unit_features_of_the_mirror_image_and_changes_nothing_else():
-    plain = Recogniser(lambda images: [images.flatten(1)], 4, {"recogniser": "pixels"})
+    def embed(images: torch.Tensor) -> Recognised:
+        return Recognised([images.flatten(1)], {"mean": images.mean((1, 2, 3))})
+
+    plain = Recogniser(embed, 4, {"recogniser": "pixels"})
     flipped = with_flip(plain)
     images = torch.randn(2, 3, 4, 4)
     unit = [torch.nn.functional.normalize(x.flatten(1)) for x in (images, images.flip(3))]
-    torch.testing.assert_close(flipped.embed(images)[0], unit[0] + unit[1])
+    features, columns = flipped.embed(images)
+    torch.testing.assert_close(features[0], unit[0] + unit[1])
+    torch.testing.assert_close(columns["mean"], images.mean((1, 2, 3)))
     assert (flipped.image_size, flipped.facts, flipped.embeddings) == (4, {"recogniser": "pixels"}, ("direct",))
 
 
