@@ -53,6 +53,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "decay": "factor of each drop",
         "warmup": "epochs over which the rate rises from zero",
         "lr_scale": "factor of `optimizer.params.lr` in this stage",
+        "classifier_lr": "factor of that rate for classifier and hallucinator; 10 in the released stage 2",
+        "centroid_lr": "factor of that rate for the centroids, where a gradient moves them",
         "sampler": "every image once an epoch, or every class equally often; preset `facelt`: both `uniform`",
         "images_per_class": "with `class_aware`: images of one class in a row; they stay on one rank",
         "sample_rate": "share of the classes outside the batch that take part in a step",

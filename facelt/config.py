@@ -195,6 +195,8 @@ class StageConfig(Block):
     """One stage. An epoch is as many images as the training set holds, however they are sampled.
 
     lr_scale: times optimizer.params.lr. The rate is multiplied by `decay` after every `decay_every` epochs.
+    classifier_lr, centroid_lr: times that rate, for classifier and hallucinator, and for the centroids. The authors'
+    stage 2 on ImageNet-LT has .01 for the network, .1 and .01 (there the selector learns at .1 too).
     warmup: epochs over which it rises from zero. sample_rate: share of the classes without an image in the batch that
     take part in a step (see `negatives`). freeze_backbone: train only neck, attention, selector and head, as the
     authors' Places recipe does; the batch normalisation of what is frozen does not move.
@@ -205,6 +207,8 @@ class StageConfig(Block):
     decay: Positive = 0.1
     warmup: NonNegative = 0
     lr_scale: Positive = 1
+    classifier_lr: Positive = 1
+    centroid_lr: Positive = 1
     sampler: Literal["uniform", "class_aware"] = "uniform"
     images_per_class: Count = 4
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1
@@ -241,6 +245,16 @@ class FaceltConfig(Block):
     log_every: Count = 10
     checkpoint_every: Count = 2000
     loader_threads: Count = 2
+
+    @model_validator(mode="after")
+    def _agree(self) -> "FaceltConfig":
+        if self.plain.centroid_lr != 1:
+            raise ValueError("plain.centroid_lr does nothing: stage plain has no centroids; leave it out")
+        if self.meta.centroid_lr != 1 and self.head.centroid_update in ("mean", "refresh"):
+            raise ValueError(
+                f'meta.centroid_lr does nothing with "centroid_update": "{self.head.centroid_update}"; leave it out'
+            )
+        return self
 
     def stage(self, name: StageName) -> StageConfig:
         """The knobs of a stage."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from facelt.config import FaceltConfig
+from facelt.config import FaceltConfig, StageConfig
 from facelt.head import class_sampling, losses, meta_embedding
 from facelt.head.blocked import Pairs
 from facelt.head.classifier import Classifier
@@ -59,10 +59,10 @@ class Head(nn.Module):
     """What both heads have: a classifier over class shards, a margin, and a sample of the classes in each step."""
 
     def __init__(
-        self, config: FaceltConfig, partition: Partition, kind: str, margin: Margin, sample_rate: float
+        self, config: FaceltConfig, partition: Partition, kind: str, margin: Margin, stage: StageConfig
     ) -> None:
         super().__init__()
-        self.partition, self.margin, self.sample_rate = partition, margin, sample_rate
+        self.partition, self.margin, self.stage = partition, margin, stage
         # float32 leaves the operands as they are: a head in float64 stays there.
         self.products = torch.bfloat16 if config.products == "bfloat16" else None
         self.classifier = Classifier(partition, config.embedding_size, kind, config.seed, self.products)
@@ -74,8 +74,9 @@ class Head(nn.Module):
         return losses.cross_entropy(scores, self.margin(scores.own, r, scores.own_rows, norms_N))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The learned parameters as an optimizer takes them: "params", and options of their own where they have any."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        """The learned parameters as an optimizer takes them: "params", options of their own, and "lr_scale"."""
+        learned = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": learned, "lr_scale": self.stage.classifier_lr}]
 
     def after_step(self, applied: bool) -> None:
         """Called once the optimizer has stepped (applied) or skipped a step."""
@@ -83,7 +84,7 @@ class Head(nn.Module):
     def draw(self, seed: int, labels_G: Tensor) -> tuple[torch.Generator, Tensor | None]:
         """A generator that is the same on all ranks, and the classes that take part in a step."""
         generator = torch.Generator().manual_seed(seed)
-        return generator, class_sampling.choose(self.partition, labels_G, self.sample_rate, generator)
+        return generator, class_sampling.choose(self.partition, labels_G, self.stage.sample_rate, generator)
 
 
 class PlainHead(Head):
@@ -92,7 +93,7 @@ class PlainHead(Head):
     def __init__(self, config: FaceltConfig, partition: Partition) -> None:
         knobs = config.plain_head
         margin = Margin(knobs.margin, knobs.margin_size)
-        super().__init__(config, partition, knobs.classifier, margin, config.plain.sample_rate)
+        super().__init__(config, partition, knobs.classifier, margin, config.plain)
         self.scale = knobs.scale
 
     def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> HeadOutput:
@@ -114,7 +115,7 @@ class MetaHead(Head):
     def __init__(self, config: FaceltConfig, partition: Partition, retrieval: str | None = None) -> None:
         knobs = config.head
         margin = Margin(knobs.margin, knobs.margin_size)
-        super().__init__(config, partition, "cosine", margin, config.meta.sample_rate)
+        super().__init__(config, partition, "cosine", margin, config.meta)
         self.knobs = knobs
         self.memory = CentroidMemory(
             partition,
@@ -129,12 +130,13 @@ class MetaHead(Head):
         self._to_follow: list[tuple[Tensor, Tensor]] = []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The centroids stand apart from the rest: they may have a weight decay of their own."""
+        """The centroids stand apart from the rest: they have a rate and may have a weight decay of their own."""
         others = [p for p in self.parameters() if p.requires_grad and p is not self.memory.centroids]
-        groups: list[dict[str, Any]] = [{"params": others}]
+        groups: list[dict[str, Any]] = [{"params": others, "lr_scale": self.stage.classifier_lr}]
         if self.memory.centroids.requires_grad:
             decay = self.knobs.memory_weight_decay
-            groups.append({"params": [self.memory.centroids], **({} if decay is None else {"weight_decay": decay})})
+            own_decay = {} if decay is None else {"weight_decay": decay}
+            groups.append({"params": [self.memory.centroids], "lr_scale": self.stage.centroid_lr, **own_decay})
         return groups
 
     def embeddings(

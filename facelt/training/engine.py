@@ -99,10 +99,13 @@ class Engine:
     def step(self, lr: float) -> None:
         """Update both halves after a micro-batch; DeepSpeed decides whether this one ends an accumulation.
 
+        lr: of the network; each group of the head's parameters has it times its own `lr_scale`.
         Raises UserError when gradients overflow at the smallest loss scale.
         """
-        for param_group in (*self.optimizer.param_groups, *self.head_optimizer.param_groups):
+        for param_group in self.optimizer.param_groups:
             param_group["lr"] = lr
+        for param_group in self.head_optimizer.param_groups:
+            param_group["lr"] = lr * param_group["lr_scale"]
         boundary = self.engine.is_gradient_accumulation_boundary()
         self.engine.step()
         if not boundary:

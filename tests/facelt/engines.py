@@ -44,8 +44,10 @@ def smooth(embedder: Embedder) -> Embedder:
     return embedder
 
 
-def halves(stage: str, batch_norm: str, kind: type[Embedder] = Embedder) -> tuple[Embedder, PlainHead | MetaHead]:
-    config = tiny(batch_norm)
+def halves(
+    stage: str, batch_norm: str, kind: type[Embedder] = Embedder, config: FaceltConfig | None = None
+) -> tuple[Embedder, PlainHead | MetaHead]:
+    config = config or tiny(batch_norm)
     torch.manual_seed(3)
     embedder = smooth(kind(config, meta=stage == "meta"))
     partition = Partition(K, group.rank(), group.world_size())

@@ -75,6 +75,8 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"head": {"hallucinater": "softmax"}}, ["facelt.head.hallucinater", "hallucinator"]),
         ({"plain": {"epochs": -1}}, ["facelt.plain.epochs is -1", "greater than 0"]),
         ({"backbone": {"name": "resnet51"}}, ["facelt.backbone.name is 'resnet51'", "resnet50"]),
+        ({"plain": {"centroid_lr": 2}}, ["plain.centroid_lr does nothing", "leave it out"]),
+        ({"preset": "facelt", "meta": {"centroid_lr": 2}}, ["meta.centroid_lr does nothing", "leave it out"]),
         ({"preset": "papper"}, ["facelt.preset is 'papper'", "released"]),
         ({"augment": {"flip": 2}}, ["facelt.augment.flip is 2"]),
         (["plain"], ["facelt"]),

@@ -8,6 +8,7 @@ import pytest
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from deepspeed.utils import mixed_precision_linkage
+from ranks import run_ranks
 
 from facelt.errors import UserError
 from facelt.training import deepspeed_internals as internals
@@ -37,19 +38,29 @@ def test_every_private_name_is_there():
     assert set(internals.scaler_state(dynamic_scale())) == set(internals._SCALER_STATE)
 
 
-def test_a_dynamic_scale_is_saved_and_taken_up_and_a_fixed_one_has_nothing_to_save():
+def scales_through_overflows() -> dict:
+    """Two scales, the second started from the first's state after one overflow; then another overflow in both."""
+    deepspeed.init_distributed("gloo", verbose=False)  # its scaler logs by rank
     one, other, fixed = dynamic_scale(), dynamic_scale(), internals.LossScaler(1)
     one.update_scale(True)
-    assert not internals.at_its_smallest(one)
+    smallest = [internals.at_its_smallest(one)]
     internals.load_scaler_state(other, internals.scaler_state(one))
     for scaler in (one, other):
         scaler.update_scale(True)
-    assert internals.scaler_state(one) == internals.scaler_state(other)
-    assert internals.at_its_smallest(one)
-    assert internals.scaler_state(fixed) == {}
     internals.load_scaler_state(fixed, internals.scaler_state(one))
-    assert fixed.cur_scale == 1
-    assert not internals.at_its_smallest(fixed)
+    smallest += [internals.at_its_smallest(one), internals.at_its_smallest(fixed)]
+    states = [internals.scaler_state(scaler) for scaler in (one, other, fixed)]
+    return {"states": states, "smallest": smallest, "fixed": fixed.cur_scale}
+
+
+def test_a_dynamic_scale_is_saved_and_loaded_and_a_fixed_one_has_nothing_to_save():
+    (got,) = run_ranks(1, scales_through_overflows)
+    one, other, fixed = got["states"]
+    assert one == other
+    assert one["cur_scale"] == 1
+    assert fixed == {}
+    assert got["fixed"] == 1
+    assert got["smallest"] == [False, True, False]
 
 
 class Float16Engine:

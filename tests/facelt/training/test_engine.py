@@ -6,7 +6,7 @@ import torch
 from engines import LR, SGD, STEPS, G, K, batch, build, halves, start_head, tiny
 from ranks import run_ranks
 
-from facelt.config import MetaHeadConfig
+from facelt.config import FaceltConfig, MetaHeadConfig
 from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.backbone import switch
 from facelt.network.embedder import Embedder
@@ -370,3 +370,47 @@ def test_a_frozen_backbone_does_not_move_nor_do_its_statistics():
 def test_refuses_what_the_halves_cannot_share(ds, word):
     with pytest.raises(ValueError, match=word):
         Engine(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), ds)
+
+
+RATES = {"classifier_lr": 10, "centroid_lr": 0.5}
+
+
+def halves_with_rates(stage: str) -> tuple:
+    block = {"plain": {"classifier_lr": 10}, "meta": RATES}
+    config = tiny("synchronised")
+    return halves(stage, "synchronised", config=FaceltConfig.model_validate({**config.model_dump(), **block}))
+
+
+def rated(stage: str, ds: dict) -> dict:
+    engine = Engine(
+        *halves_with_rates(stage), {"train_batch_size": G, "optimizer": SGD, "steps_per_print": 10**9, **ds}
+    )
+    engine.embedder.train()
+    for step in range(3):
+        engine.forward_backward(*batch(step, group.rank(), group.world_size()))
+        engine.step(LR)
+    return {"weights": engine.replicated_weights(), "rows": engine.sharded_rows()}
+
+
+def rated_by_torch(stage: str) -> dict:
+    """The same three steps in one process without an engine, each parameter at the rate that its name asks for."""
+    embedder, head = halves_with_rates(stage)
+    rates = {"memory.centroids": 0.5, "memory": 10, "classifier": 10}
+    named = [*embedder.train().named_parameters(), *head.named_parameters()]
+    groups = []
+    for name, parameter in named:
+        scale = next((rate for prefix, rate in rates.items() if name.startswith(prefix)), 1)
+        groups.append({"params": [parameter], "lr": LR * scale})
+    optimizer = torch.optim.SGD(groups, **SGD["params"])
+    for step in range(3):
+        head(embedder(batch(step, 0, 1)[0]), batch(step, 0, 1)[1]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"weights": embedder.state_dict(), "rows": dict(head.named_parameters())}
+
+
+@pytest.mark.parametrize("ranks, zero", [(1, 0), (2, 0), (2, 1), (2, 2)])
+@pytest.mark.parametrize("stage", ["plain", "meta"])
+def test_groups_learn_at_rates_of_their_own(stage, ranks, zero):
+    (want,) = run_ranks(1, rated_by_torch, stage)
+    assert_same_weights(run_ranks(ranks, rated, stage, {"zero_optimization": {"stage": zero}}), want, 1e-6)
