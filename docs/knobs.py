@@ -23,6 +23,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "output": "folder of the run, where the command line gives no `--output`",
         "seed": "of initial weights, order of images, augmentation and everything else that is drawn",
         "image_size": "side of the square images, in pixels; others are resized",
+        "pixel_mean": "the network takes (x − mean)/std of RGB 0 … 255; with `backbone.init` 123.675, 116.28, 103.53",
+        "pixel_std": "likewise; with `backbone.init` 58.395, 57.12, 57.375",
         "embedding_size": "D, numbers of an embedding",
         "products": "type that operands of the heads' matrix products are rounded to; sums stay float32",
         "preset": "where the defaults of `head` and of `meta.sampler` come from",
@@ -104,6 +106,9 @@ def _of_type(kind: Any, bounds: typing.Sequence[Any] = ()) -> str:
         return _of_type(kind.__origin__, [m for b in kind.__metadata__ for m in getattr(b, "metadata", [b])])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_of_type(one) for one in typing.get_args(kind))
+    if origin is tuple:
+        parts = typing.get_args(kind)
+        return f"{len(parts)} × {_of_type(parts[0])}"
     if origin is typing.Literal:
         return ", ".join(f"`{one}`" for one in typing.get_args(kind))
     name = {int: "whole number", float: "number", bool: "true, false", str: "text", types.NoneType: "null"}[kind]

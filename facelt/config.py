@@ -215,6 +215,11 @@ class StageConfig(Block):
     freeze_backbone: bool = False
 
 
+Pixel = tuple[float, float, float]
+# Of 0 … 255 RGB, as face recognisers take it (-1 … 1), and as the networks that torchvision trained on ImageNet do.
+FACE_PIXELS = {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
+IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
+
 StageName = Literal["plain", "meta"]
 STAGES: tuple[StageName, ...] = ("plain", "meta")
 
@@ -225,6 +230,8 @@ _META_SAMPLERS = {"facelt": "uniform"}
 class FaceltConfig(Block):
     """The whole block. preset: where the head's defaults come from; `head` overrides single knobs.
 
+    pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; where `backbone.init` names a file, the
+    defaults are those of ImageNet.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
     rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
     """
@@ -233,6 +240,8 @@ class FaceltConfig(Block):
     output: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     image_size: Annotated[int, Field(ge=16)] = 112
+    pixel_mean: Pixel = FACE_PIXELS["pixel_mean"]
+    pixel_std: tuple[Positive, Positive, Positive] = FACE_PIXELS["pixel_std"]
     embedding_size: Count = 512
     products: Literal["float32", "bfloat16"] = "float32"
     preset: Literal["released", "paper", "facelt"] = "released"
@@ -269,7 +278,9 @@ class FaceltConfig(Block):
             defaults = {"head": PRESETS.get(preset, {}), "meta": meta}
             own = {name: block.get(name, {}) for name in defaults}
             merged = {n: {**defaults[n], **knobs} if isinstance(knobs, dict) else knobs for n, knobs in own.items()}
-            block = {**block, **merged}
+            backbone = block.get("backbone")
+            init = backbone.get("init") if isinstance(backbone, dict) else getattr(backbone, "init", None)
+            block = {**(IMAGENET_PIXELS if init else {}), **block, **merged}
         return block
 
 

@@ -56,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         for folder in every if group.rank() == 0 else ():
             check_writable(folder, force=args.force, folder=True)
         recogniser = make_recogniser(args, device)
-        decoding = Decoding(recogniser.image_size, args.batch, device, args.threads)
+        decoding = Decoding(
+            recogniser.image_size, args.batch, device, args.threads, mean=recogniser.mean, std=recogniser.std
+        )
         for source, folders in zip(args.data, outputs, strict=True):
             dataset = group.together(RecordDataset, source)
             with one_line("facelt.extract", every_rank=True):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facelt.config import FACE_PIXELS, Pixel
 from facelt.errors import UserError
 from facelt.head.heads import MetaHead
 from facelt.network.embedder import Embedder
@@ -32,15 +33,18 @@ class Recognised(NamedTuple):
 
 @dataclass(frozen=True)
 class Recogniser:
-    """embed: images B x 3 x S x S in [-1, 1] -> a feature for each of `embeddings`, and columns beside them.
+    """embed: images B x 3 x S x S -> a feature for each of `embeddings`, and columns beside them.
 
-    image_size: S. facts: what made the features, for meta.json.
+    image_size: S. facts: what made the features, for meta.json. mean, std: the images are (x - mean) / std of RGB
+    0 … 255.
     """
 
     embed: Callable[[Tensor], Recognised]
     image_size: int
     facts: dict[str, Any]
     embeddings: tuple[str, ...] = ("direct",)
+    mean: Pixel = FACE_PIXELS["pixel_mean"]
+    std: Pixel = FACE_PIXELS["pixel_std"]
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,16 @@ def from_checkpoint(
     embedder.to(device).eval()
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step}
     facts |= {"memory": memory} if memory else {}
+    config = state.config
+
+    def embed_plain(images_B3SS: Tensor) -> Recognised:
+        return Recognised([embedder(images_B3SS).direct_BD], {})
+
+    recogniser = Recogniser(
+        embed_plain, config.image_size, facts, embeddings, mean=config.pixel_mean, std=config.pixel_std
+    )
     if not meta:
-        return Recogniser(lambda images: Recognised([embedder(images).direct_BD], {}), state.config.image_size, facts)
+        return recogniser
     partition = Partition(state.num_classes, group.rank(), group.world_size())
     # Where nothing but γ is wanted of the memory, its mean is read: that costs no product.
     head = MetaHead(state.config, partition, "mean" if embeddings == ("direct",) else memory)
@@ -96,7 +108,7 @@ def from_checkpoint(
         every |= {"meta": v.meta_BD, "squashed": v.squashed_BD}
         return Recognised([every[name] for name in embeddings], {"reachability": v.reach_B})
 
-    return Recogniser(embed, state.config.image_size, facts, embeddings)
+    return replace(recogniser, embed=embed)
 
 
 def memory_of(path: str | Path) -> tuple[Tensor, dict[str, Any]]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from facelt.config import AugmentConfig
+from facelt.config import FACE_PIXELS, AugmentConfig, FaceltConfig, Pixel
 from facelt.errors import UserError
 
 DRAWS = 8  # numbers in [0, 1) that augmentation takes for an image; each has its column, whatever is switched on
@@ -98,6 +98,7 @@ class Decoding:
     """How images are decoded, whichever they are.
 
     image_size: S. batch_size: the largest B. threads: of the CPU. prefetch: batches that decoding runs ahead.
+    mean, std: what comes out is (x - mean) / std of RGB 0 … 255.
     """
 
     image_size: int
@@ -105,10 +106,19 @@ class Decoding:
     device: torch.device
     threads: int = 2
     prefetch: int = 2
+    mean: Pixel = FACE_PIXELS["pixel_mean"]
+    std: Pixel = FACE_PIXELS["pixel_std"]
+
+    @classmethod
+    def of(cls, config: FaceltConfig, batch_size: int, device: torch.device) -> "Decoding":
+        """As a configuration has it."""
+        return cls(
+            config.image_size, batch_size, device, config.loader_threads, mean=config.pixel_mean, std=config.pixel_std
+        )
 
 
 class ImagePipeline:
-    """Iterates over the batches of a plan: float32 of shape B x 3 x S x S on the device, RGB, (x - 127.5)/127.5.
+    """Iterates over the batches of a plan: float32 of shape B x 3 x S x S on the device, RGB, normalised.
 
     Every iteration starts again at the first batch. The tensors stay valid as long as they are held.
     augment: None leaves images as they are, resized where their size differs; then no draws are asked for.
@@ -215,8 +225,8 @@ class ImagePipeline:
                 images,
                 dtype=types.FLOAT,
                 output_layout="CHW",
-                mean=[127.5] * 3,
-                std=[127.5] * 3,
+                mean=list(self.decoding.mean),
+                std=list(self.decoding.std),
                 mirror=changed.get("mirror_B", 0),
             )
             graph.set_outputs(images)

@@ -86,8 +86,7 @@ class Feed:
     def __init__(self, dataset: RecordDataset, plan: Share, config: FaceltConfig, device: torch.device) -> None:
         self.plan, self.device, self.labels = plan, device, torch.from_numpy(dataset.labels)
         size = plan.sampler.global_batch // (plan.micro_batches * plan.ranks)
-        decoding = Decoding(config.image_size, size, device, config.loader_threads)
-        self._images = iter(ImagePipeline(dataset, plan, decoding, config.augment))
+        self._images = iter(ImagePipeline(dataset, plan, Decoding.of(config, size, device), config.augment))
 
     def step(self, step: int) -> Iterator[MicroBatch]:
         """The micro-batches of a step; steps are asked for in order, from the plan's first on.

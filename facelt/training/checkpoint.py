@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from facelt.config import STAGES, FaceltConfig, StageName, in_one_line
+from facelt.config import FACE_PIXELS, STAGES, FaceltConfig, StageName, in_one_line
 from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
@@ -133,8 +133,11 @@ def read_state(folder: Path) -> CheckpointState:
     found = state.get("format") if isinstance(state, dict) else state
     if found != FORMAT:
         raise UserError(f"{folder}: checkpoint format {found}; expected {FORMAT}: it is of another version of facelt")
+    block = state.get("config")
+    if isinstance(block, dict):
+        block = {**FACE_PIXELS, **block}  # what every run took before there was a choice
     try:
-        config = FaceltConfig.model_validate(state.get("config"))
+        config = FaceltConfig.model_validate(block)
     except ValidationError as error:
         raise UserError(f"{folder}: its configuration is not one of this version: {in_one_line(error)}") from None
     try:

@@ -23,6 +23,9 @@ from facelt.training.class_means import ClassMeans
 from facelt.training.engine import Engine
 from facelt.training.run import Run
 
+# What a run keeps from its first step to its last, beside the shapes below.
+PIXELS = ("pixel_mean", "pixel_std")
+SAME = ("seed", "image_size", "embedding_size", *PIXELS)
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "width", "stem", "neck")
 # … and what of the meta head's.
@@ -60,7 +63,7 @@ def check_same_run(run: Run, folder: Path) -> CheckpointState:
     """The state of a checkpoint, if this run resumes it with the same images, in the same network."""
     state = checkpoint.read_state(folder)
     before, now = state.config, run.config
-    pairs = {name: (getattr(before, name), getattr(now, name)) for name in ("seed", "image_size", "embedding_size")}
+    pairs = {name: (getattr(before, name), getattr(now, name)) for name in SAME}
     pairs |= {f"backbone.{n}": (getattr(before.backbone, n), getattr(now.backbone, n)) for n in SHAPE}
     pairs |= {f"head.{n}": (getattr(before.head, n), getattr(now.head, n)) for n in HEAD_SHAPE}
     pairs["plain_head.classifier"] = (before.plain_head.classifier, now.plain_head.classifier)
@@ -85,8 +88,8 @@ def resume(run: Run, folder: Path, state: CheckpointState) -> Engine:
 def start(run: Run, stage: StageName, source: Path | None) -> Engine:
     """Network, head and optimizers as a stage starts: from a plain stage; without one, random or from --init."""
     embedder, head = _build(run, stage)
-    if source is not None and (kind := checkpoint.read_state(source).stage) != "plain":
-        raise UserError(f"{source} is of stage {kind}; expected a plain stage to start {stage} from")
+    if source is not None:
+        _check_source(run, stage, source)
     if isinstance(head, MetaHead):
         if source is None:
             raise UserError("--stage meta: the run has no plain stage; train it first, or give --start-from RUN")
@@ -101,6 +104,17 @@ def start(run: Run, stage: StageName, source: Path | None) -> Engine:
     elif run.config.backbone.init:
         load_pretrained(embedder.backbone, run.config.backbone.init)
     return _engine(run, stage, embedder, head)
+
+
+def _check_source(run: Run, stage: StageName, source: Path) -> None:
+    """Refuse a start from what is no plain stage, or saw other pixels than this stage will."""
+    state = checkpoint.read_state(source)
+    if state.stage != "plain":
+        raise UserError(f"{source} is of stage {state.stage}; expected a plain stage to start {stage} from")
+    for name in PIXELS:
+        was, given = getattr(state.config, name), getattr(run.config, name)
+        if was != given:
+            raise UserError(f"{source} was trained with {name} {was}, given {given}; set {name} as there")
 
 
 def _build(run: Run, stage: StageName) -> tuple[Embedder, Head]:
@@ -143,7 +157,7 @@ def fill_memory(run: Run, embedder: Embedder, memory: CentroidMemory) -> None:
     means = ClassMeans(memory.partition, run.config.embedding_size, memory.centroids)
     labels = torch.from_numpy(run.dataset.labels)
     batch = min(FILL_BATCH, max(1, len(run.dataset) // group.world_size()))
-    decoding = Decoding(run.config.image_size, batch, run.device, run.config.loader_threads)
+    decoding = Decoding.of(run.config, batch, run.device)
     modes = {module: module.training for module in embedder.modules()}
     with one_line("facelt.train", every_rank=True):
         for part in each_batch(embedder.eval(), run.dataset, decoding, "memory from class means"):

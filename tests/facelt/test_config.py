@@ -77,6 +77,8 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"backbone": {"name": "resnet51"}}, ["facelt.backbone.name is 'resnet51'", "resnet50"]),
         ({"plain": {"centroid_lr": 2}}, ["plain.centroid_lr does nothing", "leave it out"]),
         ({"preset": "facelt", "meta": {"centroid_lr": 2}}, ["meta.centroid_lr does nothing", "leave it out"]),
+        ({"pixel_std": [1, 0, 1]}, ["facelt.pixel_std.1 is 0", "greater than 0"]),
+        ({"pixel_mean": 127.5}, ["facelt.pixel_mean is 127.5"]),
         ({"preset": "papper"}, ["facelt.preset is 'papper'", "released"]),
         ({"augment": {"flip": 2}}, ["facelt.augment.flip is 2"]),
         (["plain"], ["facelt"]),
@@ -115,3 +117,13 @@ def test_a_file_that_is_not_there_or_not_json(tmp_path):
     for override in ("plain.epochs", "=3", "seed.x=1"):
         with pytest.raises(ValueError, match="--set"):
             load(write(tmp_path, {"seed": 1}), [override])
+
+
+def test_pixels_are_those_of_imagenet_where_the_network_starts_from_it():
+    assert FaceltConfig().pixel_mean == (127.5,) * 3
+    started = FaceltConfig.model_validate({"backbone": {"init": "resnet50.pth"}})
+    assert started.pixel_mean == (123.675, 116.28, 103.53)
+    assert started.pixel_std == (58.395, 57.12, 57.375)
+    told = FaceltConfig.model_validate({"backbone": {"init": "faces.pth"}, "pixel_mean": [127.5] * 3})
+    assert (told.pixel_mean, told.pixel_std) == ((127.5,) * 3, (58.395, 57.12, 57.375))
+    assert FaceltConfig.model_validate(told.model_dump()) == told

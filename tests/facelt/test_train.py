@@ -292,6 +292,31 @@ def test_a_run_is_not_taken_up_in_another_order(config, data, tmp_path, capsys):
     assert "trained on 5 classes, the data has 6" in refused(capsys, *command(config, more, run))
 
 
+def test_other_pixels_than_those_of_the_plain_stage_are_refused(config, data, tmp_path, capsys):
+    run, black = tmp_path / "run", ["--set", "pixel_mean=[0, 0, 0]"]
+    assert train.main(command(config, data, run, "--stage", "plain", "--set", "plain.epochs=0.5")[1:]) == 0
+    assert "pixel_mean (127.5, 127.5, 127.5), given (0.0, 0.0, 0.0)" in refused(
+        capsys, *command(config, data, run, *black)
+    )
+    other = command(config, data, tmp_path / "other", "--stage", "meta", "--start-from", str(run), *black)
+    assert "set pixel_mean as there" in refused(capsys, *other)
+
+
+def test_the_pixels_of_a_run_are_those_of_its_features(config, data, tmp_path):
+    from facelt import extract
+
+    run = tmp_path / "run"
+    quick = ["--stage", "plain", "--set", "plain.epochs=0.5", "--set", "plain.lr_scale=1e-30"]
+    usual, other = quick, [*quick, "--set", "pixel_mean=[0, 0, 0]", "--set", "pixel_std=[255, 255, 255]"]
+    features = []
+    for name, options in (("usual", usual), ("other", other)):
+        assert train.main(command(config, data, run / name, *options)[1:]) == 0
+        arguments = ["--checkpoint", str(run / name), "--data", str(data), "--output", str(tmp_path / name)]
+        assert extract.main(arguments) == 0
+        features.append(np.load(tmp_path / name / "features.npy"))
+    assert not np.allclose(features[0], features[1], atol=1e-3)
+
+
 def test_more_ranks_than_classes_leaves_the_launcher_with_status_2(config, tmp_path):
     lonely = write_faces(tmp_path / "lonely", classes=1)
     done = launch(*command(config, lonely, tmp_path / "run"))

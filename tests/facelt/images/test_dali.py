@@ -104,6 +104,13 @@ def test_normalised_as_arcface(faces):
     np.testing.assert_allclose(images[0], expected, atol=1e-6)
 
 
+def test_normalised_as_told(faces):
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    (images,) = ImagePipeline(faces, Written([[3, 1]]), decoding(48, 2, mean=mean, std=std))
+    expected = (np.asarray(pillow(faces.images[3]), np.float32) - np.float32(mean)) / np.float32(std)
+    np.testing.assert_allclose(images[0], expected.transpose(2, 0, 1), atol=1e-5)
+
+
 def test_grey_jpegs_and_pngs_become_rgb():
     pixels = picture(np.random.default_rng(2), 48, 48)
     mixed = Memory([encoded(pixels[:, :, 0]), encoded(pixels, "PNG")], (48, 48))

@@ -131,14 +131,16 @@ def test_damage_is_named_in_one_line(tmp_path):
 
 def test_a_state_as_the_first_version_of_format_2_wrote_it(tmp_path):
     """Its keys by hand; a knob that was added since has its default."""
-    config = FaceltConfig(seed=3).model_dump()
-    del config["loader_threads"]
+    config = FaceltConfig.model_validate({"seed": 3, "backbone": {"init": "imagenet.pth"}}).model_dump()
+    for knob in ("loader_threads", "pixel_mean", "pixel_std"):
+        del config[knob]
     state = {"format": 2, "stage": "meta", "step": 8, "finished": True, "global_batch": 8, "config": config}
     state |= {"scalars": {"norm_mean": 20.0, "norm_deviation": 100.0}, "num_classes": 5, "starts": [0, 3]}
     (tmp_path / "state.json").write_text(json.dumps(state))
     read = checkpoint.read_state(tmp_path)
     assert (read.stage, read.step, read.finished, read.global_batch) == ("meta", 8, True, 8)
     assert (read.config.seed, read.config.loader_threads) == (3, 2)
+    assert read.config.pixel_mean == (127.5,) * 3, "as every run took them then, whatever it started from"
     assert (read.scalars["norm_mean"], read.num_classes, read.starts) == (20.0, 5, [0, 3])
 
 
