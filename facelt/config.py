@@ -167,7 +167,7 @@ class BackboneConfig(Block):
     channels_last, checkpointing of the residual blocks.
     """
 
-    name: Literal["resnet10", "resnet18", "resnet50"] = "resnet50"
+    name: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
     width: Count = 64
     stem: Literal["imagenet", "face"] = "imagenet"
     neck: Literal["linear", "relu", "batch_norm"] = "linear"

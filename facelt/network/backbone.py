@@ -23,12 +23,15 @@ from facelt.network.batch_norm import KINDS, statistics_aside
 DEPTHS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], list[int]]] = {
     "resnet10": (BasicBlock, [1, 1, 1, 1]),
     "resnet18": (BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (BasicBlock, [3, 4, 6, 3]),
     "resnet50": (Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (Bottleneck, [3, 4, 23, 3]),
+    "resnet152": (Bottleneck, [3, 8, 36, 3]),
 }
 
 
 class ResNet(nn.Module):
-    """ResNet-10, -18 or -50 up to its last feature map; parameters are named as in torchvision, without `fc`.
+    """A ResNet of 10 to 152 layers up to its last feature map; parameters are named as in torchvision, without `fc`.
 
     name: a key of DEPTHS. width: channels of the first layer (64 in the original).
     stem: "imagenet" (7x7 stride 2 and pooling: a map of 1/32 of the image) or

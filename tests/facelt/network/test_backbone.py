@@ -29,6 +29,14 @@ def test_is_torchvisions_network(name, tmp_path):
     assert ours.channels == theirs.fc.in_features
 
 
+@pytest.mark.parametrize("name", ["resnet34", "resnet101", "resnet152"])
+def test_deeper_ones_have_torchvisions_tensors(name):
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)().state_dict()
+        ours = backbone.build(name, 64, "imagenet", "local").state_dict()
+    assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items() if not n.startswith("fc.")}
+
+
 @pytest.mark.parametrize("stem, side", [("imagenet", 4), ("face", 14)])
 def test_stem_and_width(stem, side):
     net = backbone.build("resnet10", 16, stem, "frozen")
