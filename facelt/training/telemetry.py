@@ -17,6 +17,7 @@ from tqdm import tqdm
 from facelt.errors import UserError
 from facelt.parallel import collectives, group
 from facelt.training.schedule import Schedule
+from recordio_tools.atomic import output_file
 
 # Reports in a row that must warn of one thing before it is said: a batch may be odd.
 PATIENCE = 3
@@ -110,11 +111,18 @@ class Telemetry:
 def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
     """The file to append to, without the lines of steps that are done again: those after the last checkpoint."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if (now := json.loads(line))["stage"] != stage or now["step"] < start_step]
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text("".join(kept), encoding="utf-8")
-    draft.replace(path)
+    kept = [line for line in lines if _stays(line, stage, start_step)]
+    with output_file(path, force=True) as draft:
+        draft.write_text("".join(kept), encoding="utf-8")
     return path.open("a", encoding="utf-8")
+
+
+def _stays(line: str, stage: str, start_step: int) -> bool:
+    try:
+        now = json.loads(line)
+    except ValueError:
+        return False  # torn by what ended the run: the step is done again
+    return now["stage"] != stage or now["step"] < start_step
 
 
 class StopRequest:

@@ -57,11 +57,12 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path, loss):
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
-def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
+def test_lines_of_steps_that_are_done_again_and_a_torn_one_are_dropped(tmp_path):
     lines = [{"stage": "plain", "step": step} for step in range(5)] + [
         {"stage": "meta", "step": step} for step in (0, 1)
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    torn = '{"stage": "meta", "st'
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + torn)
     Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), start_step=1).close()
     kept = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept == lines[:-1]
