@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         every = [folder for folders in outputs for folder in folders]
         if len(set(every)) < len(every):
             raise UserError("two data folders or embeddings have the same name; extract them one at a time")
-        for folder in every if group.rank() == 0 else ():
-            check_writable(folder, force=args.force, folder=True)
+        for folder in every:
+            group.on_rank_0(check_writable, folder, force=args.force, folder=True)
         recogniser = make_recogniser(args, device)
         decoding = Decoding(
             recogniser.image_size, args.batch, device, args.threads, mean=recogniser.mean, std=recogniser.std
@@ -76,7 +76,7 @@ def extract_memory(args: argparse.Namespace) -> None:
         centroids_KD, facts = memory_of(args.checkpoint)
         write_memory(args.memory_set, centroids_KD.numpy(), facts)
 
-    group.together(write if group.rank() == 0 else lambda: None)
+    group.on_rank_0(write)
 
 
 def output_folders(args: argparse.Namespace, source: str) -> list[Path]:

@@ -92,6 +92,16 @@ def first_error(error: str | None) -> str | None:
     return next((e for e in errors if e is not None), None)
 
 
+def on_rank_0(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """function(…) on rank 0 alone, while the others wait; a UserError there becomes one on all ranks."""
+
+    def work() -> None:
+        if rank() == 0:
+            function(*args, **kwargs)
+
+    together(work)
+
+
 def together(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """function(…) on every rank. A UserError on any rank becomes one on all of them, so that none waits for it."""
     answer: list[T] = []

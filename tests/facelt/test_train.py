@@ -204,6 +204,13 @@ def test_missing_and_empty_data(config, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_output_that_cannot_be_is_refused_before_anything_is_trained(config, data, tmp_path, capsys):
+    (tmp_path / "file").write_text("kept")
+    assert "is a file" in refused(capsys, *command(config, data, tmp_path / "file"))
+    assert "cannot be written" in refused(capsys, *command(config, data, tmp_path / "file" / "run"))
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_data_and_output_may_stand_in_the_configuration(data, tmp_path, capsys):
     config = tmp_path / "ds.json"
     block = {**TINY["facelt"], "data": str(tmp_path / "nowhere")}

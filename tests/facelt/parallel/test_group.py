@@ -40,6 +40,27 @@ def test_a_mistake_of_one_rank_is_raised_on_all(ranks, bad):
     assert run_ranks(ranks, careful, bad) == [f"rank {bad} met a mistake"] * ranks
 
 
+def on_the_first(bad: bool) -> str:
+    done = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        if bad:
+            raise UserError("it met a mistake")
+
+    try:
+        group.on_rank_0(work, 3)
+    except UserError as mistake:
+        return f"{done} {mistake}"
+    return str(done)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_rank_0_alone_works_and_its_mistake_is_everyones(ranks):
+    assert run_ranks(ranks, on_the_first, False) == ["[3]"] + ["[]"] * (ranks - 1)
+    assert run_ranks(ranks, on_the_first, True) == [f"{did} it met a mistake" for did in ["[3]"] + ["[]"] * (ranks - 1)]
+
+
 def test_several_tasks_of_srun_need_an_address(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
