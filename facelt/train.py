@@ -17,7 +17,7 @@ from facelt.training import start
 from facelt.training.run import Run
 from facelt.training.telemetry import StopRequest, say
 from facelt.training.trainer import Trainer
-from recordio_tools.atomic import check_writable
+from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
@@ -49,7 +49,7 @@ def make_run(args: argparse.Namespace) -> Run:
     if str(recipe) != args.deepspeed_config:
         say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
-    group.on_rank_0(check_writable, output, force=True, folder=True)  # now, not at the first checkpoint
+    group.on_rank_0(check_usable, output)  # now, not at the first checkpoint
     partition = Partition(dataset.num_classes, group.rank(), group.world_size())
     return Run(config, ds, dataset, partition, device, Path(output), stop)
 

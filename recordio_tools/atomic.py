@@ -46,19 +46,37 @@ def check_writable(target: Path | str, *, force: bool = False, folder: bool | No
     _refuse_existing(target, force, folder)
     path = _absolute(target)
     place = next((parent for parent in path.parents if os.path.lexists(parent)), path.parent)
-    probe = place / _partial_name(path)
-    try:
-        probe.mkdir()
-        (probe / path.name).write_bytes(bytes(PROBE_BYTES))
-        free = shutil.disk_usage(place).free
-    except OSError as error:
-        raise _cannot_write(target, error) from error
-    finally:
-        _remove(probe)
+    free = _try_to_write(target, place)
     if free < space:
         raise UserError(
             f"{target}: needs {space:,} bytes, {free:,} are free in {place}; make room or choose another place"
         )
+
+
+def check_usable(folder: Path | str) -> None:
+    """Refuse at once a folder that is to be written into, whether it is there or not, where that cannot be.
+
+    Raises:
+        UserError: it is a file, or it or its place is not writable or has no space.
+    """
+    path = _absolute(folder)
+    if os.path.lexists(path) and not path.is_dir():
+        raise UserError(f"{folder}: is a file; expected a folder, or a new name: choose another")
+    _try_to_write(folder, next((place for place in (path, *path.parents) if os.path.lexists(place)), path))
+
+
+def _try_to_write(target: Path | str, place: Path) -> int:
+    """Write a folder with a file in an existing place and remove it again. Bytes that are free there."""
+    path = _absolute(target)
+    probe = place / _partial_name(path)
+    try:
+        probe.mkdir()
+        (probe / (path.name or "root")).write_bytes(bytes(PROBE_BYTES))
+        return shutil.disk_usage(place).free
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+    finally:
+        _remove(probe)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recordio_tools import atomic
-from recordio_tools.atomic import check_writable, output_file, output_folder
+from recordio_tools.atomic import check_usable, check_writable, output_file, output_folder
 from recordio_tools.errors import UserError
 
 HOST = os.uname().nodename
@@ -284,3 +284,21 @@ def test_a_finished_output_is_on_disk(tmp_path):
     assert [("rename" in line, "/a>" in line) for line in lines] == [
         (False, True), (False, False), (True, False), (False, False)
     ], seen  # fmt: skip
+
+
+def test_a_folder_to_write_into_may_be_the_working_folder_or_one_above_it(tmp_path, monkeypatch):
+    (tmp_path / "in" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in")
+    for folder in (".", "..", "here", "new", "new/er", tmp_path):
+        check_usable(folder)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "in"]
+
+
+def test_a_folder_to_write_into_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="is a file; expected a folder"):
+        check_usable(tmp_path / "file")
+    for place in (tmp_path / "file" / "in", "/proc/in"):
+        with pytest.raises(UserError, match="cannot be written"):
+            check_usable(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
