@@ -231,7 +231,7 @@ class FaceltConfig(Block):
     """The whole block. preset: where the head's defaults come from; `head` overrides single knobs.
 
     pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; where `backbone.init` names a file, the
-    defaults are those of ImageNet.
+    defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
     rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
     """
@@ -257,6 +257,9 @@ class FaceltConfig(Block):
 
     @model_validator(mode="after")
     def _agree(self) -> "FaceltConfig":
+        for name, pixels in IMAGENET_PIXELS.items() if self.backbone.init else ():
+            if name not in self.model_fields_set:
+                object.__setattr__(self, name, pixels)  # a default that depends on another knob: not counted as set
         if self.plain.centroid_lr != 1:
             raise ValueError("plain.centroid_lr does nothing: stage plain has no centroids; leave it out")
         if self.meta.centroid_lr != 1 and self.head.centroid_update in ("mean", "refresh"):
@@ -278,9 +281,7 @@ class FaceltConfig(Block):
             defaults = {"head": PRESETS.get(preset, {}), "meta": meta}
             own = {name: block.get(name, {}) for name in defaults}
             merged = {n: {**defaults[n], **knobs} if isinstance(knobs, dict) else knobs for n, knobs in own.items()}
-            backbone = block.get("backbone")
-            init = backbone.get("init") if isinstance(backbone, dict) else getattr(backbone, "init", None)
-            block = {**(IMAGENET_PIXELS if init else {}), **block, **merged}
+            block = {**block, **merged}
         return block
 
 

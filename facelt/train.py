@@ -50,6 +50,7 @@ def make_run(args: argparse.Namespace) -> Run:
         say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
     group.on_rank_0(check_usable, output)  # now, not at the first checkpoint
+    config = group.together(start.take_pixels, config, Path(output), args.start_from)
     partition = Partition(dataset.num_classes, group.rank(), group.world_size())
     return Run(config, ds, dataset, partition, device, Path(output), stop)
 

@@ -22,6 +22,7 @@ from facelt.training.checkpoint import CheckpointState
 from facelt.training.class_means import ClassMeans
 from facelt.training.engine import Engine
 from facelt.training.run import Run
+from facelt.training.telemetry import say
 
 # What a run keeps from its first step to its last, beside the shapes below.
 PIXELS = ("pixel_mean", "pixel_std")
@@ -57,6 +58,20 @@ def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | No
     if source is None and start_from is not None:
         source = checkpoint.latest(Path(start_from), "plain") or checkpoint.find(start_from)
     return group.share(source)
+
+
+def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> FaceltConfig:
+    """The configuration with the pixels of what the run resumes or starts from, where it was told no others."""
+    own = checkpoint.latest(run, "meta") or checkpoint.latest(run, "plain")
+    source = own or (checkpoint.find(start_from) if start_from is not None else None)
+    if source is None:
+        return config
+    before = checkpoint.read_state(source).config
+    taken = {name: getattr(before, name) for name in PIXELS if name not in config.model_fields_set}
+    changed = {name: pixels for name, pixels in taken.items() if pixels != getattr(config, name)}
+    for name, pixels in changed.items():
+        say(f"{name} {list(pixels)}, as in {source}")
+    return config.model_copy(update=changed)
 
 
 def check_same_run(run: Run, folder: Path) -> CheckpointState:

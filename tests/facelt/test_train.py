@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import TINY
 
 from facelt import train
+from facelt.network import backbone
 from facelt.training import checkpoint
 
 
@@ -307,6 +308,22 @@ def test_other_pixels_than_those_of_the_plain_stage_are_refused(config, data, tm
     )
     other = command(config, data, tmp_path / "other", "--stage", "meta", "--start-from", str(run), *black)
     assert "set pixel_mean as there" in refused(capsys, *other)
+
+
+def test_a_run_begun_before_there_was_a_choice_of_pixels_resumes_with_its_own(config, data, tmp_path, capsys):
+    net = backbone.build("resnet10", 8, "imagenet", "local")
+    torch.save(net.state_dict(), tmp_path / "init.pth")
+    run, init = tmp_path / "run", ["--init", str(tmp_path / "init.pth"), "--stage", "plain"]
+    face = ["--set", "pixel_mean=[127.5,127.5,127.5]", "--set", "pixel_std=[127.5,127.5,127.5]"]
+    assert train.main(command(config, data, run, *init, *face, "--set", "checkpoint_every=8")[1:]) == 0
+    shutil.rmtree(run / "plain" / "step-00000015")
+    path = run / "plain" / "step-00000008" / "state.json"
+    state = json.loads(path.read_text())
+    del state["config"]["pixel_mean"], state["config"]["pixel_std"]
+    path.write_text(json.dumps(state))
+    assert train.main(command(config, data, run, *init)[1:]) == 0
+    assert f"pixel_mean [127.5, 127.5, 127.5], as in {path.parent}" in capsys.readouterr().err
+    assert checkpoint.read_state(checkpoint.latest(run, "plain")).config.pixel_mean == (127.5,) * 3
 
 
 def test_the_pixels_of_a_run_are_those_of_its_features(config, data, tmp_path):
