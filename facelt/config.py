@@ -198,7 +198,7 @@ class StageConfig(Block):
     classifier_lr, centroid_lr: times that rate, for classifier and hallucinator, and for the centroids. The authors'
     stage 2 on ImageNet-LT has .01 for the network, .1 and .01 (there the selector learns at .1 too).
     warmup: epochs over which it rises from zero. sample_rate: share of the classes without an image in the batch that
-    take part in a step (see `negatives`). freeze_backbone: train only neck, attention, selector and head, as the
+    take part in a step (`head.class_sampling`). freeze_backbone: train only neck, attention, selector and head, as the
     authors' Places recipe does; the batch normalisation of what is frozen does not move.
     """
 

@@ -41,26 +41,33 @@ def main(argv: list[str] | None = None) -> int:
     """Extract as the command line says; 0 done. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
     with one_line("facelt.extract"):
-        if args.memory_set is None and None in (args.data, args.output):
-            raise UserError("--data and --output are missing; give both, or --memory-set OUT for the memory alone")
+        memory_alone = args.memory_set is not None and args.data is None and args.output is None
+        if not memory_alone and None in (args.data, args.output):
+            missing = "--data" if args.data is None else "--output"
+            raise UserError(f"{missing} is missing; give --data and --output, or --memory-set OUT alone for the memory")
         device = group.join()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
-        if args.memory_set is not None:
-            extract_memory(args)
-        if args.data is None or args.output is None:
-            return 0
-        outputs = [output_folders(args, source) for source in args.data]
+        sources = args.data or []
+        outputs = [output_folders(args, source) for source in sources]
         every = [folder for folders in outputs for folder in folders]
         if len(set(every)) < len(every):
             raise UserError("two data folders or embeddings have the same name; extract them one at a time")
+        if args.memory_set is not None:
+            if args.memory_set in every:
+                raise UserError(f"--memory-set {args.memory_set} is an output too; give it another name")
+            every.append(args.memory_set)
         for folder in every:
             group.on_rank_0(check_writable, folder, force=args.force, folder=True)
+        datasets = [group.together(RecordDataset, source) for source in sources]
+        if args.memory_set is not None:
+            extract_memory(args)
+        if memory_alone:
+            return 0
         recogniser = make_recogniser(args, device)
         decoding = Decoding(
             recogniser.image_size, args.batch, device, args.threads, mean=recogniser.mean, std=recogniser.std
         )
-        for source, folders in zip(args.data, outputs, strict=True):
-            dataset = group.together(RecordDataset, source)
+        for source, dataset, folders in zip(sources, datasets, outputs, strict=True):
             with one_line("facelt.extract", every_rank=True):
                 write_features(folders, recogniser, dataset, decoding, source)
     return 0
@@ -72,7 +79,6 @@ def extract_memory(args: argparse.Namespace) -> None:
         raise UserError("--memory-set needs --checkpoint, a meta run; leave it out")
 
     def write() -> None:
-        check_writable(args.memory_set, force=args.force, folder=True)
         centroids_KD, facts = memory_of(args.checkpoint)
         write_memory(args.memory_set, centroids_KD.numpy(), facts)
 

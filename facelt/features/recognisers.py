@@ -20,6 +20,7 @@ from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
+from facelt.training.telemetry import say
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
@@ -92,6 +93,9 @@ def from_checkpoint(
     recogniser = Recogniser(
         embed_plain, config.image_size, facts, embeddings, mean=config.pixel_mean, std=config.pixel_std
     )
+    if meta and embeddings == ("direct",) and not any(folder.glob("classes-*")):
+        say(f"{folder} has no memory with it: features are written without reachability.npy")
+        meta = False
     if not meta:
         return recogniser
     partition = Partition(state.num_classes, group.rank(), group.world_size())

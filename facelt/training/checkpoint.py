@@ -16,10 +16,10 @@ import shutil
 from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -46,13 +46,20 @@ class CheckpointState(BaseModel):
 
     format: Literal[2] = FORMAT
     stage: StageName
-    step: int
+    step: Annotated[int, Field(ge=0)]
     finished: bool
-    global_batch: int
+    global_batch: Annotated[int, Field(gt=0)]
     config: FaceltConfig
     scalars: dict[str, float] = {}
-    num_classes: int
+    num_classes: Annotated[int, Field(gt=0)]
     starts: list[int]
+
+    @field_validator("starts")
+    @classmethod
+    def _in_order(cls, starts: list[int]) -> list[int]:
+        if not starts or starts[0] != 0 or any(one >= other for one, other in itertools.pairwise(starts)):
+            raise ValueError(f"{starts} are no first classes of ranks, from 0 on and ascending")
+        return starts
 
 
 def save(
@@ -128,7 +135,7 @@ def read_state(folder: Path) -> CheckpointState:
     """state.json of a checkpoint. Raises UserError when it is missing, damaged or of another format."""
     try:
         state: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder}: unreadable checkpoint ({error}); delete it to go back to the one before") from None
     found = state.get("format") if isinstance(state, dict) else state
     if found != FORMAT:

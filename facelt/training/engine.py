@@ -114,7 +114,7 @@ class Engine:
         if not overflow:
             self.head_optimizer.step()
         self.head.after_step(not overflow)
-        self.head_optimizer.zero_grad(set_to_none=False)  # the gradients' memory is used again: see `blocks`
+        self.head_optimizer.zero_grad(set_to_none=False)  # the gradients' memory is used again: see `head.blocked`
         self.skipped_steps += overflow
         if overflow and internals.at_its_smallest(self.scaler):
             raise UserError(

@@ -82,4 +82,8 @@ def _optimizer_knobs(block: Any) -> dict[str, Any]:
         raise UserError(f"optimizer.params.{unknown[0]} is not known; expected some of: {', '.join(KNOBS)}")
     if isinstance(knobs.get("lr"), bool) or not isinstance(knobs.get("lr"), int | float):
         raise UserError(f"optimizer.params.lr is {knobs.get('lr')!r}; expected a number; set it in the JSON")
+    try:
+        torch.optim.SGD([torch.zeros(1)], **knobs)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"optimizer.params: {error}; correct the JSON") from None
     return {**knobs, "fused": True}

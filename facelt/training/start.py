@@ -38,7 +38,8 @@ def check(run: Run, stage: StageName) -> None:
     """Refuse at the start what a stage, perhaps days later, could not do: batches that do not share out alike."""
     batch, parts = run.ds.get("train_batch_size"), run.ds.get("gradient_accumulation_steps", 1)
     if "train_micro_batch_size_per_gpu" in run.ds and isinstance(batch, int):
-        parts = batch // (run.ds["train_micro_batch_size_per_gpu"] * run.partition.world_size) or 1
+        micro = _count("train_micro_batch_size_per_gpu", run.ds["train_micro_batch_size_per_gpu"])
+        parts = batch // (micro * run.partition.world_size) or 1
     batch, parts = _count("train_batch_size", batch), _count("gradient_accumulation_steps", parts)
     if batch % parts:
         raise UserError(f"train_batch_size {batch} is not made of {parts} equal micro-batches; change one of them")
@@ -77,6 +78,9 @@ def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> Face
 def check_same_run(run: Run, folder: Path) -> CheckpointState:
     """The state of a checkpoint, if this run resumes it with the same images, in the same network."""
     state = checkpoint.read_state(folder)
+    named = (folder.parent.name, int(folder.name.removeprefix("step-")))
+    if (state.stage, state.step) != named:
+        raise UserError(f"{folder}: its state.json is of stage {state.stage}, step {state.step}; delete the folder")
     before, now = state.config, run.config
     pairs = {name: (getattr(before, name), getattr(now, name)) for name in SAME}
     pairs |= {f"backbone.{n}": (getattr(before.backbone, n), getattr(now.backbone, n)) for n in SHAPE}

@@ -66,6 +66,8 @@ def pack_distances(features: FeatureSet, mirrored: FeatureSet | None = None) -> 
 def open_pack(path: Path) -> Pack:
     """A pack of at least one pair. Raises UserError for anything else."""
     expected = "expected a verification pack such as lfw.bin"
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; {expected}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; {expected}")
     try:

@@ -223,8 +223,24 @@ def test_a_memory_that_cannot_be_written_is_refused_in_one_line(run, tmp_path, c
     out = ["--memory-set", str(tmp_path / "memory")]
     assert "stage plain, which has no memory" in refused(capsys, "--checkpoint", str(run / "plain"), *out)
     assert "--memory-set needs --checkpoint" in refused(capsys, "--pixels", "8", *out)
-    assert "--data and --output are missing" in refused(capsys, "--checkpoint", str(run))
-    assert "--data and --output are missing" in refused(capsys, "--checkpoint", str(run), "--data", "x")
+    assert "--data is missing" in refused(capsys, "--checkpoint", str(run))
+    assert "--output is missing" in refused(capsys, "--checkpoint", str(run), "--data", "x")
+    assert "--output is missing" in refused(capsys, "--checkpoint", str(run), *out, "--data", "x")
+    more = ["--data", str(tmp_path / "nowhere"), "--output", str(tmp_path / "features")]
+    assert "nowhere" in refused(capsys, "--checkpoint", str(run), *out, *more)
+    assert "is an output too" in refused(capsys, "--checkpoint", str(run), *out, *more[:3], str(tmp_path / "memory"))
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "memory").mkdir()
     assert "exists" in refused(capsys, "--checkpoint", str(run), *out)
     assert list((tmp_path / "memory").iterdir()) == []
+
+
+def test_the_direct_feature_needs_no_memory_and_says_what_is_missing_then(run, data, tmp_path, capsys):
+    alone = shutil.copytree(checkpoint.find(run), tmp_path / "alone")
+    (alone / "classes-00000-of-00001.safetensors").unlink()
+    assert extract.main(["--checkpoint", str(alone), "--data", str(data), "--output", str(tmp_path / "f")]) == 0
+    assert "without reachability.npy" in capsys.readouterr().err
+    assert not (tmp_path / "f" / "reachability.npy").exists()
+    assert "unreadable" in refused(
+        capsys, "--checkpoint", str(alone), "--embedding", "meta", "--data", str(data), "--output", str(tmp_path / "g")
+    )

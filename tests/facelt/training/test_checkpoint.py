@@ -148,6 +148,10 @@ def test_a_state_as_the_first_version_of_format_2_wrote_it(tmp_path):
     "change, said",
     [
         ({"step": "many"}, "state.json: step: "),
+        ({"step": -1}, "state.json: step: "),
+        ({"starts": []}, "state.json: starts: "),
+        ({"starts": [-3]}, "state.json: starts: "),
+        ({"starts": [0, 3, 3]}, "state.json: starts: "),
         ({"config": None}, "its configuration is not one of this version: facelt is None"),
         ({"config": {"head": {"memroy": 1}}}, "facelt.head.memroy is not a known key"),
     ],
