@@ -1,5 +1,6 @@
 """What the user can mend, and how every command of the package ends on it: one line, exit status 2."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ def answer(work: Callable[[], None], silent: bool = False) -> int:
 
     silent: say nothing, because another process of the same run says it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a table has ≥ and ±, and not every locale has them
     try:
         work()
     except UserError as error:

@@ -84,15 +84,23 @@ def save(
     """
     final, chief = run / state.stage / f"step-{state.step:08d}", group.rank() == 0
     with ExitStack() as stack:
-        if chief:
+        begun: list[Path] = []
+
+        def begin() -> None:
             _remove_drafts(final.parent)
-        draft = group.share(stack.enter_context(output_folder(final, force=True)) if chief else final)
-        save_file(_on_cpu(rows), draft / _shard(group.rank(), len(state.starts)))
-        if chief:
-            save_file(_on_cpu(weights), draft / "model.safetensors")
-            save_file(_on_cpu(moments), draft / "moments.safetensors")
-            (draft / "state.json").write_text(json.dumps(state.model_dump(), indent=1), encoding="utf-8")
-        group.barrier()  # every file is there before the folder takes its place
+            begun.append(stack.enter_context(output_folder(final, force=True)))
+
+        group.on_rank_0(begin)
+        draft = group.share(begun[0] if chief else final)
+
+        def write() -> None:
+            _save(rows, draft / _shard(group.rank(), len(state.starts)))
+            if chief:
+                _save(weights, draft / "model.safetensors")
+                _save(moments, draft / "moments.safetensors")
+                (draft / "state.json").write_text(json.dumps(state.model_dump(), indent=1), encoding="utf-8")
+
+        group.together(write)  # every file is there before the folder takes its place
     if chief:
         for old in _checkpoints(final.parent)[:-KEPT]:
             shutil.rmtree(old)
@@ -193,6 +201,13 @@ def read_rows(folder: Path, partition: Partition, names: Collection[str] | None 
 
 def _shard(rank: int, ranks: int) -> str:
     return f"classes-{rank:05d}-of-{ranks:05d}.safetensors"
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(_on_cpu(tensors), path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written ({error}); make room and run the same command to resume") from error
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -171,7 +171,7 @@ class Engine:
         """Load what `replicated_moments` gave, at this number of ranks and ZeRO stage."""
         for name, parameter in self._trained():
             for moment in self.moments:
-                value = moments[f"{name}.{moment}"].to(parameter.device)
+                value = _of_moment(moments, f"{name}.{moment}").to(parameter.device)
                 internals.load_moment(parameter, moment, self.optimizer, value)
 
     def sharded_rows(self) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ class Engine:
                 parameter.copy_(rows[name])
             for name, parameter in self._learned():
                 for moment in self.moments:
-                    self.head_optimizer.state[parameter][moment].copy_(rows[f"{name}.{moment}"])
+                    self.head_optimizer.state[parameter][moment].copy_(_of_moment(rows, f"{name}.{moment}"))
 
     def figures(self) -> dict[str, float]:
         """What a log may say of the last step, the same on all ranks: the gradient's norm, unless it was skipped."""
@@ -211,3 +211,12 @@ class Engine:
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.embedder.named_parameters() if p.requires_grad)
+
+
+def _of_moment(saved: dict[str, Tensor], name: str) -> Tensor:
+    if name not in saved:
+        raise UserError(
+            f"the checkpoint has no {name}: it was trained with other optimizer.params.momentum; keep that, "
+            "or another --output"
+        )
+    return saved[name]

@@ -40,11 +40,16 @@ class Trainer:
         engine = self._engine()
         feed = self._feed(engine)
         telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
+        try:
+            return self._loop(engine, feed, telemetry)
+        finally:
+            telemetry.close()
+
+    def _loop(self, engine: Engine, feed: Feed, telemetry: Telemetry) -> bool:
         engine.embedder.train()
         engine.embedder.backbone.train(not self.knobs.freeze_backbone)
-        asked = False
         for step in range(self.first_step, self.schedule.steps):
-            output = self.train_step(engine, feed, step)
+            output, asked = self.train_step(engine, feed, step), False
             telemetry.advance()
             last = step == self.schedule.steps - 1
             if step % self.run.config.log_every == 0 or last:
@@ -53,10 +58,10 @@ class Trainer:
             if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
                 self.save(engine, step + 1)
             if asked:
+                telemetry.close()
                 say(f"stage {self.stage}: stopped at step {step + 1} as asked; run the same command to resume")
-                break
-        telemetry.close()
-        return not asked
+                return False
+        return True
 
     def train_step(self, engine: Engine, feed: Feed, step: int) -> HeadOutput:
         """One optimizer step, of one or several micro-batches. What the head gave for the last of them."""

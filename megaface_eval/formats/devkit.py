@@ -67,12 +67,13 @@ def read_list(path: str | Path) -> tuple[list[str], list[str] | None]:
     return paths, None if ids is None else [str(one) for one in ids]
 
 
-def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
+def pack_tree(list_path: Path, root: Path, suffix: str, output: Path, *, force: bool = False) -> int:
     """Gather the feature files `root/<path><suffix>` of a list into one feature set; returns the number of rows.
 
     Labels number the ids in order of first mention; a list without ids (distractors) gets a label a row.
+    force: replace an existing output.
     """
-    check_writable(output, folder=True)
+    check_writable(output, force=force, folder=True)
     paths, ids = read_list(list_path)
     dimension = read_bin(root / f"{paths[0]}{suffix}").size
     features = np.empty((len(paths), dimension), np.float32)
@@ -87,7 +88,7 @@ def pack_tree(list_path: Path, root: Path, suffix: str, output: Path) -> int:
     number = {name: i for i, name in enumerate(names or [])}
     labels = np.array([number[one] for one in ids]) if ids else np.arange(len(paths))
     meta = {"method": suffix.removesuffix(".bin").strip("_"), "source": str(list_path), "dimension": dimension}
-    with output_folder(output) as folder:
+    with output_folder(output, force=force) as folder:
         write_features(folder, features, labels, names, paths, meta)
     return len(paths)
 
@@ -130,10 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
     pack.add_argument("root", type=Path, help="folder that the list's paths start from")
     pack.add_argument("suffix", help="what follows each path in a file's name, such as _arcface.bin")
     pack.add_argument("--output", type=Path, required=True, help="folder of the new feature set")
+    pack.add_argument("--force", action="store_true", help="replace an existing output")
     options = parser.parse_args(arguments)
 
     def work() -> None:
-        rows = pack_tree(options.list, options.root, options.suffix, options.output)
+        rows = pack_tree(options.list, options.root, options.suffix, options.output, force=options.force)
         print(f"{rows} rows in {options.output}")
 
     return answer(work)

@@ -91,13 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--features", type=Path, help="feature set of the pack's images in order")
     parser.add_argument("--mirrored", type=Path, help="feature set of their mirror images, to be added")
     parser.add_argument("--images", type=Path, help="write the images into this new folder, numbered in order")
+    parser.add_argument("--force", action="store_true", help="replace an existing folder of images")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
 
     def work() -> None:
         pack = open_pack(options.pack)
         if options.images is not None:
-            write_images(pack.images, options.images)
+            write_images(pack.images, options.images, force=options.force)
             print(f"{len(pack.images)} images in {options.images}")
         if options.features is not None:
             scores = scores_of(pack.same, options.features, options.mirrored)
@@ -106,10 +107,10 @@ def main(arguments: list[str] | None = None) -> int:
     return answer(work)
 
 
-def write_images(images: list[bytes], folder: Path) -> None:
-    """Write encoded images into a new folder, numbered in order."""
-    check_writable(folder, folder=True)
-    with output_folder(folder) as inner:
+def write_images(images: list[bytes], folder: Path, *, force: bool = False) -> None:
+    """Write encoded images into a new folder, numbered in order. force: replace an existing one."""
+    check_writable(folder, force=force, folder=True)
+    with output_folder(folder, force=force) as inner:
         for i, image in enumerate(images):
             (inner / f"{i:06d}.{'png' if image[:4] == PNG else 'jpg'}").write_bytes(image)
 

@@ -304,6 +304,13 @@ def test_a_run_is_not_taken_up_in_another_order(config, data, tmp_path, capsys):
     assert "trained on 5 classes, the data has 6" in refused(capsys, *command(config, more, run))
 
 
+def test_a_run_is_not_resumed_with_a_momentum_that_it_never_had(config, data, tmp_path, capsys):
+    still = ["--stage", "plain", "--set", "plain.epochs=1", "--set", "ds.optimizer.params.momentum=0"]
+    assert train.main(command(config, data, tmp_path / "run", *still)[1:]) == 0
+    more = command(config, data, tmp_path / "run", "--stage", "plain")
+    assert "trained with other optimizer.params.momentum" in refused(capsys, *more)
+
+
 def test_other_pixels_than_those_of_the_plain_stage_are_refused(config, data, tmp_path, capsys):
     run, black = tmp_path / "run", ["--set", "pixel_mean=[0, 0, 0]"]
     assert train.main(command(config, data, run, "--stage", "plain", "--set", "plain.epochs=0.5")[1:]) == 0

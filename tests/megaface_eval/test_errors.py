@@ -1,5 +1,9 @@
 """How every command of the package ends."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from megaface_eval.errors import InputError, answer
@@ -33,3 +37,10 @@ def test_a_fault_of_ours_keeps_its_traceback():
     assert answer(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):
         answer(raising(ZeroDivisionError()))
+
+
+def test_a_table_is_printed_whatever_the_locale():
+    program = "from megaface_eval.errors import answer; raise SystemExit(answer(lambda: print('\u2265 5')))"
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], env=ascii_only, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, r"\u2265 5")

@@ -8,6 +8,8 @@ import pytest
 import torch
 from engines import K, batch, build
 from ranks import run_ranks
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from facelt.config import FaceltConfig
 from facelt.errors import UserError
@@ -170,3 +172,28 @@ def test_only_whole_names_of_folders_are_checkpoints(tmp_path):
     (folder.parent / "step-00000030.bak").mkdir()
     (folder.parent / "step-00000099").write_text("a file")
     assert checkpoint.latest(tmp_path, "plain") == folder
+
+
+def save_without_space(run: str) -> str:
+    """Rank 1's disk is full."""
+
+    def full(*_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    if group.rank() == 1:
+        checkpoint.save_file = full
+    try:
+        save_rows(run, 9)
+    except UserError as mistake:
+        return str(mistake)
+    finally:
+        checkpoint.save_file = save_file
+    return "saved"
+
+
+def test_a_full_disk_of_one_rank_is_one_line_on_all_and_leaves_the_checkpoint_before(tmp_path):
+    run_ranks(2, save_rows, str(tmp_path), 4)
+    said = run_ranks(2, save_without_space, str(tmp_path))
+    assert said[0] == said[1]
+    assert "cannot be written (I/O error: No space left on device); make room" in said[0]
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["step-00000004"]
