@@ -146,7 +146,7 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--images", type=positive, metavar="N", help="MS1M-LT sampling down to N images")
     how.add_argument(
-        "--pareto", type=float, metavar="ALPHA", help="a Pareto tail, as of ImageNet-LT (6) and Places-LT (6)"
+        "--pareto", type=float, metavar="ALPHA", help="a Pareto tail by formula; for a released benchmark take --list"
     )
     how.add_argument(
         "--list", type=Path, metavar="FILE", help="the images that a file names: lines of key or path, label"

@@ -115,11 +115,15 @@ def test_pareto_counts_stay_within_the_images():
     assert curate.pareto_counts(np.array([9]), 6.0, 4, 2).tolist() == [4]
 
 
-def test_pareto_counts_have_the_shape_of_imagenet_lt():
-    """1,000 classes of at most 1,280 images: 115.8K images from 1,280 down to 5 in the paper."""
-    counts = curate.pareto_counts(np.full(1000, 1300), 6.0, 1280, 5)
-    assert (counts.max(), counts.min()) == (1280, 5)
-    assert counts.sum() == pytest.approx(115_800, rel=0.15)
+@pytest.mark.parametrize(
+    "classes, alpha, most, images, above, below",
+    [(1000, 6.0, 1280, 104_850, 350, 158), (365, 6.0, 4980, 182_604, 291, 13), (365, 1.34, 4980, 34_231, 65, 132)],
+)
+def test_what_the_formula_gives_for_the_benchmarks(classes, alpha, most, images, above, below):
+    """The figures of docs/data.md. Released were 115,846 images (ImageNet-LT) and 62,500 (Places-LT: 131 and 71)."""
+    counts = curate.pareto_counts(np.full(classes, 5000), alpha, most, 5)
+    assert (counts.max(), counts.min(), counts.sum()) == (most, 5, images)
+    assert ((counts > 100).sum(), (counts < 20).sum()) == (above, below)
 
 
 @pytest.mark.parametrize("alpha, most, least", [(0, 9, 1), (-1, 9, 1), (float("nan"), 9, 1), (6, 4, 5), (6, 4, 0)])
