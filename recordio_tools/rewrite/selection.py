@@ -55,7 +55,9 @@ def write_selection(
     old_label = np.argsort(np.where(new_label < 0, len(new_label), new_label), kind="stable")[: int(labels.max()) + 1]
     names = None if source.names is None else [source.names[old] for old in old_label]
     manifest = _manifest(source, rows, new_label, choice)
-    with DatasetWriter(out, len(old_label), source.image_size, names=names, force=force) as writer:
+    with DatasetWriter(
+        out, len(old_label), source.image_size, names=names, force=force, paths=source.paths_of(rows)
+    ) as writer:
         copy_images(source, rows, new_label[source.labels[rows]], writer)
         if choice is not None:
             (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")

@@ -84,7 +84,7 @@ def pack_pictures(
 ) -> int:
     """Pack a folder per identity, or the pictures of a `.lst` file, into a set; returns the number of images.
 
-    Names are the folders', or for a list those in a `names.txt` beside it.
+    Names are the folders', or for a list those in a `names.txt` beside it. Paths are kept, from the folder or root on.
 
     Args:
         source: the folder or list.
@@ -99,6 +99,7 @@ def pack_pictures(
         RecordError: a folder, list or picture that cannot be read.
     """
     if source.is_file():
+        root = source.parent if root is None else root
         pictures = read_list(source, root)
         classes = 1 + max(
             int(picture.label if isinstance(picture.label, int) else picture.label[0]) for picture in pictures
@@ -106,14 +107,21 @@ def pack_pictures(
         names = read_names(source.with_name(NAMES))
         classes = max(classes, len(names or []))
     else:
+        root = source
         pictures, names = find_pictures(source)
         classes = len(names)
+    paths = [_relative(picture.path, root) for picture in pictures]
     load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
     encoded = _encoded(pictures, load)
-    with DatasetWriter(out, classes, (size, size), names=names, force=force) as writer:
+    with DatasetWriter(out, classes, (size, size), names=names, force=force, paths=paths) as writer:
         for label, jpeg in tqdm(encoded, total=len(pictures), desc="packing", unit="image", delay=2, leave=False):
             writer.add(jpeg, label)
     return writer.num_images
+
+
+def _relative(path: Path, root: Path) -> str:
+    inside = path.relative_to(root) if path.is_relative_to(root) else path
+    return inside.as_posix().lstrip("/")
 
 
 def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iterator[tuple[int | list[float], bytes]]:

@@ -1,5 +1,6 @@
 """Folders of pictures into sets and back."""
 
+import os
 from io import BytesIO
 
 import numpy as np
@@ -134,3 +135,24 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     with pytest.raises(RecordError, match="of identity 1 cannot be a folder of its own"):
         folders.unpack_pictures(RecordDataset(source), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+def test_paths_are_kept_in_the_order_of_the_keys(tmp_path, photos):
+    folders.pack_pictures(photos, tmp_path / "set", size=16)
+    assert (tmp_path / "set" / "paths.txt").read_text() == "s1/b9.JPEG\ns1/b10.jpg\ns2/wide.jpg\ns10/grey.png\n"
+    listed = tmp_path / "faces.lst"
+    listed.write_text(f"0\t2\tgrey.png\n1\t1\t{photos}/s2/wide.jpg\n2\t1\t{photos}/s1/b9.JPEG\n")
+    folders.pack_pictures(listed, tmp_path / "other", root=photos / "s10", size=16)
+    above = photos.as_posix().removeprefix("/")
+    assert RecordDataset(tmp_path / "other").paths == [f"{above}/s2/wide.jpg", f"{above}/s1/b9.JPEG", "grey.png"]
+
+
+def test_file_names_of_any_bytes_but_line_ends_are_kept(tmp_path, photos):
+    odd = os.fsdecode("ä b\udce9.jpg".encode(errors="surrogateescape"))
+    (photos / "s1" / odd).write_bytes(sets.jpeg(3, (16, 16)))
+    folders.pack_pictures(photos, tmp_path / "set", size=16)
+    assert f"s1/{odd}" in RecordDataset(tmp_path / "set").paths
+    (photos / "s2" / "a\nb.jpg").write_bytes(sets.jpeg(3, (16, 16)))
+    with pytest.raises(RecordError, match=r"path 's2/a\\nb.jpg' has more than one line; rename it"):
+        folders.pack_pictures(photos, tmp_path / "none", size=16)
+    assert not (tmp_path / "none").exists()
