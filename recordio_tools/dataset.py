@@ -1,10 +1,11 @@
-"""An InsightFace set on disk: `train.rec`, `train.idx`, `property` and, optionally, `names.txt`.
+"""An InsightFace set on disk: `train.rec`, `train.idx`, `property` and, optionally, `names.txt` and `paths.txt`.
 
 Image records carry an encoded image; the header record (key 0) and the identity records carry only a range of keys.
 They are told apart by that, wherever they lie and whatever their keys, so that sets without them, with keys from 0 or
 1, with gaps, or with more images than float32 can count are read alike.
 """
 
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.index import read_index
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.recordio import RecordError
-from recordio_tools.writer import IDX, NAMES, PROPERTY, REC, DatasetWriter
+from recordio_tools.writer import IDX, NAMES, PATHS, PROPERTY, REC, DatasetWriter
 
 __all__ = ["DatasetWriter", "RecordDataset"]
 
@@ -40,11 +41,29 @@ def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
         lines = path.read_bytes().decode("utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise RecordError(f"is not UTF-8 text at byte {error.start}", path=path, kind="names") from None
-    names = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    names = _without_ends(lines)
     if num_classes is not None and len(names) != num_classes:
         problem = f"{len(names)} names for {num_classes} identities; expected one line for each"
         raise RecordError(problem, path=path, kind="names")
     return names
+
+
+def read_paths(path: Path, num_images: int) -> list[str] | None:
+    """Where each image came from, one a line in the order of the keys; None without the file. Raises RecordError.
+
+    Bytes that are not UTF-8 come as surrogates, as in Python's own file names.
+    """
+    if not path.is_file():
+        return None
+    paths = _without_ends(path.read_bytes().decode("utf-8", "surrogateescape").split("\n"))
+    if len(paths) != num_images:
+        problem = f"{len(paths)} paths for {num_images} images; expected one line for each"
+        raise RecordError(problem, path=path, kind="paths")
+    return paths
+
+
+def _without_ends(lines: list[str]) -> list[str]:
+    return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
 class RecordDataset(ImageRecords):
@@ -66,6 +85,8 @@ class RecordDataset(ImageRecords):
         num_classes: from `property`, else the largest label + 1.
         image_size: (height, width) in pixels, from `property`, else that of the first image.
         names: one name per identity, or None without `names.txt`.
+        paths: where each image came from, relative to the folder it was packed from, or None without `paths.txt`. Read
+            when first asked for, and only then a RecordError if its lines do not fit.
     """
 
     labels: np.ndarray
@@ -100,6 +121,14 @@ class RecordDataset(ImageRecords):
             said = "" if classes is None else f" that {self.property_path} gives"
             raise self.error(first, f"{describe_label(self.headers.label[first], classes)}{said}", "label")
         return self.headers.label.astype(np.int64)
+
+    @cached_property
+    def paths(self) -> list[str] | None:
+        return read_paths(self.folder / PATHS, len(self))
+
+    def paths_of(self, rows: np.ndarray) -> list[str] | None:
+        """Paths of the images at `rows` (int64[n]), or None without `paths.txt`."""
+        return None if self.paths is None else [self.paths[row] for row in rows.tolist()]
 
     @property
     def num_images(self) -> int:

@@ -1,4 +1,4 @@
-"""Writes an InsightFace set: `train.rec`, `train.idx`, `property`, `names.txt`."""
+"""Writes an InsightFace set: `train.rec`, `train.idx`, `property`, `names.txt`, `paths.txt`."""
 
 from array import array
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from recordio_tools.atomic import output_folder
 from recordio_tools.format.index import format_index
 from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, Label, RecordError, RecordWriter, pack
 
-REC, IDX, PROPERTY, NAMES = "train.rec", "train.idx", "property", "names.txt"
+REC, IDX, PROPERTY, NAMES, PATHS = "train.rec", "train.idx", "property", "names.txt", "paths.txt"
 BUFFER_BYTES = 1 << 20
 
 _RANGE_RECORD = np.dtype(
@@ -56,13 +56,14 @@ class DatasetWriter(AbstractContextManager):
         image_size: (height, width) in pixels.
         names: one name per class.
         force: an existing folder is replaced.
+        paths: where each image came from, in the order of adding; `paths.txt` holds them in the order of the keys.
 
     Attributes:
         partial: the folder while it is being written, open to further files.
         rec_writer: appends to its `train.rec`.
 
     Raises:
-        RecordError: a label outside the classes, names that do not fit, no image.
+        RecordError: a label outside the classes, names or paths that do not fit, no image.
         UserError: the folder exists and `force` is not set, or it cannot be written.
     """
 
@@ -73,14 +74,19 @@ class DatasetWriter(AbstractContextManager):
         image_size: tuple[int, int],
         names: Sequence[str] | None = None,
         force: bool = False,
+        *,
+        paths: Sequence[str] | None = None,
     ):
         self.folder = Path(folder)
         self.num_classes = num_classes
         self.image_size = tuple(int(side) for side in image_size)
         self.names = None if names is None else [str(name) for name in names]
-        for name in self.names or []:
-            if "\n" in name or "\r" in name:
-                raise RecordError(f"name {name!r} has more than one line", path=self.folder, kind="names")
+        self.paths = paths
+        for what, lines in (("name", self.names), ("path", paths)):
+            for line in lines or []:
+                if "\n" in line or "\r" in line:
+                    problem = f"{what} {line!r} has more than one line; rename it"
+                    raise RecordError(problem, path=self.folder, kind=f"{what}s")
         self._offsets, self._labels = array("q"), array("q")
         self._output = output_folder(folder, force=force)
         self.partial = self._output.__enter__()
@@ -136,6 +142,9 @@ class DatasetWriter(AbstractContextManager):
         if self.names is not None and len(self.names) != classes:
             problem = f"{len(self.names)} names for {classes} identities; give one for each"
             raise RecordError(problem, path=self.folder, kind="names")
+        if self.paths is not None and len(self.paths) != count:
+            problem = f"{len(self.paths)} paths for {count} images; give one for each"
+            raise RecordError(problem, path=self.folder, kind="paths")
         order = np.argsort(labels, kind="stable")
         bounds = np.searchsorted(labels[order], np.arange(classes + 1)) + 1
         range_keys = np.arange(count + 1, count + 1 + classes)
@@ -148,3 +157,6 @@ class DatasetWriter(AbstractContextManager):
         (self.partial / PROPERTY).write_text("{},{},{}\n".format(classes, *self.image_size))
         if self.names is not None:
             (self.partial / NAMES).write_bytes("".join(f"{name}\n" for name in self.names).encode())
+        if self.paths is not None:
+            text = "".join(f"{self.paths[i]}\n" for i in order.tolist())
+            (self.partial / PATHS).write_bytes(text.encode(errors="surrogateescape"))  # file names may be no UTF-8

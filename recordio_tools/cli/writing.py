@@ -16,13 +16,14 @@ from recordio_tools.cli.arguments import (
     say_written,
 )
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.errors import UserError
 from recordio_tools.rewrite.curate import READINGS, curate, curate_listed, curate_pareto
 from recordio_tools.rewrite.merge import merge
 from recordio_tools.rewrite.shard import shard
 from recordio_tools.rewrite.shuffle import shuffle
 from recordio_tools.rewrite.subset import subset
 from recordio_tools.sources.bins import pack_to_set, set_to_pack
-from recordio_tools.sources.folders import pack_pictures, unpack_pictures
+from recordio_tools.sources.folders import pack_listed, pack_pictures, unpack_pictures
 from recordio_tools.sources.orl import SPLITS, write_orl
 
 
@@ -31,8 +32,12 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser)
     add_size(parser)
     parser.add_argument(
-        "--root", metavar="DIR", type=Path, help="where a list's paths begin (default: beside the list)"
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="of FOLDER, the pictures that a benchmark's list names: lines of a path in FOLDER, and a label",
     )
+    parser.add_argument("--root", metavar="DIR", type=Path, help="where a .lst file's paths begin (default: beside it)")
     parser.add_argument("--quality", type=positive, default=95, help="JPEG quality where encoded anew (default 95)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--reencode", action="store_true", help="encode all anew, even RGB JPEGs of the right size")
@@ -40,17 +45,22 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(args: argparse.Namespace) -> None:
-    count = pack_pictures(
-        args.pictures,
-        args.out,
-        root=args.root,
-        size=args.size,
-        quality=args.quality,
-        reencode=args.reencode,
-        as_is=args.as_is,
-        force=args.force,
-    )
-    say_written(args.out, count)
+    how = {name: getattr(args, name) for name in ("size", "quality", "reencode", "as_is", "force")}
+    if args.list is None:
+        say_written(args.out, pack_pictures(args.pictures, args.out, root=args.root, **how))
+        return
+    if args.root is not None:
+        raise UserError(f"--root {args.root} given with --list, whose paths begin at {args.pictures}; leave --root out")
+    manifest = pack_listed(args.pictures, args.list, args.out, **how)
+    say_written(args.out, manifest["images"])
+    _say_relabelled(args.out, manifest)
+
+
+def _say_relabelled(out: Path, manifest: dict) -> None:
+    given = manifest.get("list_labels", [])
+    if given != list(range(len(given))):
+        said = f"the list's labels {given[0]}..{given[-1]} became 0..{len(given) - 1}; manifest.json has both"
+        print(f"{out}: {said}", file=sys.stderr)
 
 
 def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,10 +156,13 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--images", type=positive, metavar="N", help="MS1M-LT sampling down to N images")
     how.add_argument(
-        "--pareto", type=float, metavar="ALPHA", help="a Pareto tail, as of ImageNet-LT (6) and Places-LT (6)"
+        "--pareto", type=float, metavar="ALPHA", help="a Pareto tail by formula; for a released benchmark take --list"
     )
     how.add_argument(
-        "--list", type=Path, metavar="FILE", help="the images that a file names: lines of key or path, label"
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="the images that a benchmark's list names: lines of a path as in paths.txt, or a record key, and a label",
     )
     parser.add_argument(
         "--reading",
@@ -177,6 +190,7 @@ def _curate(args: argparse.Namespace) -> None:
     remain = f"{manifest['identities']:,} of {manifest['source']['identities']:,} identities remain"
     alpha = f", alpha {manifest['alpha']:.6g}" if "alpha" in manifest else ""
     print(f"{args.out}: {manifest['images']:,} images, {remain}{alpha}", file=sys.stderr)
+    _say_relabelled(args.out, manifest)
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:

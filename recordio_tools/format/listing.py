@@ -1,15 +1,22 @@
-"""Lists of pictures (`.lst`) in both dialects.
+"""Lists of pictures (`.lst`) in both dialects, and the lists in which benchmarks are published.
 
 - im2rec: `index<TAB>label[<TAB>label…]<TAB>path`
 - face2rec2: `aligned<TAB>path<TAB>label[<TAB>box of 4[<TAB>landmarks of 10]]`, stored as labels `[label, aligned, …]`
+- benchmarks: `path label`, such as `n01440764/n01440764_190.JPEG 0` or `/a/airfield/00000001.jpg 0`
 """
 
 import re
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from recordio_tools.format.pictures import Picture
 from recordio_tools.format.recordio import RecordError
 
+_ENTRY = re.compile(r"([^\t]*?\S)(?:\s+(-1|[0-9]{1,9}))?")  # an image, and a label if there is one
+_KEY = re.compile(r"[0-9]{1,18}")
+_PATH = re.compile(r".*\.[A-Za-z]\w*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -26,7 +33,7 @@ def read_list(path: Path, root: Path | None = None) -> list[Picture]:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\r\n").split("\t")
             if len(fields) < 3:
-                raise _misfit(path, number, line, "fields parted by tabs, three at least")
+                raise _misfit(path, number, line, "fields parted by tabs, three at least (lines `path label`: --list)")
             if parse is None:
                 parse = _im2rec if _NUMBER.fullmatch(fields[1]) else _face2rec2
             pictures.append(parse(fields, root, path, number, line))
@@ -60,6 +67,63 @@ def _refuse_label(label: float, path: Path, number: int, line: str) -> None:
 def _misfit(path: Path, number: int, line: str, expected: str) -> RecordError:
     given = line.rstrip("\r\n")[:60].encode("utf-8", "replace").decode()
     return RecordError(f"line {number} is {given!r}, expected {expected}", path=path, kind="list")
+
+
+class ImageList(NamedTuple):
+    """The images that a benchmark's list names, each once, in the order of its lines."""
+
+    file: Path
+    by_key: bool  # whether it names images by record key, not by path
+    images: list[str]  # paths from the set's folder on, or record keys in decimal
+    labels: np.ndarray | None  # int64[n], as the list has them, -1 for no known class; None where it has none
+
+    def without(self, lines: list[int], where: str) -> RecordError:
+        """What to say when the images of these lines (from 1) are not `where` they must be."""
+        first = f"the first {self.images[lines[0] - 1]!r} (line {lines[0]})"
+        problem = f"{len(lines):,} of its {len(self.images):,} images are missing, {first}: expected them {where}"
+        return RecordError(problem, path=self.file, kind="list")
+
+
+def read_image_list(path: Path) -> ImageList:
+    """A benchmark's list: a line is an image and its label, or for all lines an image alone.
+
+    An image is a path, whose leading `/` or `./` counts for nothing, or a record key, which is a whole number and
+    nothing else; which of the two, the first line decides. Raises RecordError for the first line that does not fit,
+    that repeats an image, or that gives it another label.
+    """
+    by_key = labelled = False
+    labels: list[int] = []
+    line_of: dict[str, int] = {}
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, 1):
+            entry = _ENTRY.fullmatch(line.strip())
+            if entry is None or not (_KEY.fullmatch(entry[1]) or _PATH.fullmatch(entry[1])):
+                raise _misfit(path, number, line, "an image's path or record key, and a label from 0 (or -1)")
+            is_key, has_label = _KEY.fullmatch(entry[1]) is not None, entry[2] is not None
+            if number == 1:
+                by_key, labelled = is_key, has_label
+            elif by_key != is_key:
+                raise _misfit(path, number, line, f"a {'record key' if by_key else 'path'}, as on line 1")
+            elif labelled != has_label:
+                raise _misfit(path, number, line, f"{'a' if labelled else 'no'} label, as on line 1")
+            image = str(int(entry[1])) if is_key else clean_path(entry[1])
+            if ".." in image.split("/"):
+                raise _misfit(path, number, line, "a path without `..`")
+            if has_label:
+                labels.append(int(entry[2]))
+            if (first := line_of.setdefault(image, number)) != number:
+                problem = f"line {number} names {image!r} again, after line {first}"
+                if has_label and labels[-1] != labels[first - 1]:
+                    problem += f", with label {labels[-1]} instead of {labels[first - 1]}"
+                raise RecordError(f"{problem}; expected each image once", path=path, kind="list")
+    if not line_of:
+        raise RecordError("the list is empty", path=path, kind="list")
+    return ImageList(path, by_key, list(line_of), np.array(labels, np.int64) if labelled else None)
+
+
+def clean_path(path: str) -> str:
+    """A path without what does not change where it leads: a leading `/`, `.` and empty parts."""
+    return "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def format_list(entries: list[tuple[int, list[float], str]]) -> str:

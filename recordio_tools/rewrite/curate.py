@@ -8,7 +8,7 @@ offered:
 - `proportional`: an image of identity i is kept with probability min(1, α·n_i), so about min(n_i, α·n_i²).
 
 α follows from the number of images that is asked for; how many identities remain is then a result.
-`pareto` gives the tail of ImageNet-LT and Places-LT instead, and `listed` takes the images that a published list names.
+`pareto` gives a Pareto tail by formula instead, and `listed` takes the images that a published list names.
 """
 
 from pathlib import Path
@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.format.listing import ImageList, clean_path, read_image_list
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.selection import write_selection
+from recordio_tools.writer import PATHS
 
 READINGS = ("uniform", "proportional")
 
@@ -67,7 +69,8 @@ def pareto_counts(counts: np.ndarray, alpha: float, most: int, least: int) -> np
 
     The identity of rank r among the K with images, by their number, is given the quantile q = 1 - (r + ½)/K of the
     Pareto distribution with power α, x = (1 - q)^(-1/α), scaled so that rank 0 has `most` images and the last `least`.
-    ImageNet-LT has α = 6, 1280 and 5; Places-LT α = 6, 4980 and 5. Raises RecordError.
+    The released benchmarks were drawn at random, and differ: α = 6, 1280 and 5 give 104,850 images where ImageNet-LT
+    has 115,846; α = 6, 4980 and 5 give 182,604 where Places-LT has 62,500. Raises RecordError.
     """
     if not (alpha > 0 and np.isfinite(alpha) and 1 <= least <= most):
         problem = (
@@ -108,51 +111,58 @@ def curate_pareto(
 
 
 def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: bool = False) -> dict:
-    """The images that a list names, with the list's labels where it has them, and the manifest.
+    """The images that a list names (`read_image_list`), with its labels where it has them, and the manifest.
 
-    A line is `image` or `image label`: the image's record key, or a path whose file name is that key (as `unpack` names
-    files). Labels must stand for the set's identities one to one; they are made contiguous in their order.
-    Raises RecordError for the first line that does not fit.
+    Paths are matched with those of `paths.txt`, the whole of them. Labels are made contiguous in their order;
+    `list_labels` of the manifest holds what they were. Labels of record keys must stand for the set's identities one to
+    one, since any set has such keys. Raises RecordError when the list is not one of this set.
     """
-    keys, given = _read_list(listing)
-    place = np.minimum(np.searchsorted(source.keys, keys), len(source) - 1)
-    if (unknown := np.flatnonzero(source.keys[place] != keys)).size:
+    listed = read_image_list(listing)
+    rows = _rows_of_keys(source, listed) if listed.by_key else _rows_of_paths(source, listed)
+    choice: dict = {"method": "list", "list": listing.name}
+    order = np.argsort(rows)
+    if listed.labels is None:
+        return write_selection(source, rows[order], out, choice=choice, force=force)
+    if listed.by_key:
+        _refuse_other_identities(source.labels[rows], listed.labels, listing)
+    list_labels, labels = np.unique(listed.labels, return_inverse=True)
+    choice["list_labels"] = list_labels.tolist()
+    return write_selection(source, rows[order], out, choice=choice, labels=labels[order], force=force)
+
+
+def _rows_of_keys(source: RecordDataset, listed: ImageList) -> np.ndarray:
+    keys = np.array([int(image) for image in listed.images], np.int64)
+    rows = np.minimum(np.searchsorted(source.keys, keys), len(source) - 1)
+    if (unknown := np.flatnonzero(source.keys[rows] != keys)).size:
         problem = f"line {unknown[0] + 1} names image key {keys[unknown[0]]}, which {source.rec_path} does not have"
-        raise RecordError(problem, path=listing, kind="list")
-    choice = {"method": "list", "list": listing.name}
-    new_label = None if given is None else _listed_labels(source.labels[place], given, source.num_classes, listing)
-    return write_selection(source, np.unique(place), out, choice=choice, new_label=new_label, force=force)
+        raise RecordError(problem, path=listed.file, kind="list")
+    return rows
 
 
-def _read_list(listing: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    keys, labels = [], []
-    with open(listing, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            fields = line.split()
-            stem = Path(fields[0]).stem if fields else ""
-            if not (stem.isdecimal() and len(stem) < 19 and len(fields) <= 2):
-                problem = f"line {number} is {line.strip()[:40]!r}, expected an image's key or path, and a label"
-                raise RecordError(problem, path=listing, kind="list")
-            keys.append(int(stem))
-            if len(fields) == 2:
-                if not (fields[1].isdecimal() and len(fields[1]) < 10):
-                    raise RecordError(f"line {number}: label {fields[1][:20]!r} is no class", path=listing, kind="list")
-                labels.append(int(fields[1]))
-    if not keys:
-        raise RecordError("the list is empty", path=listing, kind="list")
-    if labels and len(labels) != len(keys):
-        raise RecordError(f"only {len(labels)} of {len(keys)} lines have a label", path=listing, kind="list")
-    return np.array(keys, np.int64), np.array(labels, np.int64) if labels else None
+def _rows_of_paths(source: RecordDataset, listed: ImageList) -> np.ndarray:
+    if source.paths is None:
+        problem = f"names images by path, and {source.folder} has no {PATHS}; pack its pictures again, which writes one"
+        raise RecordError(problem, path=listed.file, kind="paths")
+    row_of: dict[str, int] = {}
+    shared = set()
+    for row, path in enumerate(map(clean_path, source.paths)):
+        if row_of.setdefault(path, row) != row:
+            shared.add(path)
+    for number, path in enumerate(listed.images, 1):
+        if path in shared:
+            problem = f"line {number}: {path!r} is the path of several images of {source.folder}, expected of one"
+            raise RecordError(problem, path=listed.file, kind="paths")
+    missing = [number for number, path in enumerate(listed.images, 1) if path not in row_of]
+    if missing:
+        raise listed.without(missing, f"in {source.folder / PATHS}, where they look like {source.paths[0]!r}")
+    return np.array([row_of[path] for path in listed.images], np.int64)
 
 
-def _listed_labels(old: np.ndarray, given: np.ndarray, classes: int, listing: Path) -> np.ndarray:
-    """Old label -> contiguous new label in the order of the given ones, -1 for identities that are not listed."""
+def _refuse_other_identities(old: np.ndarray, given: np.ndarray, listing: Path) -> None:
+    """Labels that do not stand for the set's identities one to one."""
     pairs = np.unique(np.stack([given, old]), axis=1)
     for column, what, other in ((0, "label", "identities"), (1, "identity", "labels")):
         values, times = np.unique(pairs[column], return_counts=True)
         if (times > 1).any():
             problem = f"{what} {values[np.argmax(times > 1)]} stands for {times.max()} {other} of the set"
             raise RecordError(f"{problem}; is it a list of this set?", path=listing, kind="list")
-    new_label = np.full(classes, -1, np.int64)
-    new_label[pairs[1]] = np.arange(pairs.shape[1])
-    return new_label

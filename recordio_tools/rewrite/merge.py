@@ -23,7 +23,7 @@ def merge(
     """All images of all sources in one set; returns their number.
 
     The labels of each source follow those of the one before, and names are joined; identities of a source without names
-    are then called `<its folder>-<label>`.
+    are then called `<its folder>-<label>`. Paths are kept where every source has them.
 
     Args:
         sources: the sets.
@@ -44,12 +44,17 @@ def merge(
     label_of = {token: label for label, token in enumerate(dict.fromkeys(chain.from_iterable(tokens)))}
     named = mapping is not None or any(source.names for source in sources)
     names = [_name(sources, token) for token in label_of] if named else None
-    new_labels = [np.array([label_of[token] for token in own], np.int64) for own in tokens]
-    with DatasetWriter(out, len(label_of), sources[0].image_size, names=names, force=force) as writer:
-        for source, new_label in zip(sources, new_labels, strict=True):
-            labels = new_label[source.labels]
-            rows = np.argsort(labels, kind="stable")
-            copy_images(source, rows, labels[rows], writer)
+    labels = [
+        np.array([label_of[token] for token in own], np.int64)[source.labels]
+        for source, own in zip(sources, tokens, strict=True)
+    ]
+    rows = [np.argsort(own, kind="stable") for own in labels]
+    paths = [source.paths_of(own) for source, own in zip(sources, rows, strict=True)]
+    known = [own for own in paths if own is not None]
+    joined = list(chain.from_iterable(known)) if len(known) == len(paths) else None
+    with DatasetWriter(out, len(label_of), sources[0].image_size, names=names, force=force, paths=joined) as writer:
+        for source, own_rows, own_labels in zip(sources, rows, labels, strict=True):
+            copy_images(source, own_rows, own_labels[own_rows], writer)
     return writer.num_images
 
 

@@ -26,7 +26,7 @@ def write_selection(
     out: Path,
     *,
     choice: dict | None = None,
-    new_label: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
     force: bool = False,
 ) -> dict:
     """Copy some images to a new set, identity by identity.
@@ -36,8 +36,8 @@ def write_selection(
         rows: int64[n], which of its images.
         out: the new data folder.
         choice: how they were chosen, for the manifest, which is then also written as `manifest.json`.
-        new_label: int64[classes], the new label of each, contiguous from 0, -1 for what is dropped; by default the
-            identities that keep an image are numbered in their order.
+        labels: int64[n], their new labels, contiguous from 0; by default the identities that keep an image are numbered
+            in their order. Where new and old labels are not one to one, the new set has no names.
         force: an existing folder is replaced.
 
     Returns:
@@ -48,24 +48,31 @@ def write_selection(
     """
     if len(rows) == 0:
         raise RecordError("no image is selected", path=source.folder, kind="empty")
-    if new_label is None:
-        new_label = relabel(source.labels[rows], source.num_classes)
-    labels = new_label[source.labels[rows]]
-    rows = rows[np.argsort(labels, kind="stable")]
-    old_label = np.argsort(np.where(new_label < 0, len(new_label), new_label), kind="stable")[: int(labels.max()) + 1]
-    names = None if source.names is None else [source.names[old] for old in old_label]
-    manifest = _manifest(source, rows, new_label, choice)
-    with DatasetWriter(out, len(old_label), source.image_size, names=names, force=force) as writer:
-        copy_images(source, rows, new_label[source.labels[rows]], writer)
+    if labels is None:
+        labels = relabel(source.labels[rows], source.num_classes)[source.labels[rows]]
+    order = np.argsort(labels, kind="stable")
+    rows, labels = rows[order], labels[order]
+    classes = int(labels[-1]) + 1
+    new, old = np.divmod(np.unique(labels * source.num_classes + source.labels[rows]), source.num_classes)
+    one_to_one = len(new) == classes == len(np.unique(old))
+    names = [source.names[label] for label in old] if source.names is not None and one_to_one else None
+    manifest = _manifest(source, rows, list(zip(old.tolist(), new.tolist(), strict=True)), choice)
+    with DatasetWriter(
+        out, classes, source.image_size, names=names, force=force, paths=source.paths_of(rows)
+    ) as writer:
+        copy_images(source, rows, labels, writer)
         if choice is not None:
             (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
     return manifest
 
 
-def _manifest(source: RecordDataset, rows: np.ndarray, new_label: np.ndarray, choice: dict | None) -> dict:
+def _manifest(source: RecordDataset, rows: np.ndarray, old_and_new: list[tuple[int, int]], choice: dict | None) -> dict:
     classes = source.num_classes
     before = np.bincount(source.labels, minlength=classes)
     after = np.bincount(source.labels[rows], minlength=classes)
+    new_label: list[int | None] = [-1] * classes
+    for old, new in old_and_new:
+        new_label[old] = new if new_label[old] == -1 else None
     return {
         **(choice or {}),
         "source": {
@@ -79,5 +86,5 @@ def _manifest(source: RecordDataset, rows: np.ndarray, new_label: np.ndarray, ch
         "images": len(rows),
         "identities": int((after > 0).sum()),
         "dropped": np.flatnonzero((before > 0) & (after == 0)).tolist(),
-        "by_old_label": {"before": before.tolist(), "after": after.tolist(), "new_label": new_label.tolist()},
+        "by_old_label": {"before": before.tolist(), "after": after.tolist(), "new_label": new_label},
     }

@@ -49,7 +49,10 @@ def shard(
     edges = cut(padded(source.ends - source.offsets)[rows], shards, labels if whole_identities else None)
     with output_folder(out, force=force) as partial:
         for number, (start, stop) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-            folder = partial / f"{number:05d}"
-            with DatasetWriter(folder, source.num_classes, source.image_size, names=source.names) as writer:
-                copy_images(source, rows[start:stop], labels[start:stop], writer)
+            folder, own = partial / f"{number:05d}", rows[start:stop]
+            paths = source.paths_of(own)
+            with DatasetWriter(
+                folder, source.num_classes, source.image_size, names=source.names, paths=paths
+            ) as writer:
+                copy_images(source, own, labels[start:stop], writer)
     return np.diff(edges).tolist()

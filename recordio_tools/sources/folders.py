@@ -1,5 +1,7 @@
 """Folders of pictures into a RecordIO set and back."""
 
+import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,10 @@ from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.dataset import RecordDataset, read_names
-from recordio_tools.format.listing import format_list, read_list
+from recordio_tools.format.listing import format_list, read_image_list, read_list
 from recordio_tools.format.pictures import DECODE_ERRORS, Picture
 from recordio_tools.format.recordio import RecordError
+from recordio_tools.rewrite.selection import MANIFEST
 from recordio_tools.writer import NAMES, DatasetWriter
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
@@ -84,7 +87,7 @@ def pack_pictures(
 ) -> int:
     """Pack a folder per identity, or the pictures of a `.lst` file, into a set; returns the number of images.
 
-    Names are the folders', or for a list those in a `names.txt` beside it.
+    Names are the folders', or for a list those in a `names.txt` beside it. Paths are kept, from the folder or root on.
 
     Args:
         source: the folder or list.
@@ -99,6 +102,7 @@ def pack_pictures(
         RecordError: a folder, list or picture that cannot be read.
     """
     if source.is_file():
+        root = source.parent if root is None else root
         pictures = read_list(source, root)
         classes = 1 + max(
             int(picture.label if isinstance(picture.label, int) else picture.label[0]) for picture in pictures
@@ -106,14 +110,80 @@ def pack_pictures(
         names = read_names(source.with_name(NAMES))
         classes = max(classes, len(names or []))
     else:
+        root = source
         pictures, names = find_pictures(source)
         classes = len(names)
+    paths = [_relative(picture.path, root) for picture in pictures]
     load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
-    encoded = _encoded(pictures, load)
-    with DatasetWriter(out, classes, (size, size), names=names, force=force) as writer:
-        for label, jpeg in tqdm(encoded, total=len(pictures), desc="packing", unit="image", delay=2, leave=False):
-            writer.add(jpeg, label)
+    with DatasetWriter(out, classes, (size, size), names=names, force=force, paths=paths) as writer:
+        _add(pictures, load, writer)
     return writer.num_images
+
+
+def pack_listed(
+    root: Path,
+    listing: Path,
+    out: Path,
+    *,
+    size: int = 112,
+    quality: int = 95,
+    reencode: bool = False,
+    as_is: bool = False,
+    force: bool = False,
+) -> dict:
+    """Pack the pictures that a benchmark's list names (`read_image_list`), with its labels; returns the manifest.
+
+    Labels are made contiguous in their order; `list_labels` of the manifest holds what they were. Names are those of a
+    `names.txt` beside the list, but for a list with the label -1.
+
+    Args:
+        root: the folder where the list's paths begin.
+        listing: the list.
+        out: the new data folder.
+        size, quality, reencode, as_is, force: as in `pack_pictures`.
+
+    Raises:
+        RecordError: a list without paths or labels, or that names what is not there; a picture that cannot be read.
+    """
+    if not root.is_dir():
+        raise RecordError("no such folder; expected the one where the list's paths begin", path=root, kind="missing")
+    listed = read_image_list(listing)
+    if listed.by_key or listed.labels is None:
+        has = "record keys" if listed.by_key else "no labels"
+        raise RecordError(f"has {has}, expected lines of a path and a label", path=listing, kind="list")
+    missing = [number for number, path in enumerate(listed.images, 1) if not os.path.isfile(root / path)]
+    if missing:
+        raise listed.without(missing, f"in {root}")
+    list_labels, labels = np.unique(listed.labels, return_inverse=True)
+    names = read_names(listing.with_name(NAMES)) if list_labels[0] >= 0 else None
+    if names is not None and list_labels[-1] >= len(names):
+        problem = f"{len(names)} names, and {listing.name} has label {list_labels[-1]}; expected a name for each label"
+        raise RecordError(problem, path=listing.with_name(NAMES), kind="names")
+    pictures = [Picture(root / path, label) for path, label in zip(listed.images, labels.tolist(), strict=True)]
+    named = None if names is None else [names[label] for label in list_labels]
+    manifest = {
+        "method": "list",
+        "list": listing.name,
+        "list_labels": list_labels.tolist(),
+        "images": len(pictures),
+        "identities": len(list_labels),
+    }
+    load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
+    with DatasetWriter(out, len(list_labels), (size, size), names=named, force=force, paths=listed.images) as writer:
+        _add(pictures, load, writer)
+        (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
+    return manifest
+
+
+def _add(pictures: list[Picture], load: Callable[[Path], bytes], writer: DatasetWriter) -> None:
+    encoded = _encoded(pictures, load)
+    for label, jpeg in tqdm(encoded, total=len(pictures), desc="packing", unit="image", delay=2, leave=False):
+        writer.add(jpeg, label)
+
+
+def _relative(path: Path, root: Path) -> str:
+    inside = path.relative_to(root) if path.is_relative_to(root) else path
+    return inside.as_posix().lstrip("/")
 
 
 def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iterator[tuple[int | list[float], bytes]]:

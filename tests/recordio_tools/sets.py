@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+PUBLISHED = ("ImageNet-LT", "Places-LT", "SUN-LT")
 MAGIC = bytes.fromhex("0a23d7ce")
 LABELS = [0, 0, 0, 1, 2, 2, 4]  # of a small set: class 3 of 5 has no image
 BROKEN = [
@@ -94,6 +95,33 @@ def insightface(labels: list[int], *, place: str = "first", vector: bool = False
         "middle": images + header + ranges,
         "last": images + ranges + header,
     }[place]
+
+
+def published(form: str) -> list[tuple[str, int]]:
+    """20 lines of a benchmark's list, as it is published: path and label, 4 classes of 8, 6, 4 and 2 images."""
+    images = [(label, number) for label, count in enumerate((8, 6, 4, 2)) for number in range(1, count + 1)]
+    match form:
+        case "ImageNet-LT":
+            classes = ["n01440764", "n01443537", "n01484850", "n01491361"]
+            return [(f"{classes[label]}/{classes[label]}_{190 * number}.JPEG", label) for label, number in images]
+        case "Places-LT":
+            classes = ["a/airfield", "a/airplane_cabin", "b/bakery/shop", "z/zen_garden"]
+            return [(f"/{classes[label]}/{number:08d}.jpg", label) for label, number in images]
+        case "SUN-LT":
+            classes = ["a/abbey", "a/airplane_cabin", "c/church/outdoor", "y/youth_hostel"]
+            return [
+                (f"{classes[label]}/sun_aaalbzqrimafw{'abcdefgh'[number - 1]}iv.jpg", label) for label, number in images
+            ]
+    raise AssertionError(f"no such form: {form}")
+
+
+def photograph(root: Path, paths: list[str]) -> dict[str, bytes]:
+    """Pictures at these paths below `root`, no two alike, and what each holds."""
+    contents = {path.strip("/"): jpeg(number, (16, 16)) for number, path in enumerate(paths)}
+    for path, content in contents.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return contents
 
 
 def random_labels(seed: int, images: int, classes: int) -> list[int]:

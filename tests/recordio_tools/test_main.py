@@ -195,3 +195,52 @@ def test_further_ways_from_set_to_set(tmp_path, source, capsys):
     assert main(["bins", out["x.bin"], out["pairs"]]) == 0
     assert main(["bins", out["pairs"], out["back.bin"]]) == 0
     assert (tmp_path / "x.bin").read_bytes() == (tmp_path / "back.bin").read_bytes()
+
+
+@pytest.fixture
+def places(tmp_path):
+    """The pictures of 20 lines of Places-LT, and the lines."""
+    lines = sets.published("Places-LT")
+    sets.photograph(tmp_path / "root", [path for path, _ in lines])
+    (tmp_path / "all.txt").write_text("".join(f"{path} {label}\n" for path, label in lines))
+    return lines
+
+
+def test_published_lists_from_the_command_line(tmp_path, places, capsys):
+    root, all_lines, packed, lt = (str(tmp_path / name) for name in ("root", "all.txt", "set", "lt"))
+    assert main(["pack", root, packed, "--list", all_lines, "--size", "16"]) == 0
+    assert capsys.readouterr().err == f"{packed}: 20 images\n"
+    chosen = [(path, label + 2) for path, label in places if label != 1][::2]
+    (tmp_path / "lt.txt").write_text("".join(f"{path} {label}\n" for path, label in chosen))
+    assert main(["curate", packed, lt, "--list", str(tmp_path / "lt.txt")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"{lt}: 7 images, 3 of 4 identities remain"
+    assert said[1] == f"{lt}: the list's labels 2..5 became 0..2; manifest.json has both"
+    assert sorted(RecordDataset(lt).paths) == sorted(path.strip("/") for path, _ in chosen)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("/a/airfield/00000001.jpg 0", "line 21 names 'a/airfield/00000001.jpg' again, after line 1; expected each"),
+        ("/a/airfield/00000001.jpg 3", "with label 3 instead of 0; expected each image once"),
+        ("/z/none.jpg 3", "1 of its 21 images are missing, the first 'z/none.jpg' (line 21): expected them in "),
+        ("/z/none.jpg", "line 21 is '/z/none.jpg', expected a label, as on line 1"),
+        ("7 3", "line 21 is '7 3', expected a path, as on line 1"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_a_mistake(tmp_path, places, capsys, line, words):
+    packed = tmp_path / "set"
+    assert main(["pack", str(tmp_path / "root"), str(packed), "--list", str(tmp_path / "all.txt"), "--size", "16"]) == 0
+    (tmp_path / "lt.txt").write_text((tmp_path / "all.txt").read_text() + line + "\n")
+    capsys.readouterr()
+    assert words in mistake(capsys, "curate", packed, tmp_path / "out", "--list", tmp_path / "lt.txt")
+    assert words in mistake(capsys, "pack", tmp_path / "root", tmp_path / "out", "--list", tmp_path / "lt.txt")
+
+
+def test_other_mistakes_around_lists(tmp_path, source, places, capsys):
+    listed, root, out = tmp_path / "all.txt", tmp_path / "root", tmp_path / "out"
+    assert "has no paths.txt; pack its pictures again" in mistake(capsys, "curate", source, out, "--list", listed)
+    assert "leave --root out" in mistake(capsys, "pack", root, out, "--list", listed, "--root", root)
+    assert "no such folder; expected the one where" in mistake(capsys, "pack", listed, out, "--list", listed)
+    assert "(lines `path label`: --list)" in mistake(capsys, "pack", listed, out)

@@ -158,3 +158,16 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_set_or_the_new_one(tmp_pat
         seen.add(generation)
     write_set(tmp_path / "set", [1], force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_paths_are_written_in_the_order_of_the_keys(tmp_path):
+    with DatasetWriter(tmp_path / "set", 2, (8, 8), paths=["z/1", "a/2", "z/3"]) as writer:
+        for label in (1, 0, 1):
+            writer.add(sets.jpeg(label), label)
+    assert RecordDataset(tmp_path / "set").paths == ["a/2", "z/1", "z/3"]
+
+
+def test_paths_are_as_many_as_the_images(tmp_path):
+    with pytest.raises(RecordError, match="1 paths for 2 images; give one for each"):
+        write_set(tmp_path / "set", [0, 0], paths=["a"])
+    assert not (tmp_path / "set").exists()

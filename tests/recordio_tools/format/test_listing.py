@@ -1,10 +1,13 @@
-"""Both dialects of .lst files."""
+"""Both dialects of .lst files, and the lists of benchmarks."""
 
 from pathlib import Path
 
 import pytest
+import sets
+from hypothesis import given
+from hypothesis import strategies as st
 
-from recordio_tools.format.listing import format_list, read_list
+from recordio_tools.format.listing import format_list, read_image_list, read_list
 from recordio_tools.format.recordio import RecordError
 
 
@@ -61,3 +64,52 @@ def test_format(tmp_path):
     entries = [(5, [16777215.0], "a/5.jpg"), (6, [1.0, 0.1], "b/6.jpg")]
     assert format_list(entries) == "5\t16777215\ta/5.jpg\n6\t1\t0.1\tb/6.jpg\n"
     assert read(tmp_path, format_list(entries)) == [("a/5.jpg", 16777215), ("b/6.jpg", [1.0, 0.1])]
+
+
+@pytest.mark.parametrize("form", sets.PUBLISHED)
+def test_published_lists(tmp_path, form):
+    lines = sets.published(form)
+    assert len(lines) == 20
+    (tmp_path / "lt.txt").write_text("".join(f"{path} {label}\n" for path, label in lines))
+    listed = read_image_list(tmp_path / "lt.txt")
+    assert (listed.file, listed.by_key) == (tmp_path / "lt.txt", False)
+    assert listed.images == [path.removeprefix("/") for path, _ in lines]
+    assert listed.labels.tolist() == [label for _, label in lines]
+
+
+part = st.text(st.characters(categories=["L", "N", "Pd"]) | st.just(" "), min_size=1).map(str.strip).filter(bool)
+paths = st.lists(part, min_size=1, max_size=3).map(lambda parts: "/".join(parts) + ".jpg")
+
+
+@given(
+    lines=st.lists(st.tuples(paths, st.integers(-1, 10**9 - 1)), min_size=1, unique_by=lambda line: line[0]),
+    labelled=st.booleans(),
+    front=st.sampled_from(["", "/", "./", "//"]),
+    space=st.sampled_from([" ", "\t", "  "]),
+    end=st.sampled_from(["\n", "\r\n", " \n"]),
+)
+def test_any_paths_and_labels(tmp_path_factory, lines, labelled, front, space, end):
+    text = "".join(f"{front}{path}{space}{label}{end}" if labelled else f"{front}{path}{end}" for path, label in lines)
+    file = tmp_path_factory.mktemp("lists") / "lt.txt"
+    file.write_bytes(text.encode())
+    listed = read_image_list(file)
+    assert (listed.by_key, listed.images) == (False, [path for path, _ in lines])
+    assert (listed.labels.tolist() if labelled else listed.labels) == ([n for _, n in lines] if labelled else None)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_list_or_refused_in_one_line(tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("lists") / "lt.txt"
+    file.write_bytes(content)
+    try:
+        answer = " ".join(read_image_list(file).images) or "nothing\n"
+    except RecordError as error:
+        answer = str(error)
+    assert "\n" not in answer
+
+
+@pytest.mark.parametrize("text", ["0\t1\ta.jpg\n", "1\ta.jpg\t4\n", "a.jpg,0\n", "a/b c\n", "a.jpg 1.5\n"])
+def test_lists_of_other_kinds_are_refused(tmp_path, text):
+    (tmp_path / "x.txt").write_text(text)
+    with pytest.raises(RecordError, match=r"line 1 is .*, expected an image's path or record key, and a label"):
+        read_image_list(tmp_path / "x.txt")

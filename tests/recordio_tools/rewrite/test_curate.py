@@ -1,4 +1,4 @@
-"""The samplings against their definitions, and the manifest against the sets."""
+"""The samplings and lists against their definitions, and the manifest against the sets."""
 
 import hashlib
 import json
@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import sets
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite import curate
+from recordio_tools.sources.folders import pack_listed
 
 counts_and_images = (
     st.lists(st.integers(0, 50), min_size=1, max_size=20)
@@ -115,11 +116,15 @@ def test_pareto_counts_stay_within_the_images():
     assert curate.pareto_counts(np.array([9]), 6.0, 4, 2).tolist() == [4]
 
 
-def test_pareto_counts_have_the_shape_of_imagenet_lt():
-    """1,000 classes of at most 1,280 images: 115.8K images from 1,280 down to 5 in the paper."""
-    counts = curate.pareto_counts(np.full(1000, 1300), 6.0, 1280, 5)
-    assert (counts.max(), counts.min()) == (1280, 5)
-    assert counts.sum() == pytest.approx(115_800, rel=0.15)
+@pytest.mark.parametrize(
+    "classes, alpha, most, images, above, below",
+    [(1000, 6.0, 1280, 104_850, 350, 158), (365, 6.0, 4980, 182_604, 291, 13), (365, 1.34, 4980, 34_231, 65, 132)],
+)
+def test_what_the_formula_gives_for_the_benchmarks(classes, alpha, most, images, above, below):
+    """The figures of docs/data.md. Released were 115,846 images (ImageNet-LT) and 62,500 (Places-LT: 131 and 71)."""
+    counts = curate.pareto_counts(np.full(classes, 5000), alpha, most, 5)
+    assert (counts.max(), counts.min(), counts.sum()) == (most, 5, images)
+    assert ((counts > 100).sum(), (counts < 20).sum()) == (above, below)
 
 
 @pytest.mark.parametrize("alpha, most, least", [(0, 9, 1), (-1, 9, 1), (float("nan"), 9, 1), (6, 4, 5), (6, 4, 0)])
@@ -153,12 +158,12 @@ def listed(tmp_path):
 
 
 def test_a_list_with_labels(tmp_path, listed):
-    (tmp_path / "lt.txt").write_text("train/z/00000005.jpg 10\ntrain/x/00000002.jpg 4\n1 4\n")
+    (tmp_path / "lt.txt").write_text("5 10\n02 4\n1 4\n")
     manifest = curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
     out = RecordDataset(tmp_path / "out")
     assert (out.labels.tolist(), out.names) == ([0, 0, 1], ["x", "z"])
     assert [out.jpeg(i).tobytes() for i in range(3)] == [sets.jpeg(7), sets.jpeg(14), sets.jpeg(35)]
-    assert (manifest["method"], manifest["dropped"]) == ("list", [1])
+    assert (manifest["method"], manifest["dropped"], manifest["list_labels"]) == ("list", [1], [4, 10])
 
 
 def test_the_labels_of_a_list_decide_the_order(tmp_path, listed):
@@ -177,10 +182,12 @@ def test_a_list_of_keys_alone(tmp_path, listed):
     "text, words",
     [
         ("", "the list is empty"),
-        ("1 0\nface.jpg 0\n", "line 2 is 'face.jpg 0'"),
+        ("1 0\nface.jpg 0\n", "line 2 is 'face.jpg 0', expected a record key, as on line 1"),
         ("1 0 0\n", "line 1 is '1 0 0'"),
-        ("1 x\n", "line 1: label 'x' is no class"),
-        ("1 0\n2\n", "only 1 of 2 lines have a label"),
+        ("1 x\n", "line 1 is '1 x', expected an image's path or record key, and a label"),
+        ("1 0\n2\n", "line 2 is '2', expected a label, as on line 1"),
+        ("1 0\n1 0\n", "line 2 names '1' again, after line 1; expected each image once"),
+        ("train/z/00000005.jpg 0\n", r"names images by path, and .* has no paths\.txt; pack its pictures again"),
         ("1 0\n9 0\n", "line 2 names image key 9, which"),
         ("1 0\n3 0\n", "label 0 stands for 2 identities of the set"),
         ("1 0\n2 1\n", "identity 0 stands for 2 labels of the set"),
@@ -191,3 +198,103 @@ def test_lists_that_do_not_fit(tmp_path, listed, text, words):
     with pytest.raises(RecordError, match=words):
         curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module", params=sets.PUBLISHED)
+def benchmark(request, tmp_path_factory):
+    """20 lines of a list, what each path's picture holds, and a set of these pictures among others, in other labels.
+
+    The set is not in the order of the list, and no number in a path is the image's record key.
+    """
+    folder = tmp_path_factory.mktemp("benchmark")
+    lines = sets.published(request.param)
+    paths = [f"other/{number}/00000001.jpg" for number in range(3)] + [path for path, _ in reversed(lines)]
+    contents = sets.photograph(folder / "root", paths)
+    (folder / "all.txt").write_text("".join(f"{path} {number // 5}\n" for number, path in enumerate(paths)))
+    pack_listed(folder / "root", folder / "all.txt", folder / "set", size=16)
+    return lines, contents, RecordDataset(folder / "set")
+
+
+def listed_as(lines: list[tuple[str, int]]) -> str:
+    return "".join(f"{path} {label}\n" for path, label in lines)
+
+
+def test_a_published_list_gives_its_images_its_labels(tmp_path, benchmark):
+    lines, contents, source = benchmark
+    (tmp_path / "lt.txt").write_text(listed_as(lines))
+    curate.curate_listed(source, tmp_path / "lt.txt", tmp_path / "out")
+    out = RecordDataset(tmp_path / "out")
+    assert np.bincount(out.labels).tolist() == [8, 6, 4, 2]
+    assert dict(zip(out.paths, out.labels.tolist(), strict=True)) == {path.strip("/"): label for path, label in lines}
+    assert all(out.jpeg(i).tobytes() == contents[path] for i, path in enumerate(out.paths))
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+def test_any_part_of_a_list_in_any_order_and_labels(tmp_path, benchmark, data):
+    lines, contents, source = benchmark
+    paths = data.draw(st.lists(st.sampled_from([path for path, _ in lines]), min_size=1, unique=True))
+    labels = data.draw(st.lists(st.integers(-1, 6), min_size=len(paths), max_size=len(paths)))
+    (tmp_path / "lt.txt").write_text(listed_as(list(zip(paths, labels, strict=True))))
+    manifest = curate.curate_listed(source, tmp_path / "lt.txt", tmp_path / "out", force=True)
+    out = RecordDataset(tmp_path / "out")
+    assert manifest["list_labels"] == sorted(set(labels))
+    stated = [manifest["list_labels"][label] for label in out.labels]
+    assert dict(zip(out.paths, stated, strict=True)) == {p.strip("/"): n for p, n in zip(paths, labels, strict=True)}
+    assert all(out.jpeg(i).tobytes() == contents[path] for i, path in enumerate(out.paths))
+
+
+def test_a_list_of_paths_alone_keeps_the_labels(tmp_path, benchmark):
+    lines, _, source = benchmark
+    (tmp_path / "lt.txt").write_text("".join(f"{path}\n" for path, _ in lines))
+    curate.curate_listed(source, tmp_path / "lt.txt", tmp_path / "out")
+    out, before = RecordDataset(tmp_path / "out"), dict(zip(source.paths, source.labels.tolist(), strict=True))
+    assert out.labels.tolist() == [before[path] for path in out.paths]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda lines: [*lines, lines[2]], "line 21 names '.*' again, after line 3; expected each image once"),
+        (lambda lines: [*lines, (lines[0][0], 3)], "line 21 names '.*' again, after line 1, with label 3 instead of 0"),
+        (
+            lambda lines: [*lines, ("a/none.jpg", 0), ("/b/none.jpg", 1)],
+            r"2 of its 22 images are missing, the first 'a",
+        ),
+        (lambda lines: [("train/" + lines[0][0].strip("/"), 0)], "missing, .* where they look like 'other/0/00000001"),
+        (lambda lines: [*lines, ("a/../b.jpg", 0)], "line 21 is .*, expected a path without"),
+        (lambda lines: [*lines, ("a/x.jpg", "abbey")], "line 21 is 'a/x.jpg abbey', expected an image's path"),
+        (lambda lines: [*lines, ("a/x.jpg", -2)], "line 21 is 'a/x.jpg -2', expected an image's path"),
+        (lambda lines: [*lines, (7, 0)], "line 21 is '7 0', expected a path, as on line 1"),
+        (lambda lines: [*lines, ("", "")], "line 21 is ' ', expected an image's path"),
+    ],
+)
+def test_what_is_wrong_with_a_published_list_is_said(tmp_path, benchmark, change, words):
+    lines, _, source = benchmark
+    (tmp_path / "lt.txt").write_text(listed_as(change(lines)))
+    with pytest.raises(RecordError, match=words) as caught:
+        curate.curate_listed(source, tmp_path / "lt.txt", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_path_is_never_taken_for_a_key(tmp_path, listed):
+    """`00000001.jpg` is no image of key 1; and a set in which a path stands twice does not say which is meant."""
+    (tmp_path / "s" / "paths.txt").write_text("c/00000003.jpg\nc/00000002.jpg\nc/00000001.jpg\nd/1.jpg\n/d/1.jpg\n")
+    (tmp_path / "lt.txt").write_text("/c/00000001.jpg 0\n")
+    curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").jpeg(0).tobytes() == sets.jpeg(3 * 7)
+    (tmp_path / "lt.txt").write_text("d/1.jpg 0\n")
+    with pytest.raises(RecordError, match=r"line 1: 'd/1\.jpg' is the path of several images"):
+        curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "none")
+
+
+def test_names_stay_where_labels_are_the_identities(tmp_path, listed):
+    (tmp_path / "s" / "paths.txt").write_text("x/1.jpg\nx/2.jpg\ny/1.jpg\ny/2.jpg\nz/1.jpg\n")
+    (tmp_path / "lt.txt").write_text("z/1.jpg 3\nx/2.jpg 8\n")
+    curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").names == ["z", "x"]
+    (tmp_path / "open.txt").write_text("z/1.jpg -1\nx/2.jpg -1\n")
+    manifest = curate.curate_listed(listed, tmp_path / "open.txt", tmp_path / "open")
+    assert (RecordDataset(tmp_path / "open").labels.tolist(), manifest["list_labels"]) == ([0, 0], [-1])
+    assert RecordDataset(tmp_path / "open").names is None

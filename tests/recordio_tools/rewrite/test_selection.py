@@ -21,11 +21,19 @@ def test_relabel():
 
 
 def test_identities_can_be_given_other_labels(tmp_path, source):
-    write_selection(source, np.array([0, 3, 4]), tmp_path / "out", new_label=np.array([1, -1, 0, -1]))
+    manifest = write_selection(source, np.array([0, 3, 4]), tmp_path / "out", labels=np.array([1, 0, 0]))
+    assert manifest["by_old_label"]["new_label"] == [1, -1, 0, -1]
     out = RecordDataset(tmp_path / "out")
     assert (out.labels.tolist(), out.names) == ([0, 0, 1], ["c", "a"])
     assert [out.jpeg(i).tobytes() for i in range(3)] == [source.jpeg(i).tobytes() for i in (3, 4, 0)]
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_identities_can_be_split_and_joined(tmp_path, source):
+    manifest = write_selection(source, np.arange(5), tmp_path / "out", labels=np.array([0, 1, 1, 1, 1]))
+    assert manifest["by_old_label"]["new_label"] == [None, 1, 1, -1]
+    out = RecordDataset(tmp_path / "out")
+    assert (out.labels.tolist(), out.num_classes, out.names) == ([0, 1, 1, 1, 1], 2, None)
 
 
 def test_the_manifest_names_what_was_chosen(tmp_path, source):

@@ -1,5 +1,7 @@
 """Folders of pictures into sets and back."""
 
+import json
+import os
 from io import BytesIO
 
 import numpy as np
@@ -134,3 +136,74 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
     with pytest.raises(RecordError, match="of identity 1 cannot be a folder of its own"):
         folders.unpack_pictures(RecordDataset(source), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+def test_paths_are_kept_in_the_order_of_the_keys(tmp_path, photos):
+    folders.pack_pictures(photos, tmp_path / "set", size=16)
+    assert (tmp_path / "set" / "paths.txt").read_text() == "s1/b9.JPEG\ns1/b10.jpg\ns2/wide.jpg\ns10/grey.png\n"
+    listed = tmp_path / "faces.lst"
+    listed.write_text(f"0\t2\tgrey.png\n1\t1\t{photos}/s2/wide.jpg\n2\t1\t{photos}/s1/b9.JPEG\n")
+    folders.pack_pictures(listed, tmp_path / "other", root=photos / "s10", size=16)
+    above = photos.as_posix().removeprefix("/")
+    assert RecordDataset(tmp_path / "other").paths == [f"{above}/s2/wide.jpg", f"{above}/s1/b9.JPEG", "grey.png"]
+
+
+def test_file_names_of_any_bytes_but_line_ends_are_kept(tmp_path, photos):
+    odd = os.fsdecode("ä b\udce9.jpg".encode(errors="surrogateescape"))
+    (photos / "s1" / odd).write_bytes(sets.jpeg(3, (16, 16)))
+    folders.pack_pictures(photos, tmp_path / "set", size=16)
+    assert f"s1/{odd}" in RecordDataset(tmp_path / "set").paths
+    (photos / "s2" / "a\nb.jpg").write_bytes(sets.jpeg(3, (16, 16)))
+    with pytest.raises(RecordError, match=r"path 's2/a\\nb.jpg' has more than one line; rename it"):
+        folders.pack_pictures(photos, tmp_path / "none", size=16)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("form", sets.PUBLISHED)
+def test_pack_a_published_list(tmp_path, form):
+    lines = sets.published(form)
+    contents = sets.photograph(tmp_path / "root", [path for path, _ in lines] + ["a/not_listed/00000001.jpg"])
+    (tmp_path / "lt.txt").write_text("".join(f"{path} {label}\n" for path, label in reversed(lines)))
+    manifest = folders.pack_listed(tmp_path / "root", tmp_path / "lt.txt", tmp_path / "set", size=16)
+    assert manifest == json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert (manifest["images"], manifest["identities"], manifest["list_labels"]) == (20, 4, [0, 1, 2, 3])
+    ds = RecordDataset(tmp_path / "set")
+    assert dict(zip(ds.paths, ds.labels.tolist(), strict=True)) == {path.strip("/"): label for path, label in lines}
+    assert all(ds.jpeg(i).tobytes() == contents[path] for i, path in enumerate(ds.paths))
+    assert (ds.names, ds.labels.tolist()) == (None, sorted(ds.labels.tolist()))
+
+
+def test_labels_of_a_list_become_contiguous_and_names_are_theirs(tmp_path, photos):
+    (tmp_path / "lt.txt").write_text("s10/grey.png 5\ns1/b9.JPEG 2\n")
+    (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\nf\n")
+    manifest = folders.pack_listed(photos, tmp_path / "lt.txt", tmp_path / "set", size=16)
+    ds = RecordDataset(tmp_path / "set")
+    assert (manifest["list_labels"], ds.labels.tolist(), ds.names) == ([2, 5], [0, 1], ["c", "f"])
+    (tmp_path / "open.txt").write_text("s2/wide.jpg -1\n")
+    manifest = folders.pack_listed(photos, tmp_path / "open.txt", tmp_path / "open", size=16)
+    ds = RecordDataset(tmp_path / "open")
+    assert (manifest["list_labels"], ds.labels.tolist(), ds.names) == ([-1], [0], None)
+    (tmp_path / "names.txt").write_text("a\n")
+    with pytest.raises(RecordError, match=r"1 names, and lt\.txt has label 5; expected a name for each label"):
+        folders.pack_listed(photos, tmp_path / "lt.txt", tmp_path / "none", size=16)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("s1/b9.JPEG 0\ns1/b10.JPEG 0\ns9/x.jpg 1\n", "2 of its 3 images are missing, the first 's1/b10.JPEG'"),
+        ("s1/b9.JPEG\n", "has no labels, expected lines of a path and a label"),
+        ("1 0\n", "has record keys, expected lines of a path and a label"),
+        ("s1/b9.JPEG 0\n/s1/b9.JPEG 1\n", "line 2 names 's1/b9.JPEG' again, after line 1, with label 1 instead of 0"),
+        ("s1/b9.JPEG 0\n./s1/b9.JPEG 0\n", "line 2 names 's1/b9.JPEG' again, after line 1; expected each image once"),
+        ("../photos/s1/b9.JPEG 0\n", "expected a path without"),
+        ("s1.jpg 0\n", "1 of its 1 images are missing"),
+        ("s10/notes\0.jpg 0\n", "1 of its 1 images are missing"),
+    ],
+)
+def test_lists_that_cannot_be_packed(tmp_path, photos, text, words):
+    (tmp_path / "lt.txt").write_text(text)
+    with pytest.raises(RecordError, match=words) as caught:
+        folders.pack_listed(photos, tmp_path / "lt.txt", tmp_path / "set", size=16)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "set").exists()
