@@ -28,6 +28,7 @@ from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
 from facelt.training.checkpoint import CheckpointState
 from recordio_tools.atomic import check_writable, output_folder
+from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
@@ -109,18 +110,17 @@ def read(
 ) -> tuple[reading.Columns, reading.Columns]:
     """What the run says of the test images and of the open ones (nothing where there are none)."""
     partition = Partition(state.num_classes, group.rank(), group.world_size())
-    with one_line("facelt.evaluate", every_rank=True):
-        readings: dict[str, reading.Reading] = {}
-        if "classifier" in args.read:
-            readings["classifier"] = reading.by_classifier(args.checkpoint, partition, device)
-        if "memory" in args.read:
-            readings["memory"] = reading.by_memory(args.checkpoint, train, args.batch, partition, device)
-        recogniser = from_checkpoint(args.checkpoint, reading.needed_embeddings(state.stage == "meta"), device)
-        decoding = reading.decoding_of(recogniser, args.batch, device)
-        known = reading.read_set(recogniser, readings, test, decoding, "test images")
-        if strangers is None:
-            return known, {name: column[:0] for name, column in known.items()}
-        return known, reading.read_set(recogniser, readings, strangers, decoding, "open images")
+    readings: dict[str, reading.Reading] = {}
+    if "classifier" in args.read:
+        readings["classifier"] = reading.by_classifier(args.checkpoint, partition, device)
+    if "memory" in args.read:
+        readings["memory"] = reading.by_memory(args.checkpoint, train, args.batch, partition, device)
+    recogniser = from_checkpoint(args.checkpoint, reading.needed_embeddings(state.stage == "meta"), device)
+    decoding = reading.decoding_of(recogniser, args.batch, device)
+    known = reading.read_set(recogniser, readings, test, decoding, "test images")
+    if strangers is None:
+        return known, {name: column[:0] for name, column in known.items()}
+    return known, reading.read_set(recogniser, readings, strangers, decoding, "open images")
 
 
 def answers(name: str, known: reading.Columns, opened: reading.Columns) -> Answers:
@@ -149,20 +149,6 @@ def write(args: argparse.Namespace, trial: Trial, source: Source) -> None:
         (draft / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     print(f"\nwrote {args.output}: report.json, table.md", flush=True)
-
-
-def whole(text: str) -> int:
-    """A whole number from 1 on, for the argument parser."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number from 1 on")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """A whole number from 0 on, for the argument parser."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number from 0 on")
-    return int(text)
 
 
 def probability(text: str) -> float:
@@ -198,9 +184,9 @@ def arguments() -> Parser:
         default="inclusive",
         help="inclusive: many ≥ N, few ≤ N, as released (default); strict: many > N, few < N, as printed",
     )
-    parser.add_argument("--draws", type=whole, default=DRAWS, help=f"of the bootstrap (default: {DRAWS})")
+    parser.add_argument("--draws", type=positive, default=DRAWS, help=f"of the bootstrap (default: {DRAWS})")
     parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap (default: 0)")
-    parser.add_argument("--batch", type=whole, default=64, help="images a step of each rank (default: 64)")
+    parser.add_argument("--batch", type=positive, default=64, help="images a step of each rank (default: 64)")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -192,7 +193,7 @@ def bootstrap(
     """
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name, figure in figures.items() if figure.enough}
-    for _ in range(draws):
+    for _ in tqdm(range(draws), desc="intervals", unit="draw", mininterval=1, delay=1):
         weights = Weights(_draw(rng, classes), _draw(rng, strangers))
         for name, values in drawn.items():
             value = figures[name](weights)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from facelt.errors import UserError
+from facelt.errors import UserError, one_line
 from facelt.features.recognisers import Recognised, Recogniser, from_checkpoint
 from facelt.head.classifier import Classifier
 from facelt.images.dali import Decoding
@@ -72,10 +72,11 @@ def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partitio
     means: ClassMeans | None = None
     labels = torch.from_numpy(dataset.labels)
     decoding = decoding_of(recogniser, batch, device)
-    for part in each_batch(recogniser.embed, dataset, decoding, "memory of unit features"):
-        unit_BD = normalize(part.output.features[0].float())
-        means = means or ClassMeans(partition, unit_BD.shape[1], unit_BD)
-        means.add(unit_BD, labels[part.images_G].to(device), torch.from_numpy(part.valid_G).to(device))
+    with one_line("facelt.evaluate", every_rank=True):  # an image that does not decode is of one rank
+        for part in each_batch(recogniser.embed, dataset, decoding, "memory of unit features"):
+            unit_BD = normalize(part.output.features[0].float())
+            means = means or ClassMeans(partition, unit_BD.shape[1], unit_BD)
+            means.add(unit_BD, labels[part.images_G].to(device), torch.from_numpy(part.valid_G).to(device))
     assert means is not None  # a data folder holds an image at least
     return Reading(
         Prototypes(partition, means.result(), cosine=True), lambda v: normalize(v["direct"].float()) * TEMPERATURE
@@ -104,14 +105,16 @@ def read_set(
         (‖v_meta‖).
 
     Raises:
-        UserError: an image does not decode, or a feature is not finite.
+        UserError: a score is not finite.
+        SystemExit: an image does not decode; the rank that met it has said so.
     """
     columns: Columns = {}
-    for batch in each_batch(recogniser.embed, dataset, decoding, title):
-        images = batch.images_G[batch.valid_G]
-        for name, column_G in _read(recogniser, readings, batch.output).items():
-            values = column_G.cpu().numpy()[batch.valid_G]
-            columns.setdefault(name, np.empty(len(dataset), values.dtype))[images] = values
+    with one_line("facelt.evaluate", every_rank=True):
+        for batch in each_batch(recogniser.embed, dataset, decoding, title):
+            images = batch.images_G[batch.valid_G]
+            for name, column_G in _read(recogniser, readings, batch.output).items():
+                values = column_G.cpu().numpy()[batch.valid_G]
+                columns.setdefault(name, np.empty(len(dataset), values.dtype))[images] = values
     for name, column in columns.items():
         if not np.isfinite(column).all():
             first = int(np.argmin(np.isfinite(column)))

@@ -10,6 +10,7 @@ import torch
 from faces import write_faces
 from launching import launch
 from PIL import Image
+from safetensors.torch import save_file
 from tiny import TINY
 from torch.nn.functional import normalize
 
@@ -20,7 +21,7 @@ from facelt.network.embedder import Embedder
 from facelt.open_world.report import Report
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
-from recordio_tools.dataset import RecordDataset
+from recordio_tools.dataset import DatasetWriter, RecordDataset
 
 K, EACH = 5, 6
 
@@ -212,6 +213,29 @@ def test_sets_that_do_not_fit_the_run_are_refused(linear, sets, tmp_path, capsys
     assert not out.exists()
 
 
+def with_an_empty_class(sets, tmp_path):
+    """The training set without the images of the last class, which it still counts as one of its own."""
+    whole = RecordDataset(sets / "train")
+    with DatasetWriter(tmp_path / "thin", K, (32, 32), whole.names) as writer:
+        for i in np.flatnonzero(whole.labels < K - 1):
+            writer.add(whole.jpeg(i).tobytes(), int(whole.labels[i]))
+    return tmp_path / "thin"
+
+
+def test_a_class_without_training_images_has_no_centroid_and_no_count(linear, sets, tmp_path, capsys):
+    words = arguments(linear, sets, tmp_path / "out", "--draws", "5")
+    words[words.index("--train") + 1] = str(with_an_empty_class(sets, tmp_path))
+    assert f"label {K - 1} has no image in --train" in refused(capsys, words)
+    words[words.index("--data") + 1] = words[words.index("--train") + 1]  # a test set without that class
+    assert evaluate.main([*words, "--read", "classifier"]) == 0
+    words[words.index("--output") + 1] = str(tmp_path / "memory")
+    assert f"class {K - 1} has no image, so the memory has no centroid" in refused(capsys, words)
+    done = launch("--module", "facelt.evaluate", *words)
+    assert done.returncode == 2, done.stderr
+    assert sum("facelt.evaluate: error:" in line for line in done.stderr.splitlines()) == 1
+    assert not (tmp_path / "memory").exists()
+
+
 def test_numbers_that_are_none(linear, sets, tmp_path, capsys):
     for words in (
         ["--threshold", "1.1"],
@@ -223,7 +247,7 @@ def test_numbers_that_are_none(linear, sets, tmp_path, capsys):
             capsys, arguments(linear, sets, tmp_path / "o", *words)
         )
     assert "expected few below many" in refused(capsys, arguments(linear, sets, tmp_path / "o", "--many", "5"))
-    assert "whole number from 1 on" in refused(capsys, arguments(linear, sets, tmp_path / "o", "--draws", "0"))
+    assert "whole number from 1" in refused(capsys, arguments(linear, sets, tmp_path / "o", "--draws", "0"))
     both = ["--threshold", "0.1", "--thresholds", "0.2"]
     assert "not allowed with" in refused(capsys, arguments(linear, sets, tmp_path / "o", *both))
 
@@ -249,8 +273,6 @@ def test_a_run_that_has_diverged_is_refused(linear, sets, tmp_path, capsys):
     folder = checkpoint.find(run)
     shard = next(folder.glob("classes-*"))
     rows = checkpoint.read_rows(folder, Partition(K))
-    from safetensors.torch import save_file
-
     save_file({name: torch.full_like(rows[name], torch.nan) for name in rows}, shard)
     assert "is not finite: the run has diverged" in refused(capsys, arguments(run, sets, tmp_path / "out"))
 
