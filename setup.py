@@ -29,6 +29,7 @@ setup(
         "console_scripts": [
             "facelt-train = facelt.train:command",
             "facelt-extract = facelt.extract:command",
+            "facelt-evaluate = facelt.evaluate:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("facelt", "megaface_eval", "recordio_tools")
-COMMANDS = ("facelt-train", "facelt-extract", "megaface-eval", "recordio-tools")
+COMMANDS = ("facelt-train", "facelt-extract", "facelt-evaluate", "megaface-eval", "recordio-tools")
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]
 OFFLINE = {**os.environ, "PIP_NO_INDEX": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 

@@ -1,0 +1,284 @@
+"""The whole command: against scores made by hand from the checkpoint, at any number of ranks; mistakes in one line."""
+
+import json
+import shutil
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from faces import write_faces
+from launching import launch
+from PIL import Image
+from safetensors.torch import save_file
+from tiny import TINY
+from torch.nn.functional import normalize
+
+from facelt import evaluate
+from facelt.config import FaceltConfig
+from facelt.head.heads import MetaHead, PlainHead
+from facelt.network.embedder import Embedder
+from facelt.open_world.report import Report
+from facelt.parallel.partition import Partition
+from facelt.training import checkpoint
+from recordio_tools.dataset import DatasetWriter, RecordDataset
+
+K, EACH = 5, 6
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Training, test and open images; the open ones are of other people with the same labels."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_faces(folder / "train", classes=K, images=EACH)
+    write_faces(folder / "test", classes=K, images=4)
+    write_faces(folder / "open", classes=3, images=7)
+    return folder
+
+
+def write_run(folder, classifier: str = "linear") -> None:
+    """A run with random weights in both stages."""
+    block = {**TINY["facelt"], "plain_head": {"classifier": classifier}}
+    config = FaceltConfig.model_validate(block)
+    torch.manual_seed(1)
+    for stage in ("plain", "meta"):
+        embedder, partition = Embedder(config, stage == "meta").eval(), Partition(K)
+        head = (MetaHead if stage == "meta" else PlainHead)(config, partition)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter)
+        state = checkpoint.CheckpointState(
+            stage=stage, step=3, finished=True, global_batch=8, config=config, num_classes=K, starts=[0]
+        )
+        rows = {name: p.detach() for name, p in head.named_parameters()}
+        checkpoint.save(folder, state, weights=embedder.state_dict(), moments={"none": torch.zeros(1)}, rows=rows)
+
+
+@pytest.fixture(scope="module", params=["linear", "cosine"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, kind):
+    folder = tmp_path_factory.mktemp("evaluate") / f"run-{kind}"
+    write_run(folder, kind)
+    return folder
+
+
+def arguments(run, sets, output, *more: str) -> list[str]:
+    named = {"--checkpoint": run, "--train": sets / "train", "--data": sets / "test", "--output": output}
+    return [*(str(word) for pair in named.items() for word in pair), *more]
+
+
+def embedded(run, stage: str, data):
+    """Direct feature, e, and the class rows, from the checkpoint's tensors."""
+    folder = checkpoint.latest(run, stage)
+    state = checkpoint.read_state(folder)
+    embedder = Embedder(state.config, stage == "meta").eval()
+    embedder.load_state_dict(checkpoint.read_weights(folder))
+    dataset = RecordDataset(data)
+    decoded = [np.asarray(Image.open(BytesIO(dataset.jpeg(i).tobytes()))) for i in range(len(dataset))]
+    images = (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
+    with torch.no_grad():
+        v, e, _ = embedder(images)
+    return v, e, checkpoint.read_rows(folder, Partition(K)), state.config, dataset.labels
+
+
+def logits_by_hand(run, stage: str, data) -> tuple[torch.Tensor, torch.Tensor]:
+    """N x K logits of the classifier by the equations, and γ."""
+    v, e, rows, config, _ = embedded(run, stage, data)
+    if stage == "plain" and config.plain_head.classifier == "linear":
+        return v @ rows["classifier.weight"].T + rows["classifier.bias"], v.new_zeros(len(v))
+    weight = normalize(rows["classifier.weight"])
+    if stage == "plain":
+        return config.plain_head.scale * normalize(v) @ weight.T, v.new_zeros(len(v))
+    o = torch.softmax(v @ rows["memory.hallucinator_weight"].T + rows["memory.hallucinator_bias"], 1)
+    gamma = torch.cdist(v, rows["memory.centroids"], compute_mode="donot_use_mm_for_euclid_dist").min(1).values
+    meta = (v + e * (o @ rows["memory.centroids"])) * (10 / gamma)[:, None]
+    return 16 * (meta / (1 + meta.norm(dim=1, keepdim=True))) @ weight.T, gamma
+
+
+def cosines_by_hand(run, stage: str, train, data) -> torch.Tensor:
+    """N x K cosines of direct features to the means of unit direct features."""
+    v, _, _, _, labels = embedded(run, stage, train)
+    centroids = torch.stack([normalize(v[labels == k]).mean(0) for k in range(K)])
+    return normalize(embedded(run, stage, data)[0]) @ normalize(centroids).T
+
+
+@pytest.mark.parametrize("stage", ["plain", "meta"])
+def test_both_readings_of_both_stages_by_hand(run, sets, tmp_path, capsys, stage):
+    out = tmp_path / "report"
+    more = ["--open", str(sets / "open"), "--thresholds", "0.3", "0.1", "--many", "7", "--few", "6", "--draws", "20"]
+    assert evaluate.main(arguments(run / stage, sets, out, *more, "--batch", "7")) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"wrote {out}: report.json, table.md"
+    assert (out / "table.md").read_text().strip() in said
+    assert sorted(path.name for path in out.iterdir()) == ["report.json", "table.md"]
+    report = Report.model_validate_json((out / "report.json").read_text())
+    labels = torch.from_numpy(RecordDataset(sets / "test").labels)
+    paths = [sets / "test", sets / "open"]
+    classifier = [logits_by_hand(run, stage, path)[0] for path in paths]
+    memory = [16 * cosines_by_hand(run, stage, sets / "train", path) for path in paths]
+    assert [reading.name for reading in report.readings] == ["classifier", "memory"]
+    for reading, (known, opened) in zip(report.readings, (classifier, memory), strict=True):
+        right = known.argmax(1) == labels
+        assert reading.closed.all.value == pytest.approx(right.float().mean().item())
+        assert reading.closed.few.value == pytest.approx(right.float().mean().item())
+        assert reading.closed.many.value is None
+        assert [at.threshold for at in reading.open] == [0.1, 0.3]
+        for at in reading.open:
+            accepted = torch.softmax(known, 1).amax(1) >= at.threshold
+            taken = (torch.softmax(opened, 1).amax(1) >= at.threshold).sum().item()
+            hits = (right & accepted).sum().item()
+            assert at.f_measure.value == pytest.approx(2 * hits / (2 * hits + len(labels) - hits + taken))
+            assert at.accepted_strangers == pytest.approx(taken / 21)
+    signals = {one.signal: one for one in report.detection}
+    pairs = {
+        "max softmax by classifier": [torch.softmax(x, 1).amax(1) for x in classifier],
+        "max softmax by memory": [torch.softmax(x, 1).amax(1) for x in memory],
+        "cosine to the nearest centroid": [x.amax(1) for x in memory],
+    }
+    if stage == "meta":
+        pairs["reachability γ"] = [-logits_by_hand(run, stage, path)[1] for path in paths]
+    assert signals.keys() == pairs.keys() | ({"‖v_meta‖"} if stage == "meta" else set())
+    for name, (known, opened) in pairs.items():
+        want = (known[:, None] > opened[None]).float().mean().item()
+        assert signals[name].auroc.value == pytest.approx(want, abs=0.02), name
+
+
+def test_what_is_not_asked_for_is_not_there(run, sets, tmp_path):
+    assert evaluate.main(arguments(run / "plain", sets, tmp_path / "r", "--read", "classifier", "--draws", "5")) == 0
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert [reading["name"] for reading in report["readings"]] == ["classifier"]
+    assert [one["signal"] for one in report["detection"]] == ["max softmax by classifier"]
+    assert report["readings"][0]["open"][0]["f_measure"]["value"] is None
+    assert (report["open_images"], report["source"]["open"]) == (0, None)
+    assert "NaN" not in (tmp_path / "r" / "report.json").read_text()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_are_one(sets, tmp_path, ranks):
+    write_run(tmp_path / "run")
+    more = ["--open", str(sets / "open"), "--draws", "20", "--batch", "4"]
+    assert evaluate.main(arguments(tmp_path / "run", sets, tmp_path / "one", *more)) == 0
+    done = launch(
+        "--module", "facelt.evaluate", *arguments(tmp_path / "run", sets, tmp_path / "more", *more), ranks=ranks
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 1
+    one, several = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "more"))
+    assert flat(several) == pytest.approx(flat(one), abs=1e-6)
+
+
+def flat(value: object, at: str = "") -> dict[str, object]:
+    """Every leaf of a report by its path."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {at: value}
+    return {path: leaf for key, item in items for path, leaf in flat(item, f"{at}.{key}").items()}
+
+
+def refused(capsys, words: list[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(words)
+    assert left.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    write_run(folder)
+    return folder
+
+
+def test_sets_that_do_not_fit_the_run_are_refused(linear, sets, tmp_path, capsys):
+    out = tmp_path / "out"
+    other = write_faces(tmp_path / "other", classes=K + 1)
+    wrong_train = arguments(linear, sets, out)
+    wrong_train[wrong_train.index("--train") + 1] = str(other)
+    assert f"has 6 classes, the run was trained on {K}" in refused(capsys, wrong_train)
+    wrong_test = arguments(linear, sets, out)
+    wrong_test[wrong_test.index("--data") + 1] = str(other)
+    assert f"label {K} has no image in --train" in refused(capsys, wrong_test)
+    renamed = shutil.copytree(sets / "test", tmp_path / "renamed")
+    (renamed / "names.txt").write_text("".join(f"person-{K - 1 - k}\n" for k in range(K)))
+    wrong_test[wrong_test.index("--data") + 1] = str(renamed)
+    assert "label 0 is person-4, in --train" in refused(capsys, wrong_test)
+    assert "is --data or --train too" in refused(capsys, arguments(linear, sets, out, "--open", str(sets / "test")))
+    assert "no such folder" in refused(capsys, arguments(linear, sets, out, "--open", str(tmp_path / "none")))
+    assert not out.exists()
+
+
+def with_an_empty_class(sets, tmp_path):
+    """The training set without the images of the last class, which it still counts as one of its own."""
+    whole = RecordDataset(sets / "train")
+    with DatasetWriter(tmp_path / "thin", K, (32, 32), whole.names) as writer:
+        for i in np.flatnonzero(whole.labels < K - 1):
+            writer.add(whole.jpeg(i).tobytes(), int(whole.labels[i]))
+    return tmp_path / "thin"
+
+
+def test_a_class_without_training_images_has_no_centroid_and_no_count(linear, sets, tmp_path, capsys):
+    words = arguments(linear, sets, tmp_path / "out", "--draws", "5")
+    words[words.index("--train") + 1] = str(with_an_empty_class(sets, tmp_path))
+    assert f"label {K - 1} has no image in --train" in refused(capsys, words)
+    words[words.index("--data") + 1] = words[words.index("--train") + 1]  # a test set without that class
+    assert evaluate.main([*words, "--read", "classifier"]) == 0
+    words[words.index("--output") + 1] = str(tmp_path / "memory")
+    assert f"class {K - 1} has no image, so the memory has no centroid" in refused(capsys, words)
+    done = launch("--module", "facelt.evaluate", *words)
+    assert done.returncode == 2, done.stderr
+    assert sum("facelt.evaluate: error:" in line for line in done.stderr.splitlines()) == 1
+    assert not (tmp_path / "memory").exists()
+
+
+def test_numbers_that_are_none(linear, sets, tmp_path, capsys):
+    for words in (
+        ["--threshold", "1.1"],
+        ["--thresholds", "0.1", "-0.1"],
+        ["--threshold", "nan"],
+        ["--threshold", "x"],
+    ):
+        assert "expected a softmax probability from 0 to 1" in refused(
+            capsys, arguments(linear, sets, tmp_path / "o", *words)
+        )
+    assert "expected few below many" in refused(capsys, arguments(linear, sets, tmp_path / "o", "--many", "5"))
+    assert "whole number from 1" in refused(capsys, arguments(linear, sets, tmp_path / "o", "--draws", "0"))
+    both = ["--threshold", "0.1", "--thresholds", "0.2"]
+    assert "not allowed with" in refused(capsys, arguments(linear, sets, tmp_path / "o", *both))
+
+
+def test_an_existing_report_and_a_missing_run_are_refused(linear, sets, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert "exists already" in refused(capsys, arguments(linear, sets, tmp_path / "out"))
+    assert "no checkpoint there" in refused(capsys, arguments(tmp_path, sets, tmp_path / "new"))
+    assert evaluate.main(arguments(linear, sets, tmp_path / "out", "--force", "--draws", "5")) == 0
+
+
+def test_an_image_that_does_not_decode_leaves_nothing_behind(linear, sets, tmp_path, capsys):
+    broken = shutil.copytree(sets / "open", tmp_path / "broken")
+    content = (broken / "train.rec").read_bytes()
+    at = content.rindex(b"\xff\xd8\xff")
+    (broken / "train.rec").write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    assert "does not decode" in refused(capsys, arguments(linear, sets, tmp_path / "out", "--open", str(broken)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+def test_a_run_that_has_diverged_is_refused(linear, sets, tmp_path, capsys):
+    run = shutil.copytree(linear, tmp_path / "run")
+    folder = checkpoint.find(run)
+    shard = next(folder.glob("classes-*"))
+    rows = checkpoint.read_rows(folder, Partition(K))
+    save_file({name: torch.full_like(rows[name], torch.nan) for name in rows}, shard)
+    assert "is not finite: the run has diverged" in refused(capsys, arguments(run, sets, tmp_path / "out"))
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as left:
+        evaluate.main(["--help"])
+    assert left.value.code == 0
+    assert "python -m facelt.evaluate --checkpoint RUN" in capsys.readouterr().out
