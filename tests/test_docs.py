@@ -28,6 +28,8 @@ MODULES = {
     "facelt-train": "facelt.train",
     "facelt.extract": "facelt.extract",
     "facelt-extract": "facelt.extract",
+    "facelt.evaluate": "facelt.evaluate",
+    "facelt-evaluate": "facelt.evaluate",
     "megaface_eval.run": "megaface_eval.run",
     "megaface-eval": "megaface_eval.run",
     "megaface_eval.devkit": "megaface_eval.devkit",
