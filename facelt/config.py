@@ -320,6 +320,8 @@ def _override(ds: dict[str, Any], block: dict[str, Any], override: str) -> None:
         value = text
     target, names = (ds, key[3:]) if key.startswith("ds.") else (block, key)
     *parents, last = names.split(".")
+    if not isinstance(target, dict):
+        raise UserError(f"--set {override}: the block facelt is {target!r}; expected an object with its knobs")
     for name in parents:
         target = target.setdefault(name, {})
         if not isinstance(target, dict):

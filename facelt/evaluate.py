@@ -116,7 +116,7 @@ def read(
     if "memory" in args.read:
         readings["memory"] = reading.by_memory(args.checkpoint, train, args.batch, partition, device)
     recogniser = from_checkpoint(args.checkpoint, reading.needed_embeddings(state.stage == "meta"), device)
-    decoding = reading.decoding_of(recogniser, args.batch, device)
+    decoding = recogniser.decoding(args.batch, device)
     known = reading.read_set(recogniser, readings, test, decoding, "test images")
     if strangers is None:
         return known, {name: column[:0] for name, column in known.items()}
@@ -193,10 +193,8 @@ def arguments() -> Parser:
 
 
 def command() -> int:
-    """`main` as a process of its own, which leaves the ranks' group when it has finished."""
-    status = main()
-    group.leave()
-    return status
+    """What the console command runs."""
+    return group.as_process(main)
 
 
 if __name__ == "__main__":

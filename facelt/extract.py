@@ -21,7 +21,7 @@ import torch
 from facelt.errors import UserError, one_line
 from facelt.features.feature_set import write_features, write_memory
 from facelt.features.recognisers import (
-    Pixels,
+    OnnxPixels,
     Recogniser,
     from_checkpoint,
     from_onnx,
@@ -30,9 +30,9 @@ from facelt.features.recognisers import (
     with_flip,
 )
 from facelt.head.meta_embedding import EMBEDDINGS
-from facelt.images.dali import Decoding
 from facelt.parallel import group
 from recordio_tools.atomic import check_writable
+from recordio_tools.cli.arguments import positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if len(set(every)) < len(every):
             raise UserError("two data folders or embeddings have the same name; extract them one at a time")
         if args.memory_set is not None:
-            if args.memory_set in every:
+            if args.memory_set.resolve() in [folder.resolve() for folder in every]:
                 raise UserError(f"--memory-set {args.memory_set} is an output too; give it another name")
             every.append(args.memory_set)
         for folder in every:
@@ -64,9 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         if memory_alone:
             return 0
         recogniser = make_recogniser(args, device)
-        decoding = Decoding(
-            recogniser.image_size, args.batch, device, args.threads, mean=recogniser.mean, std=recogniser.std
-        )
+        decoding = recogniser.decoding(args.batch, device, args.threads)
         for source, dataset, folders in zip(sources, datasets, outputs, strict=True):
             with one_line("facelt.extract", every_rank=True):
                 write_features(folders, recogniser, dataset, decoding, source)
@@ -103,18 +101,11 @@ def make_recogniser(args: argparse.Namespace, device: torch.device) -> Recognise
     if args.checkpoint is not None:
         recogniser = from_checkpoint(args.checkpoint, embeddings, device, args.memory)
     elif args.onnx is not None:
-        recogniser = from_onnx(args.onnx, Pixels(args.mean, args.std, args.channels))
+        recogniser = from_onnx(args.onnx, OnnxPixels(args.mean, args.std, args.channels))
     else:
         recogniser = from_pixels(args.pixels)
     recogniser = replace(recogniser, facts={**recogniser.facts, "flip": args.flip})
     return with_flip(recogniser) if args.flip else recogniser
-
-
-def count(text: str) -> int:
-    """A whole number from 1 on, for the argument parser."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, expected a whole number from 1 on")
-    return int(text)
 
 
 def arguments() -> Parser:
@@ -123,7 +114,7 @@ def arguments() -> Parser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
     source.add_argument("--onnx", help="any recogniser in ONNX")
-    source.add_argument("--pixels", type=count, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
+    source.add_argument("--pixels", type=positive, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
     parser.add_argument("--data", nargs="+", help="folders with train.rec, train.idx and property")
     parser.add_argument("--output", help="folder of the feature set to write")
     parser.add_argument(
@@ -136,8 +127,8 @@ def arguments() -> Parser:
         help="a control: every image reads the mean of the memory; what survives is not it",
     )
     parser.add_argument("--flip", action="store_true", help="add the normalised features of the mirrored image")
-    parser.add_argument("--batch", type=count, default=64, help="images a step of each rank (default: 64)")
-    parser.add_argument("--threads", type=count, default=2, help="decoding threads of each rank (default: 2)")
+    parser.add_argument("--batch", type=positive, default=64, help="images a step of each rank (default: 64)")
+    parser.add_argument("--threads", type=positive, default=2, help="decoding threads of each rank (default: 2)")
     parser.add_argument("--mean", type=float, default=127.5, help="of the pixels an ONNX model expects")
     parser.add_argument("--std", type=float, default=127.5, help="of the pixels an ONNX model expects")
     parser.add_argument("--channels", choices=("rgb", "bgr"), default="rgb", help="order an ONNX model expects")
@@ -147,10 +138,8 @@ def arguments() -> Parser:
 
 
 def command() -> int:
-    """`main` as a process of its own, which leaves the ranks' group when it has finished."""
-    status = main()
-    group.leave()
-    return status
+    """What the console command runs."""
+    return group.as_process(main)
 
 
 if __name__ == "__main__":

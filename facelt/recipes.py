@@ -1,5 +1,6 @@
 """The recipes that come with facelt, so that a command finds them by name wherever it is installed."""
 
+import os
 from pathlib import Path
 
 from recordio_tools.errors import UserError
@@ -17,7 +18,7 @@ def find(name: str | Path | None) -> Path:
     """
     if name is None:
         raise UserError(f"no --deepspeed_config given; expected a DeepSpeed JSON, or a recipe: {', '.join(RECIPES)}")
-    if Path(name).is_file():
+    if os.path.isfile(name):  # unlike Path.is_file, False for a name too long to be
         return Path(name)
     file = RECIPES.get(str(name).removesuffix(".json"))
     if file is None:

@@ -15,7 +15,7 @@ from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import start
 from facelt.training.run import Run
-from facelt.training.telemetry import StopRequest, say
+from facelt.training.telemetry import StopRequest
 from facelt.training.trainer import Trainer
 from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser
@@ -47,12 +47,20 @@ def make_run(args: argparse.Namespace) -> Run:
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
     device, stop = group.join(), StopRequest()
     if str(recipe) != args.deepspeed_config:
-        say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
+        group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
     group.on_rank_0(check_usable, output)  # now, not at the first checkpoint
     config = group.together(start.take_pixels, config, Path(output), args.start_from)
     partition = Partition(dataset.num_classes, group.rank(), group.world_size())
-    return Run(config, ds, dataset, partition, device, Path(output), stop)
+    return Run(
+        config=config,
+        ds=ds,
+        dataset=dataset,
+        partition=partition,
+        device=device,
+        folder=Path(output),
+        stop=stop,
+    )
 
 
 def arguments() -> Parser:
@@ -74,10 +82,8 @@ def arguments() -> Parser:
 
 
 def command() -> int:
-    """`main` as a process of its own, which leaves the ranks' group when it has finished."""
-    status = main()
-    group.leave()
-    return status
+    """What the console command runs."""
+    return group.as_process(main)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,12 @@ def write_features(
     """
     chief = group.rank() == 0
     with ExitStack() as stack:
-        drafts = [stack.enter_context(output_folder(folder, force=True)) for folder in folders] if chief else []
+        drafts: list[Path] = []
+
+        def begin() -> None:
+            drafts.extend(stack.enter_context(output_folder(folder, force=True)) for folder in folders)
+
+        group.on_rank_0(begin)
         matrices: list[np.memmap] = []
         columns: dict[str, np.ndarray] = {}
         for batch in each_batch(recogniser.embed, dataset, decoding, f"features of {Path(source).name}"):

@@ -16,11 +16,11 @@ from torch.nn.functional import normalize
 from facelt.config import FACE_PIXELS, Pixel
 from facelt.errors import UserError
 from facelt.head.heads import MetaHead
+from facelt.images.dali import Decoding
 from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
-from facelt.training.telemetry import say
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
@@ -47,9 +47,13 @@ class Recogniser:
     mean: Pixel = FACE_PIXELS["pixel_mean"]
     std: Pixel = FACE_PIXELS["pixel_std"]
 
+    def decoding(self, batch_size: int, device: torch.device, threads: int = 2) -> Decoding:
+        """How it wants a set decoded. batch_size: images of a rank."""
+        return Decoding(self.image_size, batch_size, device, threads, mean=self.mean, std=self.std)
+
 
 @dataclass(frozen=True)
-class Pixels:
+class OnnxPixels:
     """What an ONNX model expects: (x - mean) / std of 0 … 255, in this order of channels ("rgb" or "bgr")."""
 
     mean: float = 127.5
@@ -94,7 +98,7 @@ def from_checkpoint(
         embed_plain, config.image_size, facts, embeddings, mean=config.pixel_mean, std=config.pixel_std
     )
     if meta and embeddings == ("direct",) and not any(folder.glob("classes-*")):
-        say(f"{folder} has no memory with it: features are written without reachability.npy")
+        group.say(f"{folder} has no memory with it: features are written without reachability.npy")
         meta = False
     if not meta:
         return recogniser
@@ -129,7 +133,7 @@ def memory_of(path: str | Path) -> tuple[Tensor, dict[str, Any]]:
     return rows["memory.centroids"], facts
 
 
-def from_onnx(path: str | Path, pixels: Pixels) -> Recogniser:
+def from_onnx(path: str | Path, pixels: OnnxPixels) -> Recogniser:
     """Any recogniser in ONNX with one image input, N x 3 x S x S with N free or 1; its first output is the feature.
 
     Raises UserError where onnxruntime is missing, cannot load the file, or the input is of another shape.

@@ -59,10 +59,10 @@ class Head(nn.Module):
     """What both heads have: a classifier over class shards, a margin, and a sample of the classes in each step."""
 
     def __init__(
-        self, config: FaceltConfig, partition: Partition, kind: str, margin: Margin, stage: StageConfig
+        self, config: FaceltConfig, partition: Partition, kind: str, margin: Margin, stage_knobs: StageConfig
     ) -> None:
         super().__init__()
-        self.partition, self.margin, self.stage = partition, margin, stage
+        self.partition, self.margin, self.stage_knobs = partition, margin, stage_knobs
         # float32 leaves the operands as they are: a head in float64 stays there.
         self.products = torch.bfloat16 if config.products == "bfloat16" else None
         self.classifier = Classifier(partition, config.embedding_size, kind, config.seed, self.products)
@@ -76,7 +76,7 @@ class Head(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The learned parameters as an optimizer takes them: "params", options of their own, and "lr_scale"."""
         learned = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": learned, "lr_scale": self.stage.classifier_lr}]
+        return [{"params": learned, "lr_scale": self.stage_knobs.classifier_lr}]
 
     def after_step(self, applied: bool) -> None:
         """Called once the optimizer has stepped (applied) or skipped a step."""
@@ -84,7 +84,7 @@ class Head(nn.Module):
     def draw(self, seed: int, labels_G: Tensor) -> tuple[torch.Generator, Tensor | None]:
         """A generator that is the same on all ranks, and the classes that take part in a step."""
         generator = torch.Generator().manual_seed(seed)
-        return generator, class_sampling.choose(self.partition, labels_G, self.stage.sample_rate, generator)
+        return generator, class_sampling.choose(self.partition, labels_G, self.stage_knobs.sample_rate, generator)
 
 
 class PlainHead(Head):
@@ -132,11 +132,11 @@ class MetaHead(Head):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The centroids stand apart from the rest: they have a rate and may have a weight decay of their own."""
         others = [p for p in self.parameters() if p.requires_grad and p is not self.memory.centroids]
-        groups: list[dict[str, Any]] = [{"params": others, "lr_scale": self.stage.classifier_lr}]
+        groups: list[dict[str, Any]] = [{"params": others, "lr_scale": self.stage_knobs.classifier_lr}]
         if self.memory.centroids.requires_grad:
             decay = self.knobs.memory_weight_decay
             own_decay = {} if decay is None else {"weight_decay": decay}
-            groups.append({"params": [self.memory.centroids], "lr_scale": self.stage.centroid_lr, **own_decay})
+            groups.append({"params": [self.memory.centroids], "lr_scale": self.stage_knobs.centroid_lr, **own_decay})
         return groups
 
     def embeddings(

@@ -8,7 +8,7 @@ B: images of this rank's batch, S: side of the images for the network.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from io import BytesIO
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +25,9 @@ DRAWS = 8  # numbers in [0, 1) that augmentation takes for an image; each has it
 # What a file of those kinds begins with. DALI is not handed anything else: its decoders' error path is best not taken.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II", b"MM", b"RIFF", b"P", b"\x00\x00\x00\x0c", b"\xff\x4f\xff\x51")
 DECODABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+
+
+WINDOW = ("start_B2", "end_B2")  # the fields of Changes with two numbers an image
 
 
 class Dataset(Protocol):
@@ -72,7 +75,7 @@ def _used(augment: AugmentConfig | None) -> list[str]:
     """The fields of Changes that can change anything."""
     if augment is None:
         return []
-    names = ["start_B2", "end_B2"] if augment.crop < 1 else []
+    names = [*WINDOW] if augment.crop < 1 else []
     names += ["mirror_B"] if augment.flip else []
     return names + (["brightness_B", "contrast_B", "saturation_B"] if augment.jitter or augment.grey else [])
 
@@ -105,6 +108,7 @@ class Decoding:
     batch_size: int
     device: torch.device
     threads: int = 2
+    _: KW_ONLY
     prefetch: int = 2
     mean: Pixel = FACE_PIXELS["pixel_mean"]
     std: Pixel = FACE_PIXELS["pixel_std"]
@@ -209,7 +213,7 @@ class ImagePipeline:
                 batch=True,
                 no_copy=True,
                 dtype=[types.UINT8, *(types.INT32 if name == "mirror_B" else types.FLOAT for name in self._used)],
-                ndim=[1, *(name.endswith("_B2") for name in self._used)],
+                ndim=[1, *(name in WINDOW for name in self._used)],
             )
             changed = dict(zip(self._used, changed, strict=True))
             images = self._decode(encoded)

@@ -30,8 +30,8 @@ class MicroBatch(NamedTuple):
     seed: int
 
 
-@dataclass(frozen=True)
-class Share:
+@dataclass(frozen=True, kw_only=True)
+class RankPlan:
     """One rank's part of every global batch, micro-batch after micro-batch: the plan of an `ImagePipeline`.
 
     sampler: gives the images of a step's global batch. seed: of augmentation. rank, ranks: whose part, of how many.
@@ -83,7 +83,7 @@ class Feed:
     plan: this rank's part. config: image size, augmentation and threads.
     """
 
-    def __init__(self, dataset: RecordDataset, plan: Share, config: FaceltConfig, device: torch.device) -> None:
+    def __init__(self, dataset: RecordDataset, plan: RankPlan, config: FaceltConfig, device: torch.device) -> None:
         self.plan, self.device, self.labels = plan, device, torch.from_numpy(dataset.labels)
         size = plan.sampler.global_batch // (plan.micro_batches * plan.ranks)
         self._images = iter(ImagePipeline(dataset, plan, Decoding.of(config, size, device), config.augment))

@@ -28,7 +28,7 @@ class Batch(NamedTuple, Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Share:
+class _PassPlan:
     """One rank's part of a pass, without augmentation."""
 
     sampler: SequentialSampler
@@ -55,7 +55,7 @@ def each_batch(
     """
     ranks, rank = group.world_size(), group.rank()
     sampler = SequentialSampler(len(dataset), decoding.batch_size * ranks)
-    pipeline = ImagePipeline(dataset, _Share(sampler, rank, ranks), decoding)
+    pipeline = ImagePipeline(dataset, _PassPlan(sampler, rank, ranks), decoding)
     with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1) as bar:
         for i, images_B3SS in enumerate(pipeline):
             valid_G = sampler.positions(i) < len(dataset)

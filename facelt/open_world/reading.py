@@ -14,7 +14,6 @@ from torch.nn.functional import normalize
 
 from facelt.errors import UserError, one_line
 from facelt.features.recognisers import Recognised, Recogniser, from_checkpoint
-from facelt.head.classifier import Classifier
 from facelt.images.dali import Decoding
 from facelt.images.one_pass import each_batch
 from facelt.open_world.scoring import Prototypes
@@ -50,11 +49,14 @@ def by_classifier(path: str, partition: Partition, device: torch.device) -> Read
     kind = "cosine" if meta else config.plain_head.classifier
     names = {"classifier.weight", "classifier.bias"}
     rows = group.together(checkpoint.read_rows, folder, partition, names)
-    products = torch.bfloat16 if config.products == "bfloat16" else None
-    classifier = Classifier(partition, config.embedding_size, kind, products=products)
-    classifier.load_state_dict({name.removeprefix("classifier."): tensor for name, tensor in rows.items()})
-    classifier.to(device)
-    prototypes = Prototypes(partition, classifier.weight, classifier.bias, kind == "cosine", products)
+    weight_kD, bias_k = rows["classifier.weight"].to(device), rows.get("classifier.bias")
+    prototypes = Prototypes(
+        partition,
+        weight_kD,
+        None if bias_k is None else bias_k.to(device),
+        cosine=kind == "cosine",
+        products=torch.bfloat16 if config.products == "bfloat16" else None,
+    )
     if meta:
         return Reading(prototypes, lambda v: v["squashed"] * config.head.scale)
     if kind == "cosine":
@@ -71,7 +73,7 @@ def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partitio
     recogniser = from_checkpoint(path, ("direct",), device)
     means: ClassMeans | None = None
     labels = torch.from_numpy(dataset.labels)
-    decoding = decoding_of(recogniser, batch, device)
+    decoding = recogniser.decoding(batch, device)
     with one_line("facelt.evaluate", every_rank=True):  # an image that does not decode is of one rank
         for part in each_batch(recogniser.embed, dataset, decoding, "memory of unit features"):
             unit_BD = normalize(part.output.features[0].float())
@@ -81,11 +83,6 @@ def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partitio
     return Reading(
         Prototypes(partition, means.result(), cosine=True), lambda v: normalize(v["direct"].float()) * TEMPERATURE
     )
-
-
-def decoding_of(recogniser: Recogniser, batch: int, device: torch.device) -> Decoding:
-    """How a recogniser wants a set decoded; batch: images of a rank."""
-    return Decoding(recogniser.image_size, batch, device, mean=recogniser.mean, std=recogniser.std)
 
 
 def read_set(

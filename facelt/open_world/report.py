@@ -134,7 +134,7 @@ class Answers:
     open_probabilities_M: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """Everything that the figures are made of.
 

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -56,6 +57,19 @@ def leave() -> None:
     """Leave the process group, if one was joined."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def as_process(main: Callable[[], int]) -> int:
+    """`main` as a process of its own, which leaves the group when it has finished; its exit status."""
+    status = main()
+    leave()
+    return status
+
+
+def say(text: str) -> None:
+    """One line on stderr, from rank 0."""
+    if rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def rank() -> int:

@@ -12,7 +12,7 @@ from facelt.training.telemetry import StopRequest
 from recordio_tools.dataset import RecordDataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """A run of one or two stages on one training set.
 

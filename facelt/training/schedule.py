@@ -9,17 +9,17 @@ from facelt.config import StageConfig
 class Schedule:
     """Of a stage over a set of that many images, so many of them in a step."""
 
-    stage: StageConfig
+    knobs: StageConfig
     images: int
     global_batch: int
 
     @property
     def steps(self) -> int:
         """How many steps the stage has: epochs · images / global_batch, rounded up."""
-        return max(1, -int(-self.stage.epochs * self.images // self.global_batch))
+        return max(1, -int(-self.knobs.epochs * self.images // self.global_batch))
 
     def learning_rate(self, base: float, step: int) -> float:
         """base · lr_scale · decay^⌊epoch/decay_every⌋, rising linearly from zero over the first `warmup` epochs."""
-        stage, epoch, of_one_step = self.stage, step * self.global_batch / self.images, self.global_batch / self.images
-        rise = min(1.0, (epoch + of_one_step) / stage.warmup) if stage.warmup else 1.0
-        return base * stage.lr_scale * stage.decay ** int(epoch / stage.decay_every) * rise
+        knobs, epoch, of_one_step = self.knobs, step * self.global_batch / self.images, self.global_batch / self.images
+        rise = min(1.0, (epoch + of_one_step) / knobs.warmup) if knobs.warmup else 1.0
+        return base * knobs.lr_scale * knobs.decay ** int(epoch / knobs.decay_every) * rise

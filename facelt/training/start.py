@@ -22,11 +22,10 @@ from facelt.training.checkpoint import CheckpointState
 from facelt.training.class_means import ClassMeans
 from facelt.training.engine import Engine
 from facelt.training.run import Run
-from facelt.training.telemetry import say
 
 # What a run keeps from its first step to its last, beside the shapes below.
-PIXELS = ("pixel_mean", "pixel_std")
-SAME = ("seed", "image_size", "embedding_size", *PIXELS)
+PIXEL_KNOBS = ("pixel_mean", "pixel_std")
+SAME = ("seed", "image_size", "embedding_size", *PIXEL_KNOBS)
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "width", "stem", "neck")
 # … and what of the meta head's.
@@ -68,10 +67,10 @@ def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> Face
     if source is None:
         return config
     before = checkpoint.read_state(source).config
-    taken = {name: getattr(before, name) for name in PIXELS if name not in config.model_fields_set}
+    taken = {name: getattr(before, name) for name in PIXEL_KNOBS if name not in config.model_fields_set}
     changed = {name: pixels for name, pixels in taken.items() if pixels != getattr(config, name)}
     for name, pixels in changed.items():
-        say(f"{name} {list(pixels)}, as in {source}")
+        group.say(f"{name} {list(pixels)}, as in {source}")
     return config.model_copy(update=changed)
 
 
@@ -104,7 +103,7 @@ def resume(run: Run, folder: Path, state: CheckpointState) -> Engine:
     return engine
 
 
-def start(run: Run, stage: StageName, source: Path | None) -> Engine:
+def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
     """Network, head and optimizers as a stage starts: from a plain stage; without one, random or from --init."""
     embedder, head = _build(run, stage)
     if source is not None:
@@ -130,7 +129,7 @@ def _check_source(run: Run, stage: StageName, source: Path) -> None:
     state = checkpoint.read_state(source)
     if state.stage != "plain":
         raise UserError(f"{source} is of stage {state.stage}; expected a plain stage to start {stage} from")
-    for name in PIXELS:
+    for name in PIXEL_KNOBS:
         was, given = getattr(state.config, name), getattr(run.config, name)
         if was != given:
             raise UserError(f"{source} was trained with {name} {was}, given {given}; set {name} as there")

@@ -61,9 +61,11 @@ class Telemetry:
             mininterval=1,
             disable=not self.chief,
         )
-        if self.chief:
-            self.writer = SummaryWriter(run / "tensorboard" / stage, purge_step=start_step)
-            self.lines = _reopen(run / "metrics.jsonl", stage, start_step)
+        group.on_rank_0(self._open, start_step)
+
+    def _open(self, start_step: int) -> None:
+        self.writer = SummaryWriter(self.run / "tensorboard" / self.stage, purge_step=start_step)
+        self.lines = _reopen(self.run / "metrics.jsonl", self.stage, start_step)
 
     def advance(self) -> None:
         """One step is done."""
@@ -110,19 +112,24 @@ class Telemetry:
 
 def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
     """The file to append to, without the lines of steps that are done again: those after the last checkpoint."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if _stays(line, stage, start_step)]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error}); expected the lines of this run; move it away") from None
+    kept = []
+    for number, line in enumerate(lines, 1):
+        try:
+            now = json.loads(line)
+            again = now["stage"] == stage and now["step"] >= start_step
+        except (ValueError, TypeError, LookupError):
+            if number == len(lines):
+                break  # torn by what ended the run: its step is done again
+            raise UserError(f"{path}: line {number} is not of this run; mend it, or move the file away") from None
+        if not again:
+            kept.append(line)
     with output_file(path, force=True) as draft:
         draft.write_text("".join(kept), encoding="utf-8")
     return path.open("a", encoding="utf-8")
-
-
-def _stays(line: str, stage: str, start_step: int) -> bool:
-    try:
-        now = json.loads(line)
-    except ValueError:
-        return False  # torn by what ended the run: the step is done again
-    return now["stage"] != stage or now["step"] < start_step
 
 
 class StopRequest:
@@ -139,9 +146,3 @@ class StopRequest:
     def agreed(self, device: torch.device) -> bool:
         """Whether any rank was asked. All ranks must call it."""
         return bool(collectives.all_max(torch.tensor(float(self.asked), device=device)))
-
-
-def say(text: str) -> None:
-    """One line on stderr, from rank 0."""
-    if group.rank() == 0:
-        print(text, file=sys.stderr, flush=True)

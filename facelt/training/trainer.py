@@ -5,14 +5,14 @@ from pathlib import Path
 from facelt.config import StageName
 from facelt.head import health
 from facelt.head.heads import HeadOutput, MetaHead
-from facelt.images.feed import Feed, Share, make_sampler
+from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.parallel import group
 from facelt.training import checkpoint, start
 from facelt.training.checkpoint import CheckpointState
 from facelt.training.engine import Engine
 from facelt.training.run import Run
 from facelt.training.schedule import Schedule
-from facelt.training.telemetry import Report, Telemetry, say
+from facelt.training.telemetry import Report, Telemetry
 
 
 class Trainer:
@@ -35,17 +35,21 @@ class Trainer:
     def train(self) -> bool:
         """Go on to the last step. False when asked to stop before or at it."""
         if self.first_step >= self.schedule.steps:
-            say(f"stage {self.stage}: finished in {self.resumed}")
+            group.say(f"stage {self.stage}: finished in {self.resumed}")
             return not self.run.stop.agreed(self.run.device)
         engine = self._engine()
         feed = self._feed(engine)
         telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
         try:
-            return self._loop(engine, feed, telemetry)
+            stopped_at = self._loop(engine, feed, telemetry)
         finally:
             telemetry.close()
+        if stopped_at is not None:
+            group.say(f"stage {self.stage}: stopped at step {stopped_at} as asked; run the same command to resume")
+        return stopped_at is None
 
-    def _loop(self, engine: Engine, feed: Feed, telemetry: Telemetry) -> bool:
+    def _loop(self, engine: Engine, feed: Feed, telemetry: Telemetry) -> int | None:
+        """Steps to the last, or to a request to stop; then the steps done."""
         engine.embedder.train()
         engine.embedder.backbone.train(not self.knobs.freeze_backbone)
         for step in range(self.first_step, self.schedule.steps):
@@ -58,10 +62,8 @@ class Trainer:
             if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
                 self.save(engine, step + 1)
             if asked:
-                telemetry.close()
-                say(f"stage {self.stage}: stopped at step {step + 1} as asked; run the same command to resume")
-                return False
-        return True
+                return step + 1
+        return None
 
     def train_step(self, engine: Engine, feed: Feed, step: int) -> HeadOutput:
         """One optimizer step, of one or several micro-batches. What the head gave for the last of them."""
@@ -97,13 +99,13 @@ class Trainer:
 
     def _engine(self) -> Engine:
         if self.resumed and self.state:
-            say(f"stage {self.stage}: resuming from {self.resumed} at step {self.first_step}")
+            group.say(f"stage {self.stage}: resuming from {self.resumed} at step {self.first_step}")
             return start.resume(self.run, self.resumed, self.state)
-        return start.start(self.run, self.stage, self.source)
+        return start.begin(self.run, self.stage, self.source)
 
     def _feed(self, engine: Engine) -> Feed:
         run = self.run
-        share = Share(
+        share = RankPlan(
             sampler=make_sampler(self.knobs, run.dataset, engine.global_batch, run.config.seed),
             seed=run.config.seed,
             rank=run.partition.rank,

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from facelt.config import AugmentConfig
 from facelt.images.dali import Decoding, ImagePipeline
-from facelt.images.feed import Share
+from facelt.images.feed import RankPlan
 from facelt.images.sampling import UniformSampler
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 from recordio_tools.format.index import format_index
@@ -92,7 +92,7 @@ def facelt_pipeline(dataset: RecordDataset, batch: int, threads: int) -> Callabl
     batches = iter(
         ImagePipeline(
             dataset,
-            Share(sampler, SEED, rank=0, ranks=1, micro_batches=1, first_step=0, steps=10**9),
+            RankPlan(sampler=sampler, seed=SEED, rank=0, ranks=1, micro_batches=1, first_step=0, steps=10**9),
             Decoding(SIZE, batch, torch.device("cpu"), threads),
             FLIP_ONLY,
         )

@@ -114,6 +114,9 @@ def test_a_file_that_is_not_there_or_not_json(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="holds a list"):
         load(tmp_path / "list.json")
+    (tmp_path / "five.json").write_text('{"facelt": 5}')
+    with pytest.raises(ValueError, match="the block facelt is 5; expected an object"):
+        load(tmp_path / "five.json", ["seed=3"])
     for override in ("plain.epochs", "=3", "seed.x=1"):
         with pytest.raises(ValueError, match="--set"):
             load(write(tmp_path, {"seed": 1}), [override])

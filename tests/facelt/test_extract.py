@@ -186,7 +186,7 @@ def test_two_sources_of_one_name_and_counts_that_are_none(data, tmp_path, capsys
     arguments = ["--pixels", "32", "--output", str(tmp_path / "out")]
     assert "same name" in refused(capsys, *arguments, "--data", str(data), str(twin))
     for option in ("--batch", "--threads", "--pixels"):
-        assert "whole number from 1 on" in refused(capsys, *arguments, "--data", str(data), option, "0")
+        assert "whole number from 1; see" in refused(capsys, *arguments, "--data", str(data), option, "0")
     assert not (tmp_path / "out").exists()
 
 

@@ -22,7 +22,7 @@ def test_an_existing_file_comes_before_a_recipe(tmp_path, monkeypatch):
     assert recipes.find("demo.json") == ROOT / "jobs" / "demo.json"
 
 
-@pytest.mark.parametrize("name", [None, "none.json", "demo.toml", ".json", ".", "jobs/demo"])
+@pytest.mark.parametrize("name", [None, "x" * 300, "none.json", "demo.toml", ".json", ".", "jobs/demo"])
 def test_an_unknown_recipe_is_answered_with_the_known_ones(name):
     with pytest.raises(UserError, match=r"--deepspeed_config.*expected a DeepSpeed JSON, or a recipe: ms1m, demo$"):
         recipes.find(name)

@@ -5,7 +5,7 @@ import torch
 
 from facelt.errors import UserError
 from facelt.features.recognisers import (
-    Pixels,
+    OnnxPixels,
     Recognised,
     Recogniser,
     from_checkpoint,
@@ -39,6 +39,6 @@ def test_flip_adds_the_unit_features_of_the_mirror_image_and_changes_nothing_els
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file; give a recogniser in ONNX"):
-        from_onnx(tmp_path / "none.onnx", Pixels())
+        from_onnx(tmp_path / "none.onnx", OnnxPixels())
     with pytest.raises(UserError, match="no checkpoint there"):
         from_checkpoint(tmp_path, ("direct",), torch.device("cpu"))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from facelt.config import AugmentConfig
 from facelt.images.dali import DRAWS, Decoding, ImagePipeline, changes
-from facelt.images.feed import Share
+from facelt.images.feed import RankPlan
 from facelt.images.sampling import ClassAwareSampler
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 
@@ -193,7 +193,9 @@ def test_changes_by_hand():
 
 def train_batches(dataset, rank=0, world_size=1, start=0, steps=8, threads=2):
     sampler = ClassAwareSampler(dataset.labels, G, SEED, images_per_class=2)
-    share = Share(sampler, SEED, rank, world_size, micro_batches=1, first_step=start, steps=steps)
+    share = RankPlan(
+        sampler=sampler, seed=SEED, rank=rank, ranks=world_size, micro_batches=1, first_step=start, steps=steps
+    )
     return list(ImagePipeline(dataset, share, decoding(40, G // world_size, threads=threads), AugmentConfig(grey=0.2)))
 
 

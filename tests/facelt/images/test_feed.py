@@ -10,7 +10,7 @@ from tiny import TINY
 
 from facelt.config import FaceltConfig, StageConfig
 from facelt.images.dali import DRAWS
-from facelt.images.feed import Feed, Share, make_sampler
+from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.images.sampling import UniformSampler, augmentation_seeds, step_seed, uniforms
 from recordio_tools.dataset import RecordDataset
 
@@ -21,7 +21,8 @@ SEED = 3
 def test_shares_of_all_ranks_are_the_global_batches(ranks, parts, each, first):
     G, steps = ranks * parts * each, first + 3
     sampler = UniformSampler(np.zeros(17, np.int64), G, SEED)
-    shares = [Share(sampler, SEED, rank, ranks, parts, first, steps) for rank in range(ranks)]
+    step_range = {"micro_batches": parts, "first_step": first, "steps": steps}
+    shares = [RankPlan(sampler=sampler, seed=SEED, rank=rank, ranks=ranks, **step_range) for rank in range(ranks)]
     assert {len(share) for share in shares} == {3 * parts}
     for step in range(first, steps):
         micro = range((step - first) * parts, (step - first + 1) * parts)
@@ -39,7 +40,7 @@ def dataset(tmp_path_factory):
 def fed(dataset, first: int, steps: int, parts: int = 2) -> list[list]:
     config = FaceltConfig.model_validate(TINY["facelt"])
     sampler = make_sampler(config.meta, dataset, 8, SEED)
-    share = Share(sampler, SEED, rank=0, ranks=1, micro_batches=parts, first_step=first, steps=steps)
+    share = RankPlan(sampler=sampler, seed=SEED, rank=0, ranks=1, micro_batches=parts, first_step=first, steps=steps)
     feed = Feed(dataset, share, config, torch.device("cpu"))
     return [list(feed.step(step)) for step in range(first, steps)]
 

@@ -10,6 +10,7 @@ import torch
 from ranks import run_ranks
 
 from facelt.config import StageConfig
+from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.training.schedule import Schedule
 from facelt.training.telemetry import Report, StopRequest, Telemetry
@@ -79,3 +80,16 @@ def test_a_signal_asks_to_stop(number):
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@pytest.mark.parametrize("content", [b"12\n{}\n", b"\xff\xfe\n{}\n", None])
+def test_a_metrics_file_of_something_else_is_refused_in_one_line_and_left(tmp_path, content):
+    path = tmp_path / "metrics.jsonl"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics.jsonl: .* away$") as caught:
+        Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), 0)
+    assert "\n" not in str(caught.value)
+    assert path.is_dir() if content is None else path.read_bytes() == content

@@ -16,7 +16,7 @@ from tiny import TINY
 from facelt.config import FaceltConfig
 from facelt.head.classifier import Classifier
 from facelt.images.dali import Decoding, ImagePipeline
-from facelt.images.feed import Share
+from facelt.images.feed import RankPlan
 from facelt.images.sampling import ClassAwareSampler, UniformSampler
 from facelt.network.embedder import Embedder
 from facelt.parallel import group
@@ -52,7 +52,13 @@ def make_run(tmp_path, monkeypatch):
         ds = {key: value for key, value in TINY.items() if key != "facelt"}
         device = group.join()
         return Run(
-            FaceltConfig.model_validate(block), ds, dataset, Partition(K), device, tmp_path / folder, StopRequest()
+            config=FaceltConfig.model_validate(block),
+            ds=ds,
+            dataset=dataset,
+            partition=Partition(K),
+            device=device,
+            folder=tmp_path / folder,
+            stop=StopRequest(),
         )
 
     yield make
@@ -62,7 +68,7 @@ def make_run(tmp_path, monkeypatch):
 
 def batches(run: Run, sampler: UniformSampler | ClassAwareSampler, steps: int) -> list[tuple]:
     """(images, labels) of every step, as DALI gives them."""
-    share = Share(sampler, run.config.seed, rank=0, ranks=1, micro_batches=1, first_step=0, steps=steps)
+    share = RankPlan(sampler=sampler, seed=run.config.seed, rank=0, ranks=1, micro_batches=1, first_step=0, steps=steps)
     images = ImagePipeline(run.dataset, share, Decoding(32, G, CPU, threads=1), run.config.augment)
     labels = torch.from_numpy(run.dataset.labels)
     return [(batch, labels[share.indices(i)]) for i, batch in enumerate(images)]
