@@ -29,17 +29,38 @@ class PlainHeadConfig(Block):
     """The classifier of stage plain: linear, as the paper has it, or cosine on normalised features times `scale`.
 
     margin, margin_size: of the own class, with the cosine classifier: radians (arcface, adaface) or cosine (cosface).
+    loss: cross-entropy; "focal", times (1 - p)^focal_gamma; of logits + log n_k ("balanced_softmax"), n_k the training
+    images of class k; or of logits + tau·log(n_k/N) ("logit_adjusted").
+    metric: a second loss, on the gathered direct features, times metric_weight (see `metric_losses`): "lifted" or
+    "range". metric_margin: α of lifted, a distance; m of range, a squared distance. range_pairs: k of range.
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
     scale: Positive = 64
     margin: MarginKind = "none"
     margin_size: NonNegative = 0
+    loss: Literal["cross_entropy", "focal", "balanced_softmax", "logit_adjusted"] = "cross_entropy"
+    focal_gamma: Positive = 2
+    tau: Positive = 1
+    metric: Literal["none", "lifted", "range"] = "none"
+    metric_weight: Positive = 0.01
+    metric_margin: Positive = 1
+    range_pairs: Count = 2
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
             _refuse(self, {"scale", "margin", "margin_size"}, 'needs "classifier": "cosine"')
+        if self.loss in ("balanced_softmax", "logit_adjusted") and self.margin != "none":
+            raise ValueError(f'"loss": "{self.loss}" and "margin": "{self.margin}" both shift the logits; take one')
+        if self.loss != "focal":
+            _refuse(self, {"focal_gamma"}, 'needs "loss": "focal"')
+        if self.loss != "logit_adjusted":
+            _refuse(self, {"tau"}, 'needs "loss": "logit_adjusted"')
+        if self.metric == "none":
+            _refuse(self, {"metric_weight", "metric_margin"}, 'needs "metric": "lifted" or "range"')
+        if self.metric != "range":
+            _refuse(self, {"range_pairs"}, 'needs "metric": "range"')
         return _check_margin(self)
 
 
@@ -52,9 +73,13 @@ class MetaHeadConfig(Block):
     hallucinator        eq. 1: o = softmax(T_hal v), or linear
     temperature         of cosine retrieval, at its start
     mask_own            probability, in training, that an image's own class is left out of what it reads
-    selector            "released": e = tanh(T_sel v) (eq. 4); "zero": the same of v/‖v‖, and T_sel starts at zero
+    selector            "released": e = tanh(T_sel v) (eq. 4); "zero": the same of v/‖v‖, and T_sel starts at zero;
+                        "one": e = 1
+    memory              whether v_memory is infused (eq. 2)
+    reach               whether v_meta is calibrated by reach_scale/γ (eq. 2); else by 1
     reach_scale         eq. 2: the numerator over γ
     squash              eq. 6: v/(1+‖v‖), or ‖v‖²/(1+‖v‖²)·v/‖v‖
+    classify            what the classifier scores: v_meta "squashed" by eq. 6, or as eq. 2 leaves it ("meta")
     scale               the factor of the cosine logits
     classifier_start    the cosine classifier's first rows: "random", U(±1/√D), or the "centroids"
     margin, margin_size of the own class's logit: cosine (cosface) or radians (arcface, adaface)
@@ -71,15 +96,19 @@ class MetaHeadConfig(Block):
     refresh_every       steps between two passes of "refresh"
     memory_weight_decay weight decay of the centroids; None: the optimizer's; none where no gradient moves them
     attention           modulated attention on the last map (eq. 5)
+    attention_on        what MA(f) weights: SA(f), the "attended" map, or the "features" f themselves (figure 5c)
     """
 
     retrieval: Literal["hallucinator", "cosine", "mean"] = "hallucinator"
     hallucinator: Literal["softmax", "linear"] = "softmax"
     temperature: Positive = 16
     mask_own: Fraction = 0
-    selector: Literal["released", "zero"] = "released"
+    selector: Literal["released", "zero", "one"] = "released"
+    memory: bool = True
+    reach: bool = True
     reach_scale: Positive = 10
     squash: Literal["released", "paper"] = "released"
+    classify: Literal["squashed", "meta"] = "squashed"
     scale: Positive = 16
     classifier_start: Literal["random", "centroids"] = "random"
     margin: MarginKind = "none"
@@ -95,9 +124,15 @@ class MetaHeadConfig(Block):
     refresh_every: Count = 1000
     memory_weight_decay: NonNegative | None = None
     attention: bool = True
+    attention_on: Literal["attended", "features"] = "attended"
 
     @model_validator(mode="after")
     def _agree(self) -> "MetaHeadConfig":
+        for (name, value), idle in IDLE.items():
+            if getattr(self, name) == value:
+                _refuse(self, idle, f"does nothing with {json.dumps(name)}: {json.dumps(value)}")
+        if not self.memory and not self.reach and self.centroid_gradient:
+            raise ValueError('centroid_gradient does nothing with "memory": false and "reach": false; leave it out')
         if self.retrieval != "cosine":
             _refuse(self, {"temperature"}, 'needs "retrieval": "cosine"')
         if self.retrieval == "mean" and self.mask_own:
@@ -119,11 +154,20 @@ class MetaHeadConfig(Block):
         return _check_margin(self)
 
 
+# Of the meta head: (knob, value) -> the knobs that do nothing beside it. They are refused, and left out of a preset.
+IDLE: dict[tuple[str, Any], set[str]] = {
+    ("memory", False): {"retrieval", "hallucinator", "temperature", "mask_own", "selector"},
+    ("reach", False): {"reach_scale"},
+    ("classify", "meta"): {"squash"},
+    ("attention", False): {"attention_on"},
+}
+
+
 def _refuse(block: Block, knobs: set[str], reason: str) -> None:
     """Refuse a knob set to other than its default, which would do nothing here."""
     for name in sorted(knobs):
         if getattr(block, name) != type(block).model_fields[name].default:
-            raise ValueError(f"{name} {reason}; set that, or leave {name} out")
+            raise ValueError(f"{name} {reason}; change that, or leave {name} out")
 
 
 def _check_margin(block: Any) -> Any:
@@ -195,6 +239,7 @@ class StageConfig(Block):
     """One stage. An epoch is as many images as the training set holds, however they are sampled.
 
     lr_scale: times optimizer.params.lr. The rate is multiplied by `decay` after every `decay_every` epochs.
+    class_aware_from: with the sampler "class_aware", the epoch before which images are drawn uniformly all the same.
     classifier_lr, centroid_lr: times that rate, for classifier and hallucinator, and for the centroids. The authors'
     stage 2 on ImageNet-LT has .01 for the network, .1 and .01 (there the selector learns at .1 too).
     warmup: epochs over which it rises from zero. sample_rate: share of the classes without an image in the batch that
@@ -210,9 +255,21 @@ class StageConfig(Block):
     classifier_lr: Positive = 1
     centroid_lr: Positive = 1
     sampler: Literal["uniform", "class_aware"] = "uniform"
+    class_aware_from: NonNegative = 0
     images_per_class: Count = 4
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1
     freeze_backbone: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> "StageConfig":
+        if self.sampler == "uniform":
+            _refuse(self, {"class_aware_from"}, 'needs "sampler": "class_aware"')
+        if self.class_aware_from >= self.epochs:
+            raise ValueError(
+                f"class_aware_from {self.class_aware_from:g} is not before the end of the stage, at epochs "
+                f'{self.epochs:g}; make it smaller, or set "sampler": "uniform"'
+            )
+        return self
 
 
 Pixel = tuple[float, float, float]
@@ -278,11 +335,17 @@ class FaceltConfig(Block):
         if isinstance(block, dict):
             preset = str(block.get("preset", "released"))
             meta = {"sampler": _META_SAMPLERS.get(preset, "class_aware")}
-            defaults = {"head": PRESETS.get(preset, {}), "meta": meta}
-            own = {name: block.get(name, {}) for name in defaults}
+            own = {name: block.get(name, {}) for name in ("head", "meta")}
+            idle = {knob for switch, knobs in IDLE.items() if _is_set(own["head"], *switch) for knob in knobs}
+            head = {name: value for name, value in PRESETS.get(preset, {}).items() if name not in idle}
+            defaults = {"head": head, "meta": meta}
             merged = {n: {**defaults[n], **knobs} if isinstance(knobs, dict) else knobs for n, knobs in own.items()}
             block = {**block, **merged}
         return block
+
+
+def _is_set(knobs: Any, name: str, value: Any) -> bool:
+    return isinstance(knobs, dict) and name in knobs and knobs[name] == value
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> tuple[dict[str, Any], FaceltConfig]:

@@ -76,7 +76,8 @@ def from_checkpoint(
         memory: "mean" reads the mean of the memory for every image, a control; None reads it as trained.
 
     Raises:
-        UserError: there is no checkpoint, or it is of stage plain and more than the direct feature is asked for.
+        UserError: there is no checkpoint; it is of stage plain and more than the direct feature is asked for; or it
+            infuses no memory and its mean is asked for.
     """
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
@@ -84,6 +85,8 @@ def from_checkpoint(
     if embeddings != ("direct",) and not meta:
         asked = " ".join(embeddings)
         raise UserError(f"--embedding {asked}: {folder} is of stage plain, which has only direct; give a meta run")
+    if meta and memory and not state.config.head.memory:
+        raise UserError(f'--memory {memory}: {folder} was trained with "memory": false and reads none; leave it out')
     embedder = Embedder(state.config, meta)
     embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
     embedder.to(device).eval()

@@ -105,18 +105,25 @@ def add_at(gradient: Tensor, rows: Rows, value: Tensor) -> None:
 
 
 class Keys(NamedTuple):
-    """What scores l = x·wᵀ + b, or, with inverse norms, l = x·(w/‖w‖)ᵀ. weight: k x D, bias and inverse norms: k."""
+    """What scores l = x·wᵀ + b, or, with inverse norms, l = x·(w/‖w‖)ᵀ. weight: k x D, bias and inverse norms: k.
+
+    offset_k: a number that is added to the scores of each class and learns nothing; finite.
+    """
 
     weight_kD: Tensor
     bias_k: Tensor | None
     inverse_norm_k: Tensor | None
+    offset_k: Tensor | None = None
 
     def scores(self, x_GD: Tensor, rows: Rows) -> Tensor:
         """G x b scores of some classes. Operands of the product in x's dtype; what accumulates is float32 at least."""
         l_Gb = (x_GD @ self.weight_kD[rows].to(x_GD.dtype).T).to(accumulate_dtype(x_GD))
         if self.inverse_norm_k is not None:
             l_Gb.mul_(self.inverse_norm_k[rows])
-        return l_Gb if self.bias_k is None else l_Gb.add_(self.bias_k[rows])
+        for added_k in (self.bias_k, self.offset_k):
+            if added_k is not None:
+                l_Gb.add_(added_k[rows])
+        return l_Gb
 
     def learn(self, x_GD: Tensor, l_Gb: Tensor, dl_Gb: Tensor, rows: Rows, wants_weight: bool, dx_GD: Tensor) -> None:
         """Backward of `scores`: the gradient is added to dx and, where they want it, to weight and bias. Uses up dl.
@@ -127,6 +134,8 @@ class Keys(NamedTuple):
         if self.bias_k is not None and self.bias_k.requires_grad:
             add_at(gradient_of(self.bias_k), rows, dl_Gb.sum(0))
         if self.inverse_norm_k is not None:
+            if self.offset_k is not None:
+                l_Gb = l_Gb - self.offset_k[rows]
             along_b = (dl_Gb * l_Gb).sum(0).mul_(self.inverse_norm_k[rows].square())
             dl_Gb.mul_(self.inverse_norm_k[rows])
         dl_low = dl_Gb.to(low)

@@ -85,8 +85,11 @@ class Classifier(nn.Module):
     """This rank's rows of a classifier. kind "linear": x·wᵀ + b, "cosine": x·(w/‖w‖)ᵀ.
 
     Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products;
-    None: that of the embeddings.
+    None: that of the embeddings. offset_k: finite numbers added to the classes' scores in training, such as a prior;
+    not learned, and no checkpoint has them.
     """
+
+    offset_k: Tensor | None
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.partition, self.kind, self.products, self.block = partition, kind, products, block
         self.bias: nn.Parameter | None = None
+        self.register_buffer("offset_k", None, persistent=False)
         if kind == "linear":
             rows_kE = _uniform_rows(partition, embedding_size + 1, embedding_size**-0.5, seed)
             self.weight = nn.Parameter(rows_kE[:, :-1].contiguous())
@@ -114,7 +118,7 @@ class Classifier(nn.Module):
         """
         rows, columns = self.partition.own(labels_G)
         inverse_norm_k = inverse_norms(self.weight) if self.kind == "cosine" else None
-        keys = Keys(self.weight, self.bias, inverse_norm_k)
+        keys = Keys(self.weight, self.bias, inverse_norm_k, self.offset_k)
         products = self.products or x_GD.dtype
         blocks = ClassBlocks(self.partition.size, products, chosen, Pairs(rows, columns), self.block)
         top_G, sum_G, own = _BlockedScores.apply(x_GD, self.weight, keys, blocks)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from facelt.config import FaceltConfig, StageConfig
-from facelt.head import class_sampling, losses, meta_embedding
+from facelt.head import class_sampling, losses, meta_embedding, metric_losses
 from facelt.head.blocked import Pairs
 from facelt.head.classifier import Classifier
 from facelt.head.margins import Margin
@@ -21,7 +21,10 @@ from facelt.parallel.partition import Partition
 
 
 class Seen(NamedTuple):
-    """What a step of the meta head saw, detached: for reports of the memory's health."""
+    """What a step of the meta head saw, detached: for reports of the memory's health.
+
+    hinge_B: whether each image is within the hinge of the centroid loss; None where that loss has no weight.
+    """
 
     direct_GD: Tensor
     labels_G: Tensor
@@ -29,6 +32,7 @@ class Seen(NamedTuple):
     memory_BD: Tensor
     reach_B: Tensor
     temperature: Tensor | None
+    hinge_B: Tensor | None
 
 
 class HeadOutput(NamedTuple):
@@ -88,28 +92,48 @@ class Head(nn.Module):
 
 
 class PlainHead(Head):
-    """Stage plain: a linear or a cosine classifier, and cross-entropy."""
+    """Stage plain: a linear or a cosine classifier, cross-entropy or a form of it, and perhaps a metric loss.
 
-    def __init__(self, config: FaceltConfig, partition: Partition) -> None:
+    counts_K: training images of every class, the same on all ranks; the losses with a prior need them.
+    """
+
+    def __init__(self, config: FaceltConfig, partition: Partition, counts_K: Tensor | None = None) -> None:
         knobs = config.plain_head
         margin = Margin(knobs.margin, knobs.margin_size)
         super().__init__(config, partition, knobs.classifier, margin, config.plain)
-        self.scale = knobs.scale
+        self.knobs = knobs
+        if knobs.loss in ("balanced_softmax", "logit_adjusted"):
+            assert counts_K is not None, f'"loss": "{knobs.loss}" needs the counts of the training set'
+            # Of balanced softmax, log n_k: the log N between the two is the same for all classes, and tau is 1.
+            self.classifier.offset_k = knobs.tau * losses.log_prior(counts_K, partition)
 
     def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> HeadOutput:
         """One step. seed: of the classes that are drawn, the same on all ranks."""
         direct_GD = collectives.gather(embedded.direct_BD)
         _, chosen = self.draw(seed, labels_G)
-        x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * self.scale
+        x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * self.knobs.scale
         losses_G, correct_G = self.classify(x_GD, labels_G, direct_GD.norm(dim=1), chosen)
-        loss = losses_G.mean() / group.world_size()
-        return HeadOutput(loss, {"cross_entropy": loss.detach()}, collectives.own_rows(correct_G))
+        if self.knobs.loss == "focal":
+            losses_G = losses.focal(losses_G, self.knobs.focal_gamma)
+        parts = {self.knobs.loss: losses_G.mean()}
+        if self.knobs.metric != "none":
+            parts[self.knobs.metric] = self.knobs.metric_weight * self._metric_loss(direct_GD, labels_G)
+        shares = {name: part / group.world_size() for name, part in parts.items()}
+        detached = {name: share.detach() for name, share in shares.items()}
+        return HeadOutput(torch.stack([*shares.values()]).sum(), detached, collectives.own_rows(correct_G))
+
+    def _metric_loss(self, direct_GD: Tensor, labels_G: Tensor) -> Tensor:
+        """The metric loss of the gathered batch, which every rank computes alike."""
+        if self.knobs.metric == "lifted":
+            return metric_losses.lifted(direct_GD, labels_G, self.knobs.metric_margin)
+        return metric_losses.range_loss(direct_GD, labels_G, self.knobs.metric_margin, self.knobs.range_pairs)
 
 
 class MetaHead(Head):
     """Stage meta: memory, meta-embedding, cosine classifier, centroid loss.
 
-    retrieval: in place of the configured one, such as "mean" for the control.
+    retrieval: in place of the configured one, such as "mean" for the control. Of a head that infuses no memory, none
+    is read.
     """
 
     def __init__(self, config: FaceltConfig, partition: Partition, retrieval: str | None = None) -> None:
@@ -120,7 +144,7 @@ class MetaHead(Head):
         self.memory = CentroidMemory(
             partition,
             config.embedding_size,
-            retrieval=retrieval or knobs.retrieval,
+            retrieval=(retrieval or knobs.retrieval) if knobs.memory else "none",
             softmax=knobs.hallucinator == "softmax",
             centroid_gradient=knobs.centroid_gradient,
             products=self.products,
@@ -155,7 +179,9 @@ class MetaHead(Head):
         memory_BD, nearest_BD = self.memory.read(direct_GD, temperature, masked, chosen)
         reach_B = meta_embedding.reach(direct_BD, nearest_BD)
         infused_BD = meta_embedding.infuse(direct_BD, concept_BD, memory_BD)
-        meta_BD = meta_embedding.calibrate(infused_BD, reach_B, self.knobs.reach_scale)
+        meta_BD = infused_BD
+        if self.knobs.reach:
+            meta_BD = meta_embedding.calibrate(infused_BD, reach_B, self.knobs.reach_scale)
         squashed_BD = meta_embedding.squash(meta_BD, self.knobs.squash)
         return Embeddings(direct_BD, infused_BD, meta_BD, squashed_BD, memory_BD, reach_B)
 
@@ -165,8 +191,9 @@ class MetaHead(Head):
         direct_GD = collectives.gather(embedded.direct_BD)
         generator, chosen = self.draw(seed, labels_G)
         v = self.embeddings(embedded, direct_GD, self._masked(labels_G, generator), chosen)
-        parts, correct_B = self._cross_entropies(collectives.gather(v.squashed_BD), direct_GD, labels_G, chosen)
-        parts["centroid"] = self._centroid_loss(direct_GD, v.meta_BD, labels_G)
+        classified_BD = v.squashed_BD if self.knobs.classify == "squashed" else v.meta_BD
+        parts, correct_B = self._cross_entropies(collectives.gather(classified_BD), direct_GD, labels_G, chosen)
+        parts["centroid"], hinge_B = self._centroid_loss(direct_GD, v.meta_BD, labels_G)
         seen = Seen(
             direct_GD=direct_GD.detach(),
             labels_G=labels_G,
@@ -174,6 +201,7 @@ class MetaHead(Head):
             memory_BD=v.memory_BD.detach(),
             reach_B=v.reach_B.detach(),
             temperature=None if embedded.temperature is None else embedded.temperature.detach(),
+            hinge_B=hinge_B if self.knobs.centroid_weight else None,
         )
         if self.training and self.knobs.centroid_update == "mean":
             self._to_follow.append((seen.direct_GD, labels_G))
@@ -191,22 +219,22 @@ class MetaHead(Head):
         return Pairs(rows[drawn], classes[drawn])
 
     def _cross_entropies(
-        self, squashed_GD: Tensor, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None
+        self, classified_GD: Tensor, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Shares of the cross-entropy of v_meta and, if asked for, of the direct feature; correct_B of v_meta."""
         knobs, G, norms_G = self.knobs, len(labels_G), direct_GD.norm(dim=1)
         weights = {"cross_entropy": 1.0}
-        x_ND, labels_N, norms_N = squashed_GD, labels_G, norms_G
+        x_ND, labels_N, norms_N = classified_GD, labels_G, norms_G
         if knobs.direct_weight:
             weights["direct"] = knobs.direct_weight
-            x_ND = torch.cat([squashed_GD, normalize(direct_GD)])
+            x_ND = torch.cat([classified_GD, normalize(direct_GD)])
             labels_N, norms_N = labels_G.repeat(2), norms_G.repeat(2)
         losses_N, correct_N = self.classify(x_ND * knobs.scale, labels_N, norms_N, chosen)
         shares = losses_N.view(-1, G).sum(1) / group.world_size() / (G if knobs.reduction == "mean" else 1)
         parts = {name: weight * share for (name, weight), share in zip(weights.items(), shares, strict=True)}
         return parts, collectives.own_rows(correct_N[:G])
 
-    def _centroid_loss(self, direct_GD: Tensor, meta_BD: Tensor, labels_G: Tensor) -> Tensor:
+    def _centroid_loss(self, direct_GD: Tensor, meta_BD: Tensor, labels_G: Tensor) -> losses.CentroidLoss:
         knobs, centroids_kD = self.knobs, self.memory.centroids
         weight, margin = knobs.centroid_weight, knobs.centroid_margin
         if knobs.centroid_loss == "paper":

@@ -27,6 +27,7 @@ def measure(head: Head, seen: Seen | None) -> dict[str, float]:
     selector            mean |e|
     retrieved_classes   distinct classes that weigh most in the images' reads; batch_classes: distinct labels
     reach_10, _50, _90  quantiles of γ
+    hinge_active        share of the images within the hinge of the centroid loss; the released one has one for all
     memory_share        ‖e⊗m‖ / (‖v‖ + ‖e⊗m‖), on average: how much of the embedding's length the memory may make
     temperature         of cosine retrieval
     Four collectives of O(G) numbers and one product of G x k x D.
@@ -37,12 +38,20 @@ def measure(head: Head, seen: Seen | None) -> dict[str, float]:
     direct_BD = seen.direct_GD.tensor_split(ranks)[rank]
     memory_B = (seen.concept_BD * seen.memory_BD).norm(dim=1)
     share_B = memory_B / (direct_BD.norm(dim=1) + memory_B).clamp(min=1e-12)
-    figures_G3 = collectives.gather(torch.stack([seen.concept_BD.abs().mean(1), share_B, seen.reach_B], 1)).double()
-    low, middle, high = torch.quantile(figures_G3[:, 2], figures_G3.new_tensor([0.1, 0.5, 0.9])).tolist()
-    values = {"selector": figures_G3[:, 0].mean().item(), "memory_share": figures_G3[:, 1].mean().item()}
-    values |= {"reach_10": low, "reach_50": middle, "reach_90": high}
+    selector_B, reach_B = seen.concept_BD.abs().mean(1), seen.reach_B
+    hinge_B = torch.zeros_like(reach_B) if seen.hinge_B is None else seen.hinge_B.to(reach_B.dtype)
+    figures_G4 = collectives.gather(torch.stack([selector_B, share_B, reach_B, hinge_B], 1)).double()
+    low, middle, high = torch.quantile(figures_G4[:, 2], figures_G4.new_tensor([0.1, 0.5, 0.9])).tolist()
+    selector, share, _, hinge = figures_G4.mean(0).tolist()
+    values = {"reach_10": low, "reach_50": middle, "reach_90": high}
+    if head.knobs.memory:
+        values["memory_share"] = share
+        if head.knobs.selector != "one":
+            values["selector"] = selector
+    if seen.hinge_B is not None:
+        values["hinge_active"] = hinge
     values["batch_classes"] = len(seen.labels_G.unique())
-    if head.memory.retrieval != "mean":
+    if head.memory.retrieves:
         values["retrieved_classes"] = len(head.memory.retrieved(seen.direct_GD, seen.temperature).unique())
     if seen.temperature is not None:
         values["temperature"] = seen.temperature.item()
@@ -86,5 +95,10 @@ def warnings(values: dict[str, float]) -> dict[str, str]:
         found["collapsed"] = (
             f"retrieval has collapsed: images of {classes:.0f} classes read {retrieved:.0f} of them; "
             'try head.retrieval="cosine"'
+        )
+    if values.get("hinge_active") == 0:
+        found["inert"] = (
+            "the hinge of the centroid loss is zero for every image of the batch: equation 9 teaches nothing so, the "
+            "released loss only attracts; try head.centroid_margin beyond the distances that it is compared with"
         )
     return found

@@ -1,4 +1,4 @@
-"""Cross-entropy over class shards, and the centroid losses (equations 7 to 9).
+"""Cross-entropy over class shards, what is made of it for long tails, and the centroid losses (equations 7 to 9).
 
 G: images of all ranks, D: embedding size, K: classes, k: classes of this rank.
 N: rows of scores (G, or several times G).
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from facelt.errors import UserError
 from facelt.head.blocked import BLOCK, gradient_of, take_rows
 from facelt.head.classifier import Scores
 from facelt.parallel import collectives, group
@@ -39,6 +40,34 @@ def cross_entropy(scores: Scores, own: Tensor) -> CrossEntropy:
     reference_N = torch.maximum(best_N, own_N.detach())
     z_N = (sum_RN * torch.exp(top_RN - reference_N)).sum(0) + torch.exp(own_N - reference_N)
     return CrossEntropy(reference_N + torch.log(z_N) - own_N, table_R4N[:, 3].amax(0).detach() >= best_N)
+
+
+def focal(losses_N: Tensor, gamma: float) -> Tensor:
+    """(1 - p)^γ · (-log p) of each row (Lin et al. 2017), p = e^(-loss) being the own class's softmax probability."""
+    # Where p rounds to 1, a power below 1 would have an infinite slope.
+    missed_N = -torch.expm1(-losses_N)
+    return missed_N.clamp(min=torch.finfo(losses_N.dtype).tiny).pow(gamma) * losses_N
+
+
+def log_prior(counts_K: Tensor, partition: Partition) -> Tensor:
+    """log(n_k / N) of this rank's classes, with n_k of the N images of the training set of class k.
+
+    counts_K: of all classes, int64, the same on all ranks. Raises UserError that names the first class without images.
+    """
+    empty = torch.nonzero(counts_K == 0).flatten()
+    if len(empty):
+        raise UserError(
+            f"class {empty[0]} has no image, so its prior is zero: drop the empty identities from the set, "
+            'or take another "loss"'
+        )
+    return torch.log(counts_K[slice(*partition.bounds())].double() / counts_K.sum()).to(torch.get_default_dtype())
+
+
+class CentroidLoss(NamedTuple):
+    """loss: this rank's share. hinge_B: whether the hinge is above zero, for each of this rank's images."""
+
+    loss: Tensor
+    hinge_B: Tensor
 
 
 class _CentroidLoss(torch.autograd.Function):
@@ -87,7 +116,7 @@ def released_centroid_loss(
     weight: float,
     margin: float,
     pull: str | None = "released",
-) -> Tensor:
+) -> CentroidLoss:
     """weight · (Σ‖f-c_y‖²/2G + 0.01·max(0, margin - Σ_{k≠y}‖f-c_k‖²/GK)), as released. This rank's share.
 
     features_GD: gathered features, labels_G: their classes. The attracting part moves the centroids by `pull`:
@@ -100,7 +129,8 @@ def released_centroid_loss(
     attract, distances = _CentroidLoss.apply(features_GD, centroids_kD, rows, columns, weight, pull)
     total = collectives.gather_alike(distances).sum()
     repel = (margin - total / (len(labels_G) * partition.num_classes)).clamp(min=0)
-    return attract + weight * 0.01 * repel / group.world_size()
+    loss = attract + weight * 0.01 * repel / group.world_size()
+    return CentroidLoss(loss, (repel.detach() > 0).expand(len(labels_G) // group.world_size()))
 
 
 class _DistanceSum(torch.autograd.Function):
@@ -139,7 +169,7 @@ def paper_centroid_loss(
     weight: float,
     margin: float,
     block: int = BLOCK,
-) -> Tensor:
+) -> CentroidLoss:
     """weight · Σ_g max(0, ‖v-c_y‖ - Σ_{k≠y}‖v-c_k‖ + margin): equations 7 and 9, unsquared. This rank's share.
 
     features_GD: gathered meta-embeddings. The gradient is the plain one, to the features and to the centroids where
@@ -148,4 +178,5 @@ def paper_centroid_loss(
     rows, columns = partition.own(labels_G)
     own = torch.linalg.vector_norm(features_GD[rows] - take_rows(centroids_kD, columns), dim=1)
     hinge_G = -_DistanceSum.apply(features_GD, centroids_kD, block).index_add(0, rows, -2 * own)
-    return weight * (collectives.scatter_sum(hinge_G) + margin).clamp(min=0).sum()
+    hinge_B = (collectives.scatter_sum(hinge_G) + margin).clamp(min=0)
+    return CentroidLoss(weight * hinge_B.sum(), hinge_B.detach() > 0)

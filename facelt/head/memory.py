@@ -100,6 +100,7 @@ class CentroidMemory(nn.Module):
         "hallucinator"  o = softmax(T_hal(v)) as released or o = T_hal(v) as equation 1 has it; T_hal = Linear(D -> K)
         "cosine"        o = softmax(t·cos(v, c_i)) with a learned temperature t: no parameters of its own
         "mean"          o = 1/K: a control; what survives it is not memory
+        "none"          o = 0: the memory is there for the reach and the centroid loss alone
     centroid_gradient: whether the read and the reach pass gradient to the centroids ("alternately" in section 3.3
     can be read so); released: they do not. products: the dtype of the operands of matrix products; None: the query's.
     """
@@ -156,6 +157,11 @@ class CentroidMemory(nn.Module):
             memory_BD = memory_BD / s_B1.clamp(min=torch.finfo(s_B1.dtype).tiny)
         return MemoryRead(memory_BD, nearest_BD)
 
+    @property
+    def retrieves(self) -> bool:
+        """Whether an image decides what it reads."""
+        return self.retrieval in ("hallucinator", "cosine")
+
     def _seen_centroids(self) -> Tensor:
         return self.centroids if self.centroid_gradient else self.centroids.detach()
 
@@ -174,9 +180,9 @@ class CentroidMemory(nn.Module):
         self, features_GD: Tensor, temperature: Tensor | None, masked: Pairs | None, chosen: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """m, s and a of `_BlockedRead`; for the control, every class counts alike."""
-        if self.retrieval == "mean":
+        if self.retrieval in ("mean", "none"):
             G = len(features_GD)
-            total_D = self.centroids.detach().sum(0)
+            total_D = self.centroids.detach().sum(0) * (self.retrieval == "mean")
             return total_D.new_zeros(G), total_D.new_full((G,), self.partition.size), total_D.expand(G, -1)
         query_GD, keys = self._query(features_GD, temperature)
         blocks = self._blocks(query_GD, chosen, masked)

@@ -3,6 +3,7 @@
 B: images of this rank in a micro-batch, G: of all ranks, S: side of the images.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +16,16 @@ from torch import Tensor
 from facelt.config import FaceltConfig, StageConfig
 from facelt.errors import one_line
 from facelt.images.dali import DRAWS, Decoding, ImagePipeline
-from facelt.images.sampling import ClassAwareSampler, UniformSampler, augmentation_seeds, local, step_seed, uniforms
+from facelt.images.sampling import (
+    ClassAwareSampler,
+    DeferredSampler,
+    Sampler,
+    UniformSampler,
+    augmentation_seeds,
+    local,
+    step_seed,
+    uniforms,
+)
 from recordio_tools.dataset import RecordDataset
 
 
@@ -38,7 +48,7 @@ class RankPlan:
     micro_batches: of one step. first_step, steps: the first step that is asked for, and one past the last.
     """
 
-    sampler: UniformSampler | ClassAwareSampler
+    sampler: Sampler
     seed: int
     rank: int
     ranks: int
@@ -68,13 +78,15 @@ class RankPlan:
         return local(batch.reshape(self.micro_batches, -1)[part], self.rank, self.ranks, self.sampler.group)
 
 
-def make_sampler(
-    knobs: StageConfig, dataset: RecordDataset, global_batch: int, seed: int
-) -> UniformSampler | ClassAwareSampler:
+def make_sampler(knobs: StageConfig, dataset: RecordDataset, global_batch: int, seed: int) -> Sampler:
     """The order of a stage's images. Raises UserError where the set or the batch does not suit its sampler."""
+    uniform = UniformSampler(dataset.labels, global_batch, seed)
     if knobs.sampler == "uniform":
-        return UniformSampler(dataset.labels, global_batch, seed)
-    return ClassAwareSampler(dataset.labels, global_batch, seed, knobs.images_per_class, dataset.num_classes)
+        return uniform
+    by_class = ClassAwareSampler(dataset.labels, global_batch, seed, knobs.images_per_class, dataset.num_classes)
+    if not knobs.class_aware_from:
+        return by_class
+    return DeferredSampler(uniform, by_class, math.ceil(knobs.class_aware_from * len(dataset) / global_batch))
 
 
 class Feed:

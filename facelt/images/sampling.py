@@ -85,6 +85,27 @@ class ClassAwareSampler:
         return self._by_class[self._start[class_] + place].ravel()
 
 
+class DeferredSampler:
+    """One sampler before a step, another from it on, which begins there with its first batch: deferred re-sampling
+    (Cao et al. 2019). Both have the same global batch.
+
+    first_step: of `later`.
+    """
+
+    def __init__(self, earlier: UniformSampler, later: ClassAwareSampler, first_step: int) -> None:
+        self.global_batch, self.group = later.global_batch, later.group
+        self._earlier, self._later, self._first_step = earlier, later, first_step
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Images of the global batch of a step: int64 of shape G."""
+        if step < self._first_step:
+            return self._earlier.indices(step)
+        return self._later.indices(step - self._first_step)
+
+
+Sampler = UniformSampler | ClassAwareSampler | DeferredSampler
+
+
 class SequentialSampler:
     """Every image once, in order; the last batch is filled up with the last image.
 

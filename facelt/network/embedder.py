@@ -31,9 +31,11 @@ class Embedder(nn.Module):
         self.backbone = backbone.build(b.name, b.width, b.stem, b.batch_norm)
         self.attention: nn.Module = nn.Identity()
         if meta and config.head.attention:
-            self.attention = ModulatedAttention(self.backbone.channels, *self._map_size(config.image_size))
+            size = self._map_size(config.image_size)
+            self.attention = ModulatedAttention(self.backbone.channels, *size, config.head.attention_on)
         self.neck = backbone.Neck(self.backbone.channels, config.embedding_size, b.neck, self.backbone.norm_layer)
-        self.selector = ConceptSelector(config.embedding_size, config.head.selector) if meta else None
+        selector = config.head.selector if config.head.memory else "one"  # of a memory that is not infused
+        self.selector = ConceptSelector(config.embedding_size, selector) if meta else None
         cosine = meta and config.head.retrieval == "cosine"
         self.temperature = Temperature(config.head.temperature) if cosine else None
 

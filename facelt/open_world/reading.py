@@ -58,7 +58,7 @@ def by_classifier(path: str, partition: Partition, device: torch.device) -> Read
         products=torch.bfloat16 if config.products == "bfloat16" else None,
     )
     if meta:
-        return Reading(prototypes, lambda v: v["squashed"] * config.head.scale)
+        return Reading(prototypes, lambda v: v[config.head.classify] * config.head.scale)
     if kind == "cosine":
         return Reading(prototypes, lambda v: normalize(v["direct"]) * config.plain_head.scale)
     return Reading(prototypes, lambda v: v["direct"])

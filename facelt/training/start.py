@@ -29,7 +29,7 @@ SAME = ("seed", "image_size", "embedding_size", *PIXEL_KNOBS)
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "width", "stem", "neck")
 # … and what of the meta head's.
-HEAD_SHAPE = ("attention", "retrieval", "selector", "centroid_update")
+HEAD_SHAPE = ("attention", "attention_on", "memory", "retrieval", "selector", "centroid_update")
 FILL_BATCH = 64  # images of a rank in a pass over the set
 
 
@@ -140,8 +140,10 @@ def _build(run: Run, stage: StageName) -> tuple[Embedder, Head]:
     embedder = Embedder(run.config, meta=stage == "meta").to(run.device)
     backbone = run.config.backbone
     switch(embedder.backbone, backbone.compile, backbone.channels_last, backbone.checkpointing)
-    head = (MetaHead if stage == "meta" else PlainHead)(run.config, run.partition).to(run.device)
-    return embedder, head
+    if stage == "meta":
+        return embedder, MetaHead(run.config, run.partition).to(run.device)
+    counts_K = torch.from_numpy(np.bincount(run.dataset.labels, minlength=run.partition.num_classes))
+    return embedder, PlainHead(run.config, run.partition, counts_K).to(run.device)
 
 
 def _engine(run: Run, stage: StageName, embedder: Embedder, head: Head) -> Engine:

@@ -1,6 +1,7 @@
-"""The whole meta head in plain float64 torch, straight from the equations: no shards, no blocks, no own gradients."""
+"""Both heads in plain float64 torch, straight from the equations: no shards, no blocks, no own gradients."""
 
 import math
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -84,10 +85,11 @@ def meta_objective(
     p: hallucinator weight and bias (hw, hb), centroids (c), classifier weights (w), temperature (t).
     """
     c = p["c"] if knobs["centroid_gradient"] else p["c"].detach()
-    infused = f + e * memory_read(f, p, c, knobs, masked)
-    meta = infused * (knobs["reach_scale"] / reach(f, c))[:, None]
+    infused = f + e * memory_read(f, p, c, knobs, masked) if knobs["memory"] else f
+    meta = infused * (knobs["reach_scale"] / reach(f, c))[:, None] if knobs["reach"] else infused
+    classified = meta if knobs["classify"] == "meta" else squash(meta, knobs["squash"])
     parts = {}
-    for name, x in (("cross_entropy", squash(meta, knobs["squash"])), ("direct", F.normalize(f))):
+    for name, x in (("cross_entropy", classified), ("direct", F.normalize(f))):
         logits = cosine_logits(x, p["w"], knobs["scale"])
         r = knobs["scale"] * x.norm(dim=1)
         logits = with_margin(logits, y, r, knobs["margin"], knobs["margin_size"])
@@ -99,4 +101,53 @@ def meta_objective(
         parts["centroid"] = paper_centroid_loss(meta, y, moved, weight, margin)
     else:
         parts["centroid"] = released_centroid_loss(f, y, moved, weight, margin)
+    return parts
+
+
+def focal(logits: Tensor, y: Tensor, gamma: float) -> Tensor:
+    """Lin et al. 2017: the mean of -(1-p)^γ·log p over the images, p the own class's probability."""
+    p = torch.softmax(logits, 1)[torch.arange(len(y)), y]
+    return (-((1 - p) ** gamma) * p.log()).mean()
+
+
+def lifted(f: Tensor, y: Tensor, margin: float) -> Tensor:
+    """Song et al. 2016, pair by pair."""
+    distance = lambda i, j: (f[i] - f[j]).norm()  # noqa: E731
+    hinges = []
+    for i, j in combinations(range(len(f)), 2):
+        if y[i] == y[j]:
+            others = [torch.exp(margin - distance(a, k)) for a in (i, j) for k in range(len(f)) if y[k] != y[a]]
+            hinges.append((sum(others).log() + distance(i, j)).clamp(min=0) ** 2)
+    return sum(hinges) / (2 * len(hinges))
+
+
+def range_loss(f: Tensor, y: Tensor, margin: float, pairs: int) -> Tensor:
+    """Zhang et al. 2017, class by class; its two parts weighted alike."""
+    classes = y.unique()
+    within = torch.zeros((), dtype=f.dtype)
+    for k in classes:
+        distances = sorted(((a - b).square().sum() for a, b in combinations(f[y == k], 2)), reverse=True)[:pairs]
+        if distances:
+            within = within + len(distances) / sum(1 / d for d in distances)
+    centres = [f[y == k].mean(0) for k in classes]
+    nearest = min((a - b).square().sum() for a, b in combinations(centres, 2))
+    return within + (margin - nearest).clamp(min=0)
+
+
+def plain_objective(p: dict[str, Tensor], f: Tensor, y: Tensor, knobs: dict, counts: Tensor) -> dict[str, Tensor]:
+    """The parts of the plain head's objective. p: classifier weights and bias (w, hb). counts: training images, K."""
+    if knobs["classifier"] == "cosine":
+        logits = cosine_logits(F.normalize(f), p["w"], knobs["scale"])
+    else:
+        logits = f @ p["w"].T + p["hb"]
+    if knobs["loss"] == "balanced_softmax":
+        logits = logits + counts.double().log()
+    if knobs["loss"] == "logit_adjusted":
+        logits = logits + knobs["tau"] * (counts.double() / counts.sum()).log()
+    loss = focal(logits, y, knobs["focal_gamma"]) if knobs["loss"] == "focal" else F.cross_entropy(logits, y)
+    parts = {knobs["loss"]: loss}
+    if knobs["metric"] == "lifted":
+        parts["lifted"] = knobs["metric_weight"] * lifted(f, y, knobs["metric_margin"])
+    if knobs["metric"] == "range":
+        parts["range"] = knobs["metric_weight"] * range_loss(f, y, knobs["metric_margin"], knobs["range_pairs"])
     return parts

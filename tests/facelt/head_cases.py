@@ -1,4 +1,4 @@
-"""A small meta head, sharded and dense: the same batch through both, for each knob that changes the numbers."""
+"""Small heads, sharded and dense: the same batch through both, for each knob that changes the numbers."""
 
 import dense
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from ranks import run_ranks
 
 from facelt.config import FaceltConfig
-from facelt.head.heads import MetaHead
+from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.embedder import Embedded
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
@@ -126,4 +126,69 @@ CASES = [
     (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
     (13, "released", True, {"margin": "cosface", "margin_size": 0.35, "centroid_update": "refresh"}),
     (10, "released", True, {"retrieval": "mean"}),
+    (7, "released", False, {"memory": False, "centroid_gradient": True}),
+    (10, "paper", True, {"reach": False}),
+    (13, "facelt", True, {"reach": False, "classify": "meta", "scale": 2}),
+    (7, "paper", True, {"memory": False, "reach": False, "classify": "meta", "centroid_gradient": False}),
 ]
+
+PLAIN_CASES = [
+    (7, {}),
+    (13, {"classifier": "cosine", "scale": 4}),
+    (13, {"loss": "focal"}),
+    (10, {"loss": "focal", "focal_gamma": 0.5, "classifier": "cosine", "scale": 8, "margin": "none"}),
+    (7, {"loss": "balanced_softmax"}),
+    (13, {"loss": "balanced_softmax", "classifier": "cosine", "scale": 4}),
+    (10, {"loss": "logit_adjusted", "tau": 1.5}),
+    (13, {"metric": "lifted", "metric_weight": 0.3, "metric_margin": 2}),
+    (13, {"metric": "range", "metric_weight": 0.3, "metric_margin": 1000}),  # two centres within the margin
+    (10, {"metric": "range", "range_pairs": 3, "loss": "logit_adjusted", "classifier": "cosine", "scale": 4}),
+]
+
+
+def plain_config(knobs: dict, rate: float = 1) -> FaceltConfig:
+    return FaceltConfig.model_validate({"embedding_size": D, "plain_head": knobs, "plain": {"sample_rate": rate}})
+
+
+def counts_of(K: int) -> torch.Tensor:
+    """Training images of each class: a long tail."""
+    return 1 + 60 // torch.arange(1, K + 1)
+
+
+def plain_sharded(K: int, knobs: dict, block: int, rate: float = 1) -> dict:
+    torch.set_default_dtype(torch.float64)
+    x = inputs(K, False)
+    partition = Partition(K, group.rank(), group.world_size())
+    rows = slice(*partition.bounds())
+    head = PlainHead(plain_config(knobs, rate), partition, counts_of(K))
+    head.classifier.block = block
+    shorts = {"weight": "w", "bias": "hb"}
+    head.classifier.load_state_dict({n: x[shorts[n]][rows] for n in head.classifier.state_dict()})
+    B = G // group.world_size()
+    f = x["f"][group.rank() * B : (group.rank() + 1) * B].clone().requires_grad_()
+    step = head(Embedded(f), x["y"], SEED)
+    step.loss.backward()
+    grads = {shorts[n]: p.grad for n, p in head.classifier.named_parameters()}
+    return {"loss": step.loss, "parts": step.parts, "correct": step.correct_B, "f": f.grad, **grads}
+
+
+def compare_plain(ranks: int, K: int, knobs: dict, rate: float = 1) -> None:
+    x, filled = inputs(K, False), plain_config(knobs).plain_head.model_dump()
+    taking = torch.ones(K, dtype=bool)
+    if rate < 1:
+        taking = torch.rand(K, generator=torch.Generator().manual_seed(SEED), dtype=torch.float32) < rate
+        taking[x["y"]] = True
+        assert not taking.all(), "the case must leave classes out"
+    leaves = {name: x[name].clone().requires_grad_() for name in ("f", "w", "hb")}
+    part = {name: leaves[name][taking] for name in ("w", "hb")}
+    parts = dense.plain_objective(part, leaves["f"], (taking.cumsum(0) - 1)[x["y"]], filled, counts_of(K)[taking])
+    sum(parts.values()).backward()
+    for block in (2, 4096):
+        got = run_ranks(ranks, plain_sharded, K, knobs, block, rate)
+        assert got[0]["parts"].keys() == parts.keys()
+        for name, part in parts.items():
+            assert sum(r["parts"][name] for r in got) == pytest.approx(part.item(), rel=1e-10, abs=1e-12)
+        assert sum(r["loss"] for r in got) == pytest.approx(sum(parts.values()).item(), rel=1e-10)
+        for name in leaves.keys() & got[0].keys():
+            whole = np.concatenate([r[name] for r in got])
+            np.testing.assert_allclose(whole, leaves[name].grad, rtol=1e-9, atol=1e-11, err_msg=name)

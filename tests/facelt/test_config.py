@@ -58,6 +58,17 @@ def test_a_knob_overrides_its_preset_and_a_configuration_survives_json(tmp_path)
     assert FaceltConfig.model_validate(json.loads(json.dumps(config.model_dump()))) == config
 
 
+@pytest.mark.parametrize("preset", ["released", "paper", "facelt"])
+def test_a_preset_leaves_out_what_a_switch_makes_idle(preset):
+    for switch in ({"memory": False}, {"reach": False}, {"classify": "meta"}, {"attention": False}):
+        config = FaceltConfig.model_validate({"preset": preset, "head": switch})
+        assert FaceltConfig.model_validate(config.model_dump()) == config
+    head = FaceltConfig.model_validate({"preset": preset, "head": {"memory": False}}).head
+    assert (head.retrieval, head.mask_own, head.selector) == ("hallucinator", 0, "released")
+    with_reach = FaceltConfig.model_validate({"preset": "paper", "head": {"memory": False}}).head
+    assert with_reach.reach_scale == 1, "what still does something stays the preset's"
+
+
 def test_set_reaches_the_block_and_deepspeed(tmp_path):
     path = write(tmp_path, {})
     overrides = ["plain.epochs=0.5", "ds.train_batch_size=16", "backbone.name=resnet10", "ds.optimizer.params.lr=1e-3"]
@@ -94,6 +105,25 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"plain_head": {"scale": 32}}, ["facelt.plain_head: scale needs", "cosine"]),
         ({"plain_head": {"classifier": "cosine", "margin_size": 0.3}}, ["facelt.plain_head: margin"]),
         ({"plain": {"sample_rate": 0}}, ["facelt.plain.sample_rate is 0"]),
+        ({"plain": {"class_aware_from": 2}}, ["facelt.plain: class_aware_from needs", "class_aware"]),
+        ({"meta": {"class_aware_from": 30}}, ["facelt.meta: class_aware_from 30", "epochs 30"]),
+        ({"plain_head": {"focal_gamma": 1}}, ["facelt.plain_head: focal_gamma needs", "focal"]),
+        ({"plain_head": {"loss": "balanced_softmax", "tau": 2}}, ["facelt.plain_head: tau needs", "logit_adjusted"]),
+        ({"plain_head": {"metric_margin": 2}}, ["facelt.plain_head: metric_margin needs", "lifted"]),
+        ({"plain_head": {"metric": "lifted", "range_pairs": 3}}, ["facelt.plain_head: range_pairs needs", "range"]),
+        (
+            {"plain_head": {"classifier": "cosine", "loss": "balanced_softmax", "margin": "cosface", "margin_size": 1}},
+            ["facelt.plain_head", "both shift the logits; take one"],
+        ),
+        ({"head": {"memory": False, "selector": "zero"}}, ["facelt.head: selector does nothing", '"memory": false']),
+        ({"head": {"memory": False, "mask_own": 0.5}}, ["facelt.head: mask_own does nothing", '"memory": false']),
+        ({"head": {"reach": False, "reach_scale": 1}}, ["facelt.head: reach_scale does nothing", '"reach": false']),
+        ({"head": {"classify": "meta", "squash": "paper"}}, ["facelt.head: squash does nothing", '"meta"']),
+        ({"head": {"attention": False, "attention_on": "features"}}, ["facelt.head: attention_on does nothing"]),
+        (
+            {"head": {"memory": False, "reach": False, "centroid_gradient": True, "centroid_update": "gradient"}},
+            ["facelt.head: centroid_gradient does nothing"],
+        ),
     ],
 )
 def test_a_mistake_in_the_block_is_one_line(tmp_path, block, words):

@@ -80,6 +80,28 @@ def test_memory_starts_at_the_class_means_and_the_hallucinator_at_the_plain_clas
     np.testing.assert_allclose(memory["memory.centroids"], means, rtol=1e-4, atol=1e-5)
 
 
+def test_a_prior_a_metric_loss_and_a_late_sampler_then_a_head_with_its_parts_off(config, data, tmp_path):
+    run = tmp_path / "run"
+    knobs = {"plain_head.loss": "logit_adjusted", "plain_head.metric": "range", "plain.epochs": 1}
+    knobs |= {"plain.sampler": "class_aware", "plain.images_per_class": 2, "plain.class_aware_from": 0.5}
+    knobs |= {"head.memory": "false", "head.reach": "false", "head.classify": "meta", "head.attention_on": "features"}
+    assert train.main([*command(config, data, run, *(f"--set={k}={v}" for k, v in knobs.items()))[1:]]) == 0
+    plain, meta = ([line for line in metrics(run) if line["stage"] == stage] for stage in ("plain", "meta"))
+    assert {"logit_adjusted", "range", "accuracy"} <= set(plain[-1])
+    assert {"cross_entropy", "centroid", "hinge_active", "reach_50"} <= set(meta[-1])
+    assert not {"selector", "memory_share", "retrieved_classes"} & set(meta[-1])
+    rows = load_file(checkpoint.latest(run, "meta") / "classes-00000-of-00001.safetensors")
+    assert not [name for name in rows if "hallucinator" in name]
+
+    from facelt import evaluate, extract
+
+    sets = ["--checkpoint", str(run), "--data", str(data), "--output"]
+    assert evaluate.main([*sets, str(tmp_path / "read"), "--train", str(data), "--draws", "20"]) == 0
+    with pytest.raises(SystemExit) as left:
+        extract.main([*sets, str(tmp_path / "control"), "--embedding", "meta", "--memory", "mean"])
+    assert left.value.code == 2
+
+
 def test_the_preset_facelt_starts_at_the_centroids_and_they_follow(config, data, tmp_path):
     run = tmp_path / "run"
     gently = ["--set", "preset=facelt", "--set", "meta.lr_scale=0.1"]

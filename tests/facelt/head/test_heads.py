@@ -4,7 +4,19 @@ import dense
 import numpy as np
 import pytest
 import torch
-from head_cases import CASES, HALLUCINATOR, SEED, D, G, compare, head_of, inputs
+from head_cases import (
+    CASES,
+    HALLUCINATOR,
+    PLAIN_CASES,
+    SEED,
+    D,
+    G,
+    compare,
+    compare_plain,
+    head_of,
+    inputs,
+    plain_config,
+)
 from ranks import run_ranks
 
 from facelt.config import FaceltConfig
@@ -135,6 +147,25 @@ def test_plain_head_is_linear_and_cross_entropy(ranks, K):
     np.testing.assert_array_equal(np.concatenate([r["correct"] for r in got]), (logits.argmax(1) == x["y"]).numpy())
     for name, leaf in leaves.items():
         np.testing.assert_allclose(np.concatenate([r[name] for r in got]), leaf.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("K, knobs", PLAIN_CASES)
+def test_plain_head_is_the_dense_head(ranks, K, knobs):
+    compare_plain(ranks, K, knobs)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_prior_beside_a_sample_of_the_classes(ranks):
+    compare_plain(ranks, 13, {"loss": "logit_adjusted", "classifier": "cosine", "scale": 4}, rate=0.3)
+
+
+def test_a_prior_is_not_saved_and_needs_an_image_of_each_class():
+    config = plain_config({"loss": "balanced_softmax"})
+    head = PlainHead(config, Partition(3), torch.tensor([1, 2, 5]))
+    assert head.state_dict().keys() == {"classifier.weight", "classifier.bias"}
+    with pytest.raises(ValueError, match="class 1 has no image, so its prior is zero"):
+        PlainHead(config, Partition(3), torch.tensor([1, 0, 5]))
 
 
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])

@@ -23,14 +23,14 @@ def inputs() -> dict[str, torch.Tensor]:
     return {"c": c, "f": f, "y": y, "e": torch.tanh(torch.randn(G, D, generator=g))}
 
 
-def measured(retrieval: str) -> dict:
+def measured(retrieval: str, **knobs) -> dict:
     x = inputs()
     partition = Partition(K, group.rank(), group.world_size())
-    config = FaceltConfig.model_validate({"embedding_size": D, "head": {"retrieval": retrieval}})
+    config = FaceltConfig.model_validate({"embedding_size": D, "head": {"retrieval": retrieval, **knobs}})
     head = MetaHead(config, partition)
     with torch.no_grad():
         head.memory.centroids.copy_(x["c"][slice(*partition.bounds())])
-        if retrieval == "hallucinator":
+        if head.memory.retrieval == "hallucinator":
             head.memory.hallucinator_weight.copy_(3 * x["c"][slice(*partition.bounds())])
     mine = slice(group.rank() * G // group.world_size(), (group.rank() + 1) * G // group.world_size())
     output = head(Embedded(x["f"][mine], x["e"][mine], torch.tensor([8.0])), x["y"])
@@ -46,6 +46,7 @@ def test_figures_by_hand(ranks, retrieval):
     o = {"hallucinator": f @ (3 * c).T, "cosine": 8 * cosine, "mean": torch.zeros(G, K)}[retrieval].double()
     memory = (e * (torch.softmax(o, 1) @ c)).norm(dim=1)
     reach = torch.cdist(f, c).min(1).values
+    off = (f[:, None] - c).square().sum(2).masked_fill(torch.nn.functional.one_hot(y, K).bool(), 0)
     apart = size = 0.0
     for k in (0, 2, 5, 6):  # class 1 has one image
         of_k = f[y == k]
@@ -58,6 +59,7 @@ def test_figures_by_hand(ranks, retrieval):
         "reach_10": np.quantile(reach, 0.1),
         "reach_50": np.quantile(reach, 0.5),
         "reach_90": np.quantile(reach, 0.9),
+        "hinge_active": float((10 - off.sum() / off.numel()) > 0),
         "batch_classes": 5,
         "temperature": 8,
         "memory_drift": (apart / size) ** 0.5,
@@ -66,6 +68,28 @@ def test_figures_by_hand(ranks, retrieval):
         want["retrieved_classes"] = len(o.argmax(1).unique())
     for got in run_ranks(ranks, measured, retrieval):
         assert got == pytest.approx({name: float(value) for name, value in want.items()}, rel=1e-4)
+
+
+def within_hinge(margin: float) -> dict:
+    paper = {"centroid_loss": "paper", "centroid_update": "gradient", "centroid_margin": margin}
+    return measured("hallucinator", **paper, memory=False, reach=False)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_share_of_images_within_the_hinge_of_equation_9(ranks):
+    x = {name: t.double() if t.is_floating_point() else t for name, t in inputs().items()}
+    distances = torch.cdist(x["f"], x["c"])  # without memory and reach, v_meta is the direct feature
+    own = distances[torch.arange(G), x["y"]]
+    margins = (distances.sum(1) - 2 * own).sort().values
+    margin = float(margins[3] + margins[4]) / 2  # between the fourth and the fifth image
+    for got in run_ranks(ranks, within_hinge, margin):
+        assert got["hinge_active"] == pytest.approx(4 / G)
+        assert not {"selector", "memory_share", "retrieved_classes"} & got.keys(), "of a memory that is not read"
+
+
+def test_without_a_centroid_loss_there_is_no_hinge():
+    assert "hinge_active" not in measured("hallucinator", centroid_weight=0, selector="one")
+    assert "selector" not in measured("hallucinator", centroid_weight=0, selector="one"), "nothing selects"
 
 
 def test_a_plain_head_has_none():
@@ -82,6 +106,8 @@ def test_a_plain_head_has_none():
         ({"batch_classes": 32, "retrieved_classes": 1}, ["collapsed"]),
         ({"batch_classes": 4, "retrieved_classes": 1}, []),  # too few to tell
         ({"batch_classes": 32}, []),  # the control retrieves nothing
+        ({"hinge_active": 0.0}, ["inert"]),
+        ({"hinge_active": 0.1}, []),
     ],
 )
 def test_what_is_said(values, kinds):

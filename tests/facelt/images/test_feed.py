@@ -74,3 +74,14 @@ def test_an_image_that_does_not_decode_is_said_by_this_rank_in_one_line(dataset,
 def test_samplers_by_their_knobs(dataset):
     assert make_sampler(StageConfig(sampler="uniform"), dataset, 8, 0).group == 1
     assert make_sampler(StageConfig(sampler="class_aware", images_per_class=2), dataset, 8, 0).group == 2
+
+
+def test_class_aware_from_an_epoch_on(dataset):
+    knobs = {"sampler": "class_aware", "images_per_class": 2}
+    uniform, by_class = make_sampler(StageConfig(), dataset, 8, 0), make_sampler(StageConfig(**knobs), dataset, 8, 0)
+    deferred = make_sampler(StageConfig(**knobs, class_aware_from=1.5), dataset, 8, 0)
+    assert (deferred.group, deferred.global_batch) == (2, 8)
+    turn = next(step for step in range(99) if step * 8 >= 1.5 * len(dataset))  # steps before it are of earlier epochs
+    for step in reversed(range(turn + 4)):
+        want = uniform.indices(step) if step < turn else by_class.indices(step - turn)
+        np.testing.assert_array_equal(deferred.indices(step), want)

@@ -33,6 +33,14 @@ def test_is_the_formula_at_any_map_size(size):
     torch.testing.assert_close(block(f), formula(block, f), rtol=1e-10, atol=1e-12)
 
 
+def test_on_the_features_it_weights_them_by_one_map_over_positions():
+    block = ModulatedAttention(3, 2, 2, on="features").double()
+    assert {name.split(".")[0] for name in block.state_dict()} == {"fc_spatial"}
+    f = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    spatial = torch.softmax(f.flatten(1) @ block.fc_spatial.weight.T + block.fc_spatial.bias, 1).view(2, 1, 2, 2)
+    torch.testing.assert_close(block(f), f * (1 + spatial))
+
+
 def test_attention_learns_from_its_start():
     block = ModulatedAttention(4, 2, 2)
     block(torch.randn(3, 4, 2, 2)).square().sum().backward()

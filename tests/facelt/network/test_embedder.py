@@ -20,6 +20,12 @@ def test_stage_plain_gives_the_direct_feature_alone():
     assert temperature is None
 
 
+def test_without_a_memory_nothing_is_selected_from_it():
+    meta = embedder(meta=True, memory=False)
+    assert torch.equal(meta(torch.zeros(2, 3, 32, 32)).concept_BD, torch.ones(2, 16))
+    assert not any(name.startswith("selector") for name in meta.state_dict())
+
+
 @pytest.mark.parametrize("retrieval", ["hallucinator", "cosine"])
 def test_stage_meta_gives_concept_and_temperature_where_the_memory_takes_one(retrieval):
     _, concept, temperature = embedder(meta=True, retrieval=retrieval)(torch.zeros(2, 3, 32, 32))
@@ -27,7 +33,10 @@ def test_stage_meta_gives_concept_and_temperature_where_the_memory_takes_one(ret
     assert (temperature is None) == (retrieval == "hallucinator")
 
 
-@pytest.mark.parametrize("head", [{}, {"attention": False}, {"retrieval": "cosine"}])
+@pytest.mark.parametrize(
+    "head",
+    [{}, {"attention": False}, {"retrieval": "cosine"}, {"memory": False}, {"attention_on": "features"}],
+)
 def test_what_stage_meta_adds_is_what_stage_plain_lacks(head):
     plain, meta = embedder(meta=False), embedder(meta=True, **head)
     assert meta.meta_only_names() == meta.state_dict().keys() - plain.state_dict().keys()

@@ -23,6 +23,12 @@ def test_a_selector_that_starts_at_zero_lets_nothing_in_and_learns():
     torch.testing.assert_close(selector(1000 * v), selector(v))
 
 
+def test_a_selector_of_one_takes_all_and_learns_nothing():
+    selector = ConceptSelector(4, "one")
+    assert torch.equal(selector(torch.randn(3, 4)), torch.ones(3, 4))
+    assert not list(selector.parameters())
+
+
 def test_a_temperature_starts_where_it_is_told_and_stays_positive():
     temperature = Temperature(16.0)
     torch.testing.assert_close(temperature(), torch.tensor([16.0]))
