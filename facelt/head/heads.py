@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from facelt.config import FaceltConfig, StageConfig
+from facelt.config import FaceltConfig, StageConfig, StageName
 from facelt.head import class_sampling, losses, meta_embedding
 from facelt.head.blocked import Pairs
 from facelt.head.classifier import Classifier
@@ -78,6 +78,14 @@ class Head(nn.Module):
         learned = [p for p in self.parameters() if p.requires_grad]
         return [{"params": learned, "lr_scale": self.stage_knobs.classifier_lr}]
 
+    def scalars(self) -> dict[str, float]:
+        """What else a checkpoint keeps of the head, the same on all ranks."""
+        return self.margin.statistics()
+
+    def load_scalars(self, scalars: dict[str, float]) -> None:
+        """Load what `scalars` gave; what is missing keeps its start."""
+        self.margin.load_statistics(scalars)
+
     def after_step(self, applied: bool) -> None:
         """Called once the optimizer has stepped (applied) or skipped a step."""
 
@@ -90,20 +98,24 @@ class Head(nn.Module):
 class PlainHead(Head):
     """Stage plain: a linear or a cosine classifier, and cross-entropy."""
 
-    def __init__(self, config: FaceltConfig, partition: Partition) -> None:
+    def __init__(self, config: FaceltConfig, partition: Partition, stage: StageName = "plain") -> None:
         knobs = config.plain_head
         margin = Margin(knobs.margin, knobs.margin_size)
-        super().__init__(config, partition, knobs.classifier, margin, config.plain)
+        super().__init__(config, partition, knobs.classifier, margin, config.stage(stage))
         self.scale = knobs.scale
 
     def forward(self, embedded: Embedded, labels_G: Tensor, seed: int = 0) -> HeadOutput:
         """One step. seed: of the classes that are drawn, the same on all ranks."""
         direct_GD = collectives.gather(embedded.direct_BD)
         _, chosen = self.draw(seed, labels_G)
+        loss, correct_G = self.cross_entropy(direct_GD, labels_G, chosen)
+        return HeadOutput(loss, {"cross_entropy": loss.detach()}, collectives.own_rows(correct_G))
+
+    def cross_entropy(self, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """This rank's share of the classifier's loss, and correct_G."""
         x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * self.scale
         losses_G, correct_G = self.classify(x_GD, labels_G, direct_GD.norm(dim=1), chosen)
-        loss = losses_G.mean() / group.world_size()
-        return HeadOutput(loss, {"cross_entropy": loss.detach()}, collectives.own_rows(correct_G))
+        return losses_G.mean() / group.world_size(), correct_G
 
 
 class MetaHead(Head):

@@ -119,8 +119,8 @@ CASES = [
     (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
     (7, "paper", False, {}),  # beyond it
     (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
-    (13, "facelt", False, {}),
-    (10, "facelt", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
+    (13, "cosine", False, {}),
+    (10, "cosine", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
     (7, "released", True, {"mask_own": 0.5, "centroid_update": "gradient", "centroid_gradient": True}),
     (7, "paper", True, {"mask_own": 1, "direct_weight": 2}),
     (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
