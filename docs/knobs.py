@@ -15,7 +15,7 @@ from facelt import config
 
 PAGE = Path(__file__).parent / "training.md"
 BEGIN, END = "<!-- knobs: written by docs/knobs.py -->\n", "<!-- end of knobs -->\n"
-PRESETS = ("released", "paper", "facelt")
+PRESETS = ("released", "paper", "cosine")
 BOUNDS = {Ge: ("ge", "≥"), Gt: ("gt", ">"), Le: ("le", "≤"), Lt: ("lt", "<")}
 MEANINGS: dict[str, dict[str, str]] = {
     "facelt": {
@@ -27,7 +27,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "pixel_std": "likewise; with `backbone.init` 58.395, 57.12, 57.375",
         "embedding_size": "D, numbers of an embedding",
         "products": "type that operands of the heads' matrix products are rounded to; sums stay float32",
-        "preset": "where the defaults of `head` and of `meta.sampler` come from",
+        "preset": "where the defaults of `head` and of `meta.sampler` come from; `facelt`: stage memory comes second",
         "log_every": "steps between two lines in `metrics.jsonl`; a request to stop is heard there",
         "checkpoint_every": "steps between two checkpoints; the last step is always saved",
         "loader_threads": "decoding threads of each rank",
@@ -49,15 +49,15 @@ MEANINGS: dict[str, dict[str, str]] = {
         "jitter": "j: brightness, contrast and saturation are each multiplied by U(1 − j, 1 + j)",
         "grey": "probability of losing all colour",
     },
-    "plain and meta": {
-        "epochs": "length of the stage; an epoch is as many images as the set holds",
+    "plain, meta and memory": {
+        "epochs": "length of the stage; an epoch is as many images as the set holds; memory may have 0",
         "decay_every": "epochs between two drops of the learning rate",
         "decay": "factor of each drop",
         "warmup": "epochs over which the rate rises from zero",
         "lr_scale": "factor of `optimizer.params.lr` in this stage",
         "classifier_lr": "factor of that rate for classifier and hallucinator; 10 in the released stage 2",
         "centroid_lr": "factor of that rate for the centroids, where a gradient moves them",
-        "sampler": "every image once an epoch, or every class equally often; preset `facelt`: both `uniform`",
+        "sampler": "every image once an epoch, or every class equally often; preset `cosine`: all `uniform`",
         "class_aware_from": "with `class_aware`: before this epoch images are drawn uniformly (deferred re-sampling)",
         "images_per_class": "with `class_aware`: images of one class in a row; they stay on one rank",
         "sample_rate": "share of the classes outside the batch that take part in a step",
@@ -103,6 +103,14 @@ MEANINGS: dict[str, dict[str, str]] = {
         "memory_weight_decay": "of the centroids; null: the optimizer's",
         "attention": "modulated attention on the last map",
         "attention_on": "what MA(f) weights: the self-attention's map, or the features (figure 5c)",
+    },
+    "memory_head": {
+        "scale": "t of the logits t · cos(v, c) in training; what is read with is calibrated",
+        "weight": "of the loss by the memory, beside the classifier's",
+        "margin": "m, of the class with the fewest images, as a cosine",
+        "margin_power": "p of m_k = m · (n_min/n_k)^p",
+        "prior": "factor of log n_k, added to the logits of the memory in training",
+        "momentum": "share of the old centroid that is kept when a class is met",
     },
 }
 
@@ -152,9 +160,10 @@ def tables() -> str:
         "facelt": (["default"], default),
         "backbone": (["default"], default.backbone),
         "augment": (["default"], default.augment),
-        "plain and meta": (["plain", "meta"], default.plain, default.meta),
+        "plain, meta and memory": (["plain", "meta", "memory"], default.plain, default.meta, default.memory),
         "plain_head": (["default"], default.plain_head),
         "head": (list(PRESETS), *heads),
+        "memory_head": (["default"], default.memory_head),
     }
     return "\n".join(f"### Knobs of {block}\n\n{table(block, *part)}" for block, part in parts.items())
 

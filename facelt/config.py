@@ -66,7 +66,7 @@ class PlainHeadConfig(Block):
 
 class MetaHeadConfig(Block):
     """The meta head. The defaults are the authors' released code; `PRESETS["paper"]` is the equations as printed, and
-    `PRESETS["facelt"]` what `tests/bench/presets.py` favours.
+    `PRESETS["cosine"]` what `tests/bench/presets.py` favours.
 
     retrieval           what reads the memory: "hallucinator" (eq. 1), "cosine" to the centroids with a learned
                         temperature, or "mean", a control that reads the same from it for every image
@@ -176,6 +176,37 @@ def _check_margin(block: Any) -> Any:
     return block
 
 
+class MemoryHeadConfig(Block):
+    """Stage memory: stage plain goes on, and its memory is read as prototypes, with logits t·cos(v, c_k).
+
+    c_k are the means of the unit direct features of class k; in training they follow as moving averages, and the loss
+    is the classifier's, of `plain_head`, plus weight · CE(scale·(cos(v, c_k) - m_k·[k = y]) + prior·log n_k).
+
+    scale          t in training; what the memory is read with afterwards is calibrated
+    weight         of the loss by the memory
+    margin         m of the class with the fewest images, as a cosine
+    margin_power   m_k = margin · (n_min/n_k)^margin_power, n_k the training images of class k (Cao et al. 2019 have
+                   1/4); 0: the same for all
+    prior          of log n_k, added to the logits of the memory in training (Menon et al. 2021, Ren et al. 2020)
+    momentum       of the moving averages: c_k += (1 - momentum)·(mean of the batch's unit features of k - c_k)
+    """
+
+    scale: Positive = 16
+    weight: NonNegative = 0.5
+    margin: NonNegative = 0.5
+    margin_power: NonNegative = 0.25
+    prior: NonNegative = 0
+    momentum: Fraction = 0.9
+
+    @model_validator(mode="after")
+    def _agree(self) -> "MemoryHeadConfig":
+        if not self.margin:
+            _refuse(self, {"margin_power"}, "does nothing where margin is 0")
+        if not self.weight:
+            _refuse(self, {"scale", "margin", "margin_power", "prior"}, "does nothing where weight is 0")
+        return self
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "released": {},
     "paper": {
@@ -190,7 +221,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "centroid_gradient": True,
         "centroid_update": "gradient",
     },
-    "facelt": {
+    "cosine": {
         "retrieval": "cosine",
         "mask_own": 0.5,
         "selector": "zero",
@@ -247,7 +278,7 @@ class StageConfig(Block):
     authors' Places recipe does; the batch normalisation of what is frozen does not move.
     """
 
-    epochs: Positive = 30
+    epochs: NonNegative = 30
     decay_every: Positive = 10
     decay: Positive = 0.1
     warmup: NonNegative = 0
@@ -264,7 +295,7 @@ class StageConfig(Block):
     def _agree(self) -> "StageConfig":
         if self.sampler == "uniform":
             _refuse(self, {"class_aware_from"}, 'needs "sampler": "class_aware"')
-        if self.class_aware_from >= self.epochs:
+        if self.class_aware_from and self.class_aware_from >= self.epochs:
             raise ValueError(
                 f"class_aware_from {self.class_aware_from:g} is not before the end of the stage, at epochs "
                 f'{self.epochs:g}; make it smaller, or set "sampler": "uniform"'
@@ -277,15 +308,16 @@ Pixel = tuple[float, float, float]
 FACE_PIXELS = {"pixel_mean": (127.5, 127.5, 127.5), "pixel_std": (127.5, 127.5, 127.5)}
 IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 
-StageName = Literal["plain", "meta"]
-STAGES: tuple[StageName, ...] = ("plain", "meta")
+StageName = Literal["plain", "meta", "memory"]
+STAGES: tuple[StageName, ...] = ("plain", "meta", "memory")
 
-# Stage meta draws class by class as released; the preset facelt image by image (`tests/bench/presets.py`).
-_META_SAMPLERS = {"facelt": "uniform"}
+# Stage meta draws class by class as released; the preset cosine image by image (`tests/bench/presets.py`).
+_META_SAMPLERS = {"cosine": "uniform"}
 
 
 class FaceltConfig(Block):
-    """The whole block. preset: where the head's defaults come from; `head` overrides single knobs.
+    """The whole block. preset: where the meta head's defaults come from; `head` overrides single knobs. "facelt" has
+    stage memory in the place of stage meta.
 
     pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; where `backbone.init` names a file, the
     defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
@@ -301,13 +333,15 @@ class FaceltConfig(Block):
     pixel_std: tuple[Positive, Positive, Positive] = FACE_PIXELS["pixel_std"]
     embedding_size: Count = 512
     products: Literal["float32", "bfloat16"] = "float32"
-    preset: Literal["released", "paper", "facelt"] = "released"
+    preset: Literal["released", "paper", "cosine", "facelt"] = "released"
     backbone: BackboneConfig = BackboneConfig()
     augment: AugmentConfig = AugmentConfig()
     plain: StageConfig = StageConfig()
     meta: StageConfig = StageConfig(sampler="class_aware")
+    memory: StageConfig = StageConfig()
     plain_head: PlainHeadConfig = PlainHeadConfig()
     head: MetaHeadConfig = MetaHeadConfig()
+    memory_head: MemoryHeadConfig = MemoryHeadConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
     loader_threads: Count = 2
@@ -317,8 +351,12 @@ class FaceltConfig(Block):
         for name, pixels in IMAGENET_PIXELS.items() if self.backbone.init else ():
             if name not in self.model_fields_set:
                 object.__setattr__(self, name, pixels)  # a default that depends on another knob: not counted as set
-        if self.plain.centroid_lr != 1:
-            raise ValueError("plain.centroid_lr does nothing: stage plain has no centroids; leave it out")
+        for name, knobs in {"plain": self.plain, "meta": self.meta}.items():
+            if not knobs.epochs:
+                raise ValueError(f"{name}.epochs 0 trains nothing; expected a number above 0 (memory alone may have 0)")
+        for name, knobs in {"plain": self.plain, "memory": self.memory}.items():
+            if knobs.centroid_lr != 1:
+                raise ValueError(f"{name}.centroid_lr does nothing: no gradient moves centroids there; leave it out")
         if self.meta.centroid_lr != 1 and self.head.centroid_update in ("mean", "refresh"):
             raise ValueError(
                 f'meta.centroid_lr does nothing with "centroid_update": "{self.head.centroid_update}"; leave it out'
@@ -327,13 +365,19 @@ class FaceltConfig(Block):
 
     def stage(self, name: StageName) -> StageConfig:
         """The knobs of a stage."""
-        return self.plain if name == "plain" else self.meta
+        return {"plain": self.plain, "meta": self.meta, "memory": self.memory}[name]
+
+    @property
+    def stages(self) -> tuple[StageName, ...]:
+        """The stages of a whole run: what follows stage plain is the preset's."""
+        return ("plain", "memory" if self.preset == "facelt" else "meta")
 
     @model_validator(mode="before")
     @classmethod
     def _presets(cls, block: Any) -> Any:
         if isinstance(block, dict):
             preset = str(block.get("preset", "released"))
+            preset = "cosine" if preset == "facelt" else preset  # of a stage meta that is asked for
             meta = {"sampler": _META_SAMPLERS.get(preset, "class_aware")}
             own = {name: block.get(name, {}) for name in ("head", "meta")}
             idle = {knob for switch, knobs in IDLE.items() if _is_set(own["head"], *switch) for knob in knobs}

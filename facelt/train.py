@@ -1,4 +1,4 @@
-"""Train: stage plain, memory from class means, stage meta; run again it resumes where it stopped.
+"""Train: stage plain, then stage meta, or stage memory with preset facelt; run again it resumes where it stopped.
 
 deepspeed facelt/train.py --deepspeed_config jobs/ds.json --data DATA --output RUN
 """
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments().parse_args(argv)
     with one_line("facelt.train"):
         run = make_run(args)
-        stages = STAGES if args.stage is None else (args.stage,)
+        stages = run.config.stages if args.stage is None else (args.stage,)
         for stage in stages:
             start.check(run, stage)
         for stage in stages:
@@ -69,7 +69,9 @@ def arguments() -> Parser:
     parser.add_argument("--deepspeed_config", metavar="JSON", help="DeepSpeed's configuration with a block facelt")
     parser.add_argument("--data", help="folder with train.rec, train.idx and property (default: facelt.data)")
     parser.add_argument("--output", help="folder of the run: checkpoints, TensorBoard, metrics.jsonl")
-    parser.add_argument("--stage", choices=STAGES, help="one stage alone (default: plain, then meta)")
+    parser.add_argument(
+        "--stage", choices=STAGES, help="one stage alone (default: plain, then meta or, with preset facelt, memory)"
+    )
     parser.add_argument("--init", help="torchvision state dict of the backbone, such as an ImageNet ResNet-50")
     parser.add_argument("--start-from", metavar="RUN", help="start from the plain stage of another run")
     parser.add_argument(

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from facelt.config import FACE_PIXELS, Pixel
 from facelt.errors import UserError
 from facelt.head.heads import MetaHead
+from facelt.head.memory import CentroidMemory
 from facelt.images.dali import Decoding
 from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
@@ -67,7 +68,7 @@ def from_checkpoint(
     """Embeddings of a trained network; the class memory stays sharded over the ranks, which must all call alike.
 
     Those of a meta run have a column `reachability`, γ of equation 3: the distance of the direct feature to the nearest
-    centroid.
+    centroid. Those of a memory run have `cosine`, the highest one to a centroid.
 
     Args:
         path: a run, a stage of it, or a checkpoint.
@@ -84,7 +85,9 @@ def from_checkpoint(
     meta = state.stage == "meta"
     if embeddings != ("direct",) and not meta:
         asked = " ".join(embeddings)
-        raise UserError(f"--embedding {asked}: {folder} is of stage plain, which has only direct; give a meta run")
+        raise UserError(
+            f"--embedding {asked}: {folder} is of stage {state.stage}, which has only direct; give a meta run"
+        )
     if meta and memory and not state.config.head.memory:
         raise UserError(f'--memory {memory}: {folder} was trained with "memory": false and reads none; leave it out')
     embedder = Embedder(state.config, meta)
@@ -100,12 +103,25 @@ def from_checkpoint(
     recogniser = Recogniser(
         embed_plain, config.image_size, facts, embeddings, mean=config.pixel_mean, std=config.pixel_std
     )
-    if meta and embeddings == ("direct",) and not any(folder.glob("classes-*")):
-        group.say(f"{folder} has no memory with it: features are written without reachability.npy")
-        meta = False
-    if not meta:
+    with_memory = state.stage != "plain"
+    if with_memory and embeddings == ("direct",) and not any(folder.glob("classes-*")):
+        group.say(f"{folder} has no memory with it: features are written without what it says of them")
+        with_memory = False
+    if not with_memory:
         return recogniser
     partition = Partition(state.num_classes, group.rank(), group.world_size())
+    if state.stage == "memory":
+        prototypes = CentroidMemory(partition, config.embedding_size, retrieval="cosine")
+        rows = group.together(checkpoint.read_rows, folder, partition, {"memory.centroids"})
+        prototypes.load_state_dict({"centroids": rows["memory.centroids"]})
+        prototypes.to(device)
+
+        def embed_beside_prototypes(images_B3SS: Tensor) -> Recognised:
+            direct_BD = embedder(images_B3SS).direct_BD
+            highest_G = prototypes.highest_cosine(collectives.gather(direct_BD))
+            return Recognised([direct_BD], {"cosine": collectives.own_rows(highest_G)})
+
+        return replace(recogniser, embed=embed_beside_prototypes)
     # Where nothing but γ is wanted of the memory, its mean is read: that costs no product.
     head = MetaHead(state.config, partition, "mean" if embeddings == ("direct",) else memory)
     names = head.state_dict().keys()
@@ -123,14 +139,14 @@ def from_checkpoint(
 
 
 def memory_of(path: str | Path) -> tuple[Tensor, dict[str, Any]]:
-    """The whole memory of a meta run, K x D centroids in the space of its direct features, and facts for meta.json.
+    """The whole memory of a run, K x D centroids in the space of its direct features, and facts for meta.json.
 
     Raises UserError where there is no checkpoint, or it is of stage plain.
     """
     folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
-    if state.stage != "meta":
-        raise UserError(f"--memory-set: {folder} is of stage plain, which has no memory; give a meta run")
+    if state.stage == "plain":
+        raise UserError(f"--memory-set: {folder} is of stage plain, which has no memory; give a meta or a memory run")
     rows = checkpoint.read_rows(folder, Partition(state.num_classes), {"memory.centroids"})
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step, "embedding": "centroids"}
     return rows["memory.centroids"], facts

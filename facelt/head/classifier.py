@@ -69,6 +69,13 @@ class _BlockedScores(torch.autograd.Function):
         return dx_GD, None, None, None
 
 
+def softmax_scores(x_GD: Tensor, keys: Keys, blocks: ClassBlocks) -> Scores:
+    """What a softmax over all classes needs of the scores that `keys` give. blocks: with each row's own class."""
+    assert blocks.pairs is not None
+    top_G, sum_G, own = _BlockedScores.apply(x_GD, keys.weight_kD, keys, blocks)
+    return Scores(top_G, sum_G, own, blocks.pairs.rows)
+
+
 def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> Tensor:
     """U(-bound, bound) rows for this rank's classes: the same for a class at any number of ranks."""
     start, stop = partition.bounds()
@@ -116,10 +123,8 @@ class Classifier(nn.Module):
 
         chosen: the classes that take part (`class_sampling.choose`), own classes among them; None for all.
         """
-        rows, columns = self.partition.own(labels_G)
         inverse_norm_k = inverse_norms(self.weight) if self.kind == "cosine" else None
         keys = Keys(self.weight, self.bias, inverse_norm_k, self.offset_k)
         products = self.products or x_GD.dtype
-        blocks = ClassBlocks(self.partition.size, products, chosen, Pairs(rows, columns), self.block)
-        top_G, sum_G, own = _BlockedScores.apply(x_GD, self.weight, keys, blocks)
-        return Scores(top_G, sum_G, own, rows)
+        blocks = ClassBlocks(self.partition.size, products, chosen, Pairs(*self.partition.own(labels_G)), self.block)
+        return softmax_scores(x_GD, keys, blocks)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from facelt.config import FaceltConfig, StageConfig
+from facelt.config import FaceltConfig, StageConfig, StageName
 from facelt.head import class_sampling, losses, meta_embedding, metric_losses
 from facelt.head.blocked import Pairs
 from facelt.head.classifier import Classifier
@@ -82,6 +82,14 @@ class Head(nn.Module):
         learned = [p for p in self.parameters() if p.requires_grad]
         return [{"params": learned, "lr_scale": self.stage_knobs.classifier_lr}]
 
+    def scalars(self) -> dict[str, float]:
+        """What else a checkpoint keeps of the head, the same on all ranks."""
+        return self.margin.statistics()
+
+    def load_scalars(self, scalars: dict[str, float]) -> None:
+        """Load what `scalars` gave; what is missing keeps its start."""
+        self.margin.load_statistics(scalars)
+
     def after_step(self, applied: bool) -> None:
         """Called once the optimizer has stepped (applied) or skipped a step."""
 
@@ -97,11 +105,17 @@ class PlainHead(Head):
     counts_K: training images of every class, the same on all ranks; the losses with a prior need them.
     """
 
-    def __init__(self, config: FaceltConfig, partition: Partition, counts_K: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        config: FaceltConfig,
+        partition: Partition,
+        counts_K: Tensor | None = None,
+        stage: StageName = "plain",
+    ) -> None:
         knobs = config.plain_head
         margin = Margin(knobs.margin, knobs.margin_size)
-        super().__init__(config, partition, knobs.classifier, margin, config.plain)
-        self.knobs = knobs
+        super().__init__(config, partition, knobs.classifier, margin, config.stage(stage))
+        self.plain_knobs = knobs
         if knobs.loss in ("balanced_softmax", "logit_adjusted"):
             assert counts_K is not None, f'"loss": "{knobs.loss}" needs the counts of the training set'
             # Of balanced softmax, log n_k: the log N between the two is the same for all classes, and tau is 1.
@@ -111,22 +125,27 @@ class PlainHead(Head):
         """One step. seed: of the classes that are drawn, the same on all ranks."""
         direct_GD = collectives.gather(embedded.direct_BD)
         _, chosen = self.draw(seed, labels_G)
-        x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * self.knobs.scale
-        losses_G, correct_G = self.classify(x_GD, labels_G, direct_GD.norm(dim=1), chosen)
-        if self.knobs.loss == "focal":
-            losses_G = losses.focal(losses_G, self.knobs.focal_gamma)
-        parts = {self.knobs.loss: losses_G.mean()}
-        if self.knobs.metric != "none":
-            parts[self.knobs.metric] = self.knobs.metric_weight * self._metric_loss(direct_GD, labels_G)
-        shares = {name: part / group.world_size() for name, part in parts.items()}
-        detached = {name: share.detach() for name, share in shares.items()}
-        return HeadOutput(torch.stack([*shares.values()]).sum(), detached, collectives.own_rows(correct_G))
+        parts, correct_G = self.classifier_parts(direct_GD, labels_G, chosen)
+        loss = torch.stack([*parts.values()]).sum()
+        return HeadOutput(loss, {n: part.detach() for n, part in parts.items()}, collectives.own_rows(correct_G))
 
-    def _metric_loss(self, direct_GD: Tensor, labels_G: Tensor) -> Tensor:
-        """The metric loss of the gathered batch, which every rank computes alike."""
-        if self.knobs.metric == "lifted":
-            return metric_losses.lifted(direct_GD, labels_G, self.knobs.metric_margin)
-        return metric_losses.range_loss(direct_GD, labels_G, self.knobs.metric_margin, self.knobs.range_pairs)
+    def classifier_parts(
+        self, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """This rank's shares of the classifier's loss and, if asked for, of a metric loss; correct_G."""
+        knobs, ranks = self.plain_knobs, group.world_size()
+        x_GD = direct_GD if self.classifier.kind == "linear" else normalize(direct_GD) * knobs.scale
+        losses_G, correct_G = self.classify(x_GD, labels_G, direct_GD.norm(dim=1), chosen)
+        if knobs.loss == "focal":
+            losses_G = losses.focal(losses_G, knobs.focal_gamma)
+        parts = {knobs.loss: losses_G.mean() / ranks}
+        if knobs.metric == "lifted":
+            lifted = metric_losses.lifted(direct_GD, labels_G, knobs.metric_margin)
+            parts["lifted"] = knobs.metric_weight * lifted / ranks
+        if knobs.metric == "range":
+            ranged = metric_losses.range_loss(direct_GD, labels_G, knobs.metric_margin, knobs.range_pairs)
+            parts["range"] = knobs.metric_weight * ranged / ranks
+        return parts, correct_G
 
 
 class MetaHead(Head):

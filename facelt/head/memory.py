@@ -23,6 +23,7 @@ from facelt.head.blocked import (
     inverse_norms,
     take_rows,
 )
+from facelt.head.classifier import Scores, softmax_scores
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 
@@ -194,6 +195,23 @@ class CentroidMemory(nn.Module):
         half_k = torch.linalg.vector_norm(self.centroids, dim=1).square_().mul_(-0.5)
         gain_G, index_G = self._best(f_GD, Keys(self.centroids, half_k, None), chosen)
         return f_GD.to(gain_G.dtype).square().sum(1) - 2 * gain_G, index_G  # f·c - ‖c‖²/2 is largest at the nearest
+
+    def scores(
+        self, x_GD: Tensor, labels_G: Tensor, prior_k: Tensor | None = None, chosen: Tensor | None = None
+    ) -> Scores:
+        """The memory as a classifier: scores x·c_k/‖c_k‖, for a softmax over all classes; the centroids do not learn.
+
+        prior_k: added to the scores of this rank's classes. chosen: as in `read`.
+        """
+        centroids_kD = self.centroids.detach()
+        keys = Keys(centroids_kD, prior_k, inverse_norms(centroids_kD))
+        return softmax_scores(x_GD, keys, self._blocks(x_GD, chosen, Pairs(*self.partition.own(labels_G))))
+
+    @torch.no_grad()
+    def highest_cosine(self, features_GD: Tensor) -> Tensor:
+        """The highest cosine of each image to a centroid, for all G images, on all ranks. One product."""
+        keys = Keys(self.centroids, None, inverse_norms(self.centroids))
+        return collectives.table(self._best(normalize(features_GD), keys, None)[0]).amax(0)
 
     @torch.no_grad()
     def follow(self, features_ND: Tensor, labels_N: Tensor, momentum: float) -> None:

@@ -18,12 +18,16 @@ class ClassMeans:
         self.sums_kD = torch.zeros(partition.size, embedding_size, dtype=dtype, device=like.device)
         self.counts_k = torch.zeros(partition.size, dtype=torch.int64, device=like.device)
 
-    def add(self, features_BD: Tensor, labels_G: Tensor, valid_G: Tensor) -> None:
-        """Add this rank's features; labels and validity are those of all ranks' images. All ranks must call it."""
+    def add(self, features_BD: Tensor, labels_G: Tensor, valid_G: Tensor) -> Tensor:
+        """Add this rank's features; labels and validity are those of all ranks' images. All ranks must call it.
+
+        Returns the features of all ranks, G x D.
+        """
         features_GD = collectives.gather(features_BD)
         rows, columns = self.partition.own(labels_G.where(valid_G, -1))
         self.sums_kD.index_add_(0, columns, features_GD[rows].to(self.sums_kD.dtype))
         self.counts_k.index_add_(0, columns, torch.ones_like(columns))
+        return features_GD
 
     def result(self) -> Tensor:
         """The means, k x D. Raises UserError that names the first class without images."""

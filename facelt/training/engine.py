@@ -198,12 +198,12 @@ class Engine:
         return {**norm, **scale, "skipped_steps": self.skipped_steps}
 
     def scalars(self) -> dict[str, float]:
-        """What else the steps remember, the same on all ranks: AdaFace's norm statistics, a dynamic loss scale."""
-        return {**self.head.margin.statistics(), **internals.scaler_state(self.scaler)}
+        """What else the steps remember, the same on all ranks: of the head, and a dynamic loss scale."""
+        return {**self.head.scalars(), **internals.scaler_state(self.scaler)}
 
     def load_scalars(self, scalars: dict[str, float]) -> None:
         """Load what `scalars` gave; what is missing keeps its start."""
-        self.head.margin.load_statistics(scalars)
+        self.head.load_scalars(scalars)
         internals.load_scaler_state(self.scaler, scalars)
 
     def _learned(self) -> Iterator[tuple[str, nn.Parameter]]:

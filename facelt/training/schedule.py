@@ -16,7 +16,7 @@ class Schedule:
     @property
     def steps(self) -> int:
         """How many steps the stage has: epochs · images / global_batch, rounded up."""
-        return max(1, -int(-self.knobs.epochs * self.images // self.global_batch))
+        return -int(-self.knobs.epochs * self.images // self.global_batch)
 
     def learning_rate(self, base: float, step: int) -> float:
         """base · lr_scale · decay^⌊epoch/decay_every⌋, rising linearly from zero over the first `warmup` epochs."""

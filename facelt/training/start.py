@@ -1,15 +1,19 @@
 """What a stage starts from: its own checkpoint, a plain stage, or nothing; and what is refused before it starts."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from facelt.config import FaceltConfig, MetaHeadConfig, StageName
+from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName
 from facelt.errors import UserError, one_line
 from facelt.head.heads import Head, MetaHead, PlainHead
 from facelt.head.memory import CentroidMemory
+from facelt.head.prototype_head import PrototypeHead
 from facelt.images.dali import Decoding
 from facelt.images.feed import make_sampler
 from facelt.images.one_pass import each_batch
@@ -17,7 +21,7 @@ from facelt.images.sampling import local
 from facelt.network.backbone import load_pretrained, switch
 from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
-from facelt.training import checkpoint
+from facelt.training import calibration, checkpoint
 from facelt.training.checkpoint import CheckpointState
 from facelt.training.class_means import ClassMeans
 from facelt.training.engine import Engine
@@ -53,8 +57,8 @@ def _count(key: str, value: object) -> int:
 
 
 def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | None:
-    """The plain stage that a stage starts from: this run's for meta, else that of --start-from; None: from nothing."""
-    source = checkpoint.latest(run, "plain") if stage == "meta" else None
+    """The plain stage that a stage starts from: this run's, else that of --start-from. None: from nothing."""
+    source = None if stage == "plain" else checkpoint.latest(run, "plain")
     if source is None and start_from is not None:
         source = checkpoint.latest(Path(start_from), "plain") or checkpoint.find(start_from)
     return group.share(source)
@@ -62,7 +66,7 @@ def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | No
 
 def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> FaceltConfig:
     """The configuration with the pixels of what the run resumes or starts from, where it was told no others."""
-    own = checkpoint.latest(run, "meta") or checkpoint.latest(run, "plain")
+    own = next((c for stage in reversed(STAGES) if (c := checkpoint.latest(run, stage))), None)
     source = own or (checkpoint.find(start_from) if start_from is not None else None)
     if source is None:
         return config
@@ -108,17 +112,20 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
     embedder, head = _build(run, stage)
     if source is not None:
         _check_source(run, stage, source)
+    if stage != "plain" and source is None:
+        raise UserError(f"--stage {stage}: the run has no plain stage; train it first, or give --start-from RUN")
     if isinstance(head, MetaHead):
-        if source is None:
-            raise UserError("--stage meta: the run has no plain stage; train it first, or give --start-from RUN")
+        assert source is not None
         rows = group.together(checkpoint.read_rows, source, run.partition, {"classifier.weight", "classifier.bias"})
         _adopt(embedder, source)
         _start_meta_head(run, embedder, head, rows)
     elif source is not None:
-        names = dict(head.named_parameters()).keys()
+        names = dict(head.classifier.named_parameters(prefix="classifier")).keys()
         rows = group.together(checkpoint.read_rows, source, run.partition, names)
         _adopt(embedder, source)
-        head.load_state_dict({name: rows[name] for name in names})
+        head.load_state_dict({name: rows[name] for name in names}, strict=False)
+        if isinstance(head, PrototypeHead):
+            fill_prototypes(run, embedder, head)
     elif run.config.backbone.init:
         load_pretrained(embedder.backbone, run.config.backbone.init)
     return _engine(run, stage, embedder, head)
@@ -140,10 +147,14 @@ def _build(run: Run, stage: StageName) -> tuple[Embedder, Head]:
     embedder = Embedder(run.config, meta=stage == "meta").to(run.device)
     backbone = run.config.backbone
     switch(embedder.backbone, backbone.compile, backbone.channels_last, backbone.checkpointing)
+    return embedder, _head(run, stage).to(run.device)
+
+
+def _head(run: Run, stage: StageName) -> Head:
     if stage == "meta":
-        return embedder, MetaHead(run.config, run.partition).to(run.device)
+        return MetaHead(run.config, run.partition)
     counts_K = torch.from_numpy(np.bincount(run.dataset.labels, minlength=run.partition.num_classes))
-    return embedder, PlainHead(run.config, run.partition, counts_K).to(run.device)
+    return (PrototypeHead if stage == "memory" else PlainHead)(run.config, run.partition, counts_K)
 
 
 def _engine(run: Run, stage: StageName, embedder: Embedder, head: Head) -> Engine:
@@ -175,17 +186,39 @@ def _start_meta_head(run: Run, embedder: Embedder, head: MetaHead, rows: dict[st
 def fill_memory(run: Run, embedder: Embedder, memory: CentroidMemory) -> None:
     """Centroids := per-class means of the direct feature over the whole set, as it is, in evaluation mode."""
     means = ClassMeans(memory.partition, run.config.embedding_size, memory.centroids)
+    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from class means"):
+        means.add(direct_BD, labels_G, valid_G)
+    memory.centroids.copy_(means.result())
+
+
+@torch.no_grad()
+def fill_prototypes(run: Run, embedder: Embedder, head: PrototypeHead) -> None:
+    """Centroids := per-class means of the unit direct features over the whole set; what they are read with."""
+    means = ClassMeans(head.partition, run.config.embedding_size, head.memory.centroids)
+    sample = np.random.default_rng(run.config.seed).permutation(len(run.dataset))[: calibration.SAMPLE]
+    kept: list[tuple[Tensor, Tensor]] = []
+    for images_G, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from unit features"):
+        unit_GD = means.add(normalize(direct_BD), labels_G, valid_G)
+        taken_G = valid_G & torch.from_numpy(np.isin(images_G, sample)).to(run.device)
+        kept.append((unit_GD[taken_G], labels_G[taken_G]))
+    head.memory.centroids.copy_(means.result())
+    unit_SD, labels_S = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    found = calibration.calibrate(unit_SD, labels_S, head.memory.centroids, means.counts_k, head.partition)
+    head.calibrated = {"temperature": found.temperature, "threshold": found.threshold}
+
+
+def _direct_features(run: Run, embedder: Embedder, title: str) -> Iterator[tuple[NDArray, Tensor, Tensor, Tensor]]:
+    """Over the whole set as it is, in evaluation mode: (images_G, direct_BD, labels_G, valid_G) of each batch."""
     labels = torch.from_numpy(run.dataset.labels)
     batch = min(FILL_BATCH, max(1, len(run.dataset) // group.world_size()))
     decoding = Decoding.of(run.config, batch, run.device)
     modes = {module: module.training for module in embedder.modules()}
     with one_line("facelt.train", every_rank=True):
-        for part in each_batch(embedder.eval(), run.dataset, decoding, "memory from class means"):
+        for part in each_batch(embedder.eval(), run.dataset, decoding, title):
             valid_G = torch.from_numpy(part.valid_G).to(run.device)
-            means.add(part.output.direct_BD, labels[part.images_G].to(run.device), valid_G)
+            yield part.images_G, part.output.direct_BD, labels[part.images_G].to(run.device), valid_G
     for module, mode in modes.items():
         module.training = mode
-    memory.centroids.copy_(means.result())
 
 
 def refreshes(knobs: MetaHeadConfig, step: int) -> bool:
@@ -202,5 +235,5 @@ def start_hallucinator(memory: CentroidMemory, rows: dict[str, Tensor], config: 
     else:
         norms = memory.centroids.norm(dim=1).sum()
         typical = collectives.all_sum(norms) / memory.partition.num_classes
-        weight_kD = torch.nn.functional.normalize(weight_kD) * (config.plain_head.scale / typical)
+        weight_kD = normalize(weight_kD) * (config.plain_head.scale / typical)
     memory.hallucinator_weight.copy_(weight_kD)

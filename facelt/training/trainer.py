@@ -5,6 +5,7 @@ from pathlib import Path
 from facelt.config import StageName
 from facelt.head import health
 from facelt.head.heads import HeadOutput, MetaHead
+from facelt.head.prototype_head import PrototypeHead
 from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.parallel import group
 from facelt.training import checkpoint, start
@@ -34,10 +35,14 @@ class Trainer:
 
     def train(self) -> bool:
         """Go on to the last step. False when asked to stop before or at it."""
-        if self.first_step >= self.schedule.steps:
+        if self.resumed and self.first_step >= self.schedule.steps:
             group.say(f"stage {self.stage}: finished in {self.resumed}")
             return not self.run.stop.agreed(self.run.device)
         engine = self._engine()
+        if not self.schedule.steps:
+            folder = self.save(engine, 0)
+            group.say(f"stage {self.stage}: no epoch to train; its memory is in {folder}")
+            return True
         feed = self._feed(engine)
         telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
         try:
@@ -59,6 +64,8 @@ class Trainer:
             if step % self.run.config.log_every == 0 or last:
                 telemetry.log(self._report(engine, output, step))
                 asked = self.run.stop.agreed(self.run.device)
+            if last and isinstance(engine.head, PrototypeHead):
+                start.fill_prototypes(self.run, engine.embedder, engine.head)
             if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
                 self.save(engine, step + 1)
             if asked:

@@ -4,7 +4,7 @@
 
 Products of G x k x D that no implementation of the released head avoids: forward f·Wᵀ, p·C and f·Cᵀ of the memory and
 x·Wᵀ of the classifier; backward da·Cᵀ, dl·W and dlᵀ·f of the memory, dl·W and dlᵀ·x of the classifier: nine. (Two are
-done twice by choice: keeping their results would cost G x K.) The preset facelt has ten: retrieval by cosine learns no
+done twice by choice: keeping their results would cost G x K.) The preset cosine has ten: retrieval by cosine learns no
 keys (no dlᵀ·f) and f·Cᵀ serves both scores and distances (here it is done twice), but its loss on the direct feature
 sends twice the rows through the classifier.
 """
@@ -88,7 +88,7 @@ def products(args: argparse.Namespace) -> None:
     """Time against the floor, for presets and precisions."""
     print(f"K = {K:,}, D = {D}, G = {args.batch}, {DEVICE.type}, {torch.get_num_threads()} threads")
     steps = {}
-    for preset, kind in (("released", "float32"), ("facelt", "float32"), ("released", "bfloat16")):
+    for preset, kind in (("released", "float32"), ("cosine", "float32"), ("released", "bfloat16")):
         floor, subject = Floor(args.batch, getattr(torch, kind)), Subject(K, D, args.batch, preset, kind)
         subject.seconds()
         pairs = [(subject.seconds(), floor.seconds(preset)) for _ in tqdm(range(args.rounds), desc=f"{preset} {kind}")]

@@ -4,7 +4,7 @@
 
 For each seed: one plain stage on a long tail of drawn people; from it, every arm for as many images again. Then rank-1
 of strangers: the share of probes whose nearest other image, among probes and distractors, shows the same person.
-Arms that begin with "…" change one piece of "facelt without its direct loss". Defaults are chosen on the validation
+Arms that begin with "…" change one piece of "cosine without its direct loss". Defaults are chosen on the validation
 people; test people are others again. Mean and spread (half the range) over seeds.
 "control" is the meta-embedding with the memory's mean in place of the memory: what survives it is not memory.
 A FOLDER keeps what is done: run again with the same one, it takes up where it stopped.
@@ -35,13 +35,13 @@ SETS = {  # identities, images, first identity
     "distractors": (500, 500, 300_000),
 }
 EPOCHS = 4
-FACELT = PRESETS["facelt"]
+COSINE = PRESETS["cosine"]
 
 
 def without(*names: str, sampler: str = "uniform", **instead: object) -> dict:
-    """The preset facelt without its loss on the direct feature, and some of its pieces as released, or otherwise."""
+    """The preset cosine without its loss on the direct feature, and some of its pieces as released, or otherwise."""
     left = {"direct_weight", *names}
-    head = {name: value for name, value in FACELT.items() if name not in left} | instead
+    head = {name: value for name, value in COSINE.items() if name not in left} | instead
     return {"preset": "released", "head": head, "meta": {**STAGE, "sampler": sampler}}
 
 
@@ -52,8 +52,8 @@ ARMS: dict[str, dict] = {
     "released, clipped at 1": {"preset": "released", "clipping": 1.0},
     "paper": {"preset": "paper"},
     "paper, clipped at 1": {"preset": "paper", "clipping": 1.0},
-    "facelt": {"preset": "facelt"},
-    "facelt without its direct loss": without(),
+    "cosine": {"preset": "cosine"},
+    "cosine without its direct loss": without(),
     "  class by class": without(sampler="class_aware"),
     "  classifier from nothing": without("classifier_start"),
     "  hallucinator": without("retrieval"),

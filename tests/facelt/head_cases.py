@@ -119,8 +119,8 @@ CASES = [
     (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
     (7, "paper", False, {}),  # beyond it
     (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
-    (13, "facelt", False, {}),
-    (10, "facelt", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
+    (13, "cosine", False, {}),
+    (10, "cosine", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),
     (7, "released", True, {"mask_own": 0.5, "centroid_update": "gradient", "centroid_gradient": True}),
     (7, "paper", True, {"mask_own": 1, "direct_weight": 2}),
     (10, "released", False, {"direct_weight": 0.5, "margin": "arcface", "margin_size": 0.4}),
@@ -128,7 +128,7 @@ CASES = [
     (10, "released", True, {"retrieval": "mean"}),
     (7, "released", False, {"memory": False, "centroid_gradient": True}),
     (10, "paper", True, {"reach": False}),
-    (13, "facelt", True, {"reach": False, "classify": "meta", "scale": 2}),
+    (13, "cosine", True, {"reach": False, "classify": "meta", "scale": 2}),
     (7, "paper", True, {"memory": False, "reach": False, "classify": "meta", "centroid_gradient": False}),
 ]
 

@@ -48,7 +48,7 @@ def test_each_row_of_the_disagreement_between_paper_and_code_is_in_both_presets(
     }
     for knob, (code, print_) in values.items():
         assert (getattr(released, knob), getattr(paper, knob)) == (code, print_)
-    assert set(PRESETS["paper"]) | set(PRESETS["facelt"]) <= set(MetaHeadConfig.model_fields)
+    assert set(PRESETS["paper"]) | set(PRESETS["cosine"]) <= set(MetaHeadConfig.model_fields)
 
 
 def test_a_knob_overrides_its_preset_and_a_configuration_survives_json(tmp_path):
@@ -58,7 +58,7 @@ def test_a_knob_overrides_its_preset_and_a_configuration_survives_json(tmp_path)
     assert FaceltConfig.model_validate(json.loads(json.dumps(config.model_dump()))) == config
 
 
-@pytest.mark.parametrize("preset", ["released", "paper", "facelt"])
+@pytest.mark.parametrize("preset", ["released", "paper", "cosine", "facelt"])
 def test_a_preset_leaves_out_what_a_switch_makes_idle(preset):
     for switch in ({"memory": False}, {"reach": False}, {"classify": "meta"}, {"attention": False}):
         config = FaceltConfig.model_validate({"preset": preset, "head": switch})
@@ -84,10 +84,15 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"epocs": 3}, ["facelt.epocs is not a known key", "plain", "seed"]),
         ({"plain": {"epocs": 3}}, ["facelt.plain.epocs is not a known key", "epochs", "sampler"]),
         ({"head": {"hallucinater": "softmax"}}, ["facelt.head.hallucinater", "hallucinator"]),
-        ({"plain": {"epochs": -1}}, ["facelt.plain.epochs is -1", "greater than 0"]),
+        ({"plain": {"epochs": -1}}, ["facelt.plain.epochs is -1", "greater than or equal to 0"]),
+        ({"plain": {"epochs": 0}}, ["plain.epochs 0 trains nothing"]),
+        ({"meta": {"epochs": 0}}, ["meta.epochs 0 trains nothing"]),
+        ({"memory": {"centroid_lr": 2}}, ["memory.centroid_lr does nothing"]),
+        ({"memory_head": {"margin": 0, "margin_power": 1}}, ["memory_head: margin_power does nothing"]),
+        ({"memory_head": {"weight": 0, "prior": 1}}, ["memory_head: prior does nothing"]),
         ({"backbone": {"name": "resnet51"}}, ["facelt.backbone.name is 'resnet51'", "resnet50"]),
         ({"plain": {"centroid_lr": 2}}, ["plain.centroid_lr does nothing", "leave it out"]),
-        ({"preset": "facelt", "meta": {"centroid_lr": 2}}, ["meta.centroid_lr does nothing", "leave it out"]),
+        ({"preset": "cosine", "meta": {"centroid_lr": 2}}, ["meta.centroid_lr does nothing", "leave it out"]),
         ({"pixel_std": [1, 0, 1]}, ["facelt.pixel_std.1 is 0", "greater than 0"]),
         ({"pixel_mean": 127.5}, ["facelt.pixel_mean is 127.5"]),
         ({"preset": "papper"}, ["facelt.preset is 'papper'", "released"]),

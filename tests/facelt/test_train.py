@@ -16,7 +16,7 @@ from launching import ROOT, command, environment, launch
 from safetensors.torch import load_file
 from tiny import TINY
 
-from facelt import train
+from facelt import extract, train
 from facelt.network import backbone
 from facelt.training import checkpoint
 
@@ -102,9 +102,9 @@ def test_a_prior_a_metric_loss_and_a_late_sampler_then_a_head_with_its_parts_off
     assert left.value.code == 2
 
 
-def test_the_preset_facelt_starts_at_the_centroids_and_they_follow(config, data, tmp_path):
+def test_the_preset_cosine_starts_at_the_centroids_and_they_follow(config, data, tmp_path):
     run = tmp_path / "run"
-    gently = ["--set", "preset=facelt", "--set", "meta.lr_scale=0.1"]
+    gently = ["--set", "preset=cosine", "--set", "meta.lr_scale=0.1"]
     assert train.main([*command(config, data, run, *gently)[1:]]) == 0
     lines = [line for line in metrics(run) if line["stage"] == "meta"]
     figures = {"memory_drift", "selector", "retrieved_classes", "temperature", "memory_share", "reach_50"}
@@ -114,12 +114,39 @@ def test_the_preset_facelt_starts_at_the_centroids_and_they_follow(config, data,
     rows = load_file(checkpoint.latest(run, "meta") / "classes-00000-of-00001.safetensors")
     assert set(rows) == {"memory.centroids", "classifier.weight", "classifier.weight.momentum_buffer"}
     still = tmp_path / "still"
-    arguments = ["--start-from", str(run), "--stage", "meta", "--set", "preset=facelt", "--set", "meta.epochs=0.1"]
+    arguments = ["--start-from", str(run), "--stage", "meta", "--set", "preset=cosine", "--set", "meta.epochs=0.1"]
     arguments += ["--set", "meta.lr_scale=1e-30", "--set", "head.centroid_momentum=1"]
     assert train.main([*command(config, data, still, *arguments)[1:]]) == 0
     start = load_file(checkpoint.latest(still, "meta") / "classes-00000-of-00001.safetensors")
     torch.testing.assert_close(start["memory.centroids"], start["classifier.weight"])
     assert not torch.allclose(rows["memory.centroids"], start["memory.centroids"]), "they were to follow"
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_the_memory_of_prototypes_is_the_class_means_and_is_calibrated(config, data, tmp_path, epochs):
+    run, settings = tmp_path / "run", ("preset=facelt", "plain.epochs=1", f"memory.epochs={epochs}")
+    changes = [part for knob in settings for part in ("--set", knob)]
+    done = launch(*command(config, data, run), *changes)
+    assert done.returncode == 0, done.stderr
+    folder = checkpoint.latest(run, "memory")
+    state = checkpoint.read_state(folder)
+    assert (state.step, state.finished, state.stage) == (4 * epochs, True, "memory")
+    assert [line["stage"] for line in metrics(run)] == ["plain"] * 4 + ["memory"] * 4 * epochs
+    assert {"cross_entropy", "memory"} <= set(metrics(run)[-1]) or not epochs
+    features = tmp_path / "features"
+    assert extract.main(["--checkpoint", str(run), "--data", str(data), "--output", str(features)]) == 0
+    rows, labels = np.load(features / "features.npy"), np.load(features / "labels.npy")
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    means = np.stack([unit[labels == k].mean(0) for k in range(5)])
+    centroids = np.concatenate([load_file(path)["memory.centroids"] for path in sorted(folder.glob("classes-*"))])
+    np.testing.assert_allclose(centroids, means, rtol=1e-3, atol=1e-5)
+    cosines = unit @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    np.testing.assert_allclose(np.load(features / "cosine.npy"), cosines.max(1), atol=1e-5)
+    assert 4 <= state.scalars["temperature"] <= 256
+    assert -1 <= state.scalars["threshold"] <= 1
+    again = launch(*command(config, data, run), *changes)
+    assert again.returncode == 0, again.stderr
+    assert "stage memory: finished" in again.stderr
 
 
 def test_centroids_may_be_refreshed_from_the_whole_set(config, data, tmp_path):
@@ -153,7 +180,7 @@ def test_centroids_may_be_refreshed_from_the_whole_set(config, data, tmp_path):
 
 def test_margins_samples_and_what_adaface_remembers_survive_a_stop(config, data, tmp_path):
     adaface = ["plain_head.classifier=cosine", "plain_head.scale=16", "plain_head.margin=adaface"]
-    adaface += ["plain_head.margin_size=0.4", "plain.sample_rate=0.5", "meta.sample_rate=0.5", "preset=facelt"]
+    adaface += ["plain_head.margin_size=0.4", "plain.sample_rate=0.5", "meta.sample_rate=0.5", "preset=cosine"]
     knobs = [word for knob in adaface for word in ("--set", knob)]
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     assert train.main([*command(config, data, straight, *knobs)[1:]]) == 0

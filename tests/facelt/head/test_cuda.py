@@ -22,7 +22,7 @@ def test_the_head_on_cuda_is_the_dense_head(K, preset, near, knobs, block):
     assert_dense([{**plain, "parts": parts}], expected(K, preset, near, knobs))
 
 
-@pytest.mark.parametrize("preset", ["released", "facelt"])
+@pytest.mark.parametrize("preset", ["released", "cosine"])
 def test_a_sample_of_the_classes_on_cuda(preset):
     got = sharded(13, preset, True, 3, {}, 0.3, "cuda")
     parts = {name: value.cpu() for name, value in got.pop("parts").items()}

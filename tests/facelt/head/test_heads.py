@@ -169,7 +169,7 @@ def test_a_prior_is_not_saved_and_needs_an_image_of_each_class():
 
 
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])
-@pytest.mark.parametrize("preset", ["released", "paper", "facelt"])
+@pytest.mark.parametrize("preset", ["released", "paper", "cosine"])
 @pytest.mark.parametrize("classes", [1, 9])
 def test_the_whole_head_is_finite_at_its_edges(products, preset, classes):
     """A feature on its centroid, a zero vector, huge features; one class alone."""
