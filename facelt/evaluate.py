@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             train=args.train,
             data=args.data,
             open=args.open,
-            temperature=reading.TEMPERATURE,
+            temperature=reading.temperature(state),
         )
         group.on_rank_0(write, args, trial, source)
     return 0

@@ -17,51 +17,63 @@ command -v nvidia-smi > /dev/null || export DS_ACCELERATOR="${DS_ACCELERATOR:-cp
 step() { printf '\n== %3d s  %s\n' "$SECONDS" "$*"; }
 run() { printf '$ %s\n' "$*"; "$@"; }
 recordio() { run python -m recordio_tools "$@"; }
-train() { run deepspeed --num_gpus 2 --log_level warning facelt/train.py --deepspeed_config jobs/demo.json "$@"; }
+ranks=2
+[ "$(nvidia-smi --list-gpus 2> /dev/null | wc -l)" = 1 ] && ranks=1 # one GPU holds one rank
+train() { run deepspeed --num_gpus "$ranks" --log_level warning facelt/train.py --deepspeed_config jobs/demo.json --data "$data/train" "$@"; }
 data="$out/data" features="$out/features"
 
-step "People: drawn ones that belong to no one, and 28 of the 40 of the ORL set, all with a long tail"
-recordio synth "$data/synth" --identities 150 --images 1500 --tail zipf --min-images 4 --max-images 60 --zoom 1.6
-recordio orl "$data/orl" --split train
+step "People: 300 drawn ones that belong to no one, and 28 of the 40 of the ORL set, all with a long tail"
+drawn=(--zoom 1.6 --size 64)
+recordio synth "$data/synth" --identities 300 --images 5000 --tail zipf --min-images 4 --max-images 80 "${drawn[@]}"
+recordio orl "$data/orl" --split train --size 64
 recordio curate "$data/orl" "$data/orl-lt" --images 200 --reading uniform
 recordio merge "$data/synth" "$data/orl-lt" "$data/train"
 recordio sheet "$data/train" "$out/train.png"
 
-step "Strangers: the other 12 of ORL, drawn people never trained on, and 10,000 drawn distractors"
-recordio orl "$data/real" --split test
-recordio synth "$data/drawn" --identities 60 --images 480 --first-identity 100000 --zoom 1.6
-recordio synth "$data/distractors" --identities 5000 --images 10000 --first-identity 200000 --zoom 1.6
+step "Other images of the drawn ones, as many of each; strangers; distractors"
+recordio synth "$data/test" --identities 300 --images 3000 --first-image 1000 "${drawn[@]}"
+recordio synth "$data/drawn" --identities 150 --images 900 --first-identity 100000 "${drawn[@]}"
+recordio orl "$data/real" --split test --size 64
+recordio synth "$data/distractors" --identities 1000 --images 1000 --first-identity 200000 "${drawn[@]}"
 tail -n +2 "$data/drawn/attributes.tsv" | cut -f1,2 > "$out/sex.tsv"
 
-step "Train: stage plain, then stage meta, in one command on two ranks"
-train --data "$data/train" --output "$out/meta"
+step "Train: stage plain on two ranks; from there, for as many images each: plain once more, meta, memory"
+train --output "$out/start" --stage plain
+train --output "$out/plain" --stage plain --start-from "$out/start"
+train --output "$out/meta" --stage meta --start-from "$out/start"
+train --output "$out/memory" --stage memory --start-from "$out/start"
 
-step "Train: stage plain again instead of meta, from the same start, for the same number of images"
-train --data "$data/train" --output "$out/plain" --stage plain --start-from "$out/meta"
+step "Known people: who is it, by their training images? Strangers: are they told from known people?"
+for m in plain meta memory; do
+    run python -m facelt.evaluate --checkpoint "$out/$m" --train "$data/train" --data "$data/test" --open "$data/drawn" \
+        --many 20 --few 6 --output "$out/evaluate-$m"
+done
 
 step "Features"
 sets=("$data/real" "$data/drawn" "$data/distractors")
 run python -m facelt.extract --pixels 32 --data "${sets[@]}" --output "$features/pixels"
 run python -m facelt.extract --checkpoint "$out/plain" --data "${sets[@]}" "$data/train" --output "$features/plain"
 run python -m facelt.extract --checkpoint "$out/meta" --embedding direct meta --data "${sets[@]}" --output "$features/meta"
+run python -m facelt.extract --checkpoint "$out/memory" --data "${sets[@]}" --output "$features/memory"
 
 # The report shows the faces of the worst misses: unpacked images, and their names beside the features.
 for s in real drawn distractors; do
     recordio unpack "$data/$s" "$out/images/$s"
-    for f in "$features"/{pixels,plain,meta/direct,meta/meta}; do
+    for f in "$features"/{pixels,plain,meta/direct,meta/meta,memory}; do
         cut -f3 "$out/images/$s/images.lst" > "$f/$s/paths.txt"
     done
 done
 
 for strangers in drawn real; do
-    step "Identify $strangers strangers among 10,000 distractors"
+    step "Identify $strangers strangers among 1,000 distractors"
     d=distractors s=$strangers groups=()
     [ "$s" = drawn ] && groups=(--subgroups "$out/sex.tsv")
-    run python -m megaface_eval.run --gallery 10K --impostors all \
+    run python -m megaface_eval.run --gallery 1K --impostors all \
         --method "raw pixels=$features/pixels/$s,$features/pixels/$d" \
         --method "plain=$features/plain/$s,$features/plain/$d" \
         --method "meta (direct)=$features/meta/direct/$s,$features/meta/direct/$d" \
         --method "meta (meta-embedding)=$features/meta/meta/$s,$features/meta/meta/$d" \
+        --method "memory=$features/memory/$s,$features/memory/$d" \
         --train "$features/plain/train" --probes-recogniser "$features/plain/$s" --similarity-quantile 0.999 \
         --probe-images "$out/images/$s" --distractor-images "$out/images/$d" \
         ${groups[@]+"${groups[@]}"} --output "$out/report-$s"

@@ -20,10 +20,11 @@ from facelt.open_world.scoring import Prototypes
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
+from facelt.training.checkpoint import CheckpointState
 from facelt.training.class_means import ClassMeans
 from recordio_tools.dataset import RecordDataset
 
-TEMPERATURE = 16.0  # t of softmax(t·cos): the scale of the released head
+TEMPERATURE = 16.0  # t of softmax(t·cos) where none was calibrated: the scale of the released head
 
 Columns = dict[str, NDArray]
 
@@ -65,11 +66,19 @@ def by_classifier(path: str, partition: Partition, device: torch.device) -> Read
 
 
 def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partition, device: torch.device) -> Reading:
-    """By the class whose centroid has the highest cosine to the direct feature; softmax over TEMPERATURE·cos.
+    """By the class whose centroid has the highest cosine to the direct feature; softmax over t·cos.
 
-    The centroids are the means of the unit direct features of a training set: one pass, whatever memory the run has.
+    The centroids are the means of the unit direct features of a training set. Those and t of a memory run come from
+    its checkpoint. Of any other the set is passed over once, whatever memory it has, and t is TEMPERATURE.
     Raises UserError where a class has no image.
     """
+    folder = checkpoint.find(path)
+    state = checkpoint.read_state(folder)
+    t = temperature(state)
+    if state.stage == "memory":
+        rows = group.together(checkpoint.read_rows, folder, partition, {"memory.centroids"})
+        prototypes = Prototypes(partition, rows["memory.centroids"].to(device), cosine=True)
+        return Reading(prototypes, lambda v: normalize(v["direct"].float()) * t)
     recogniser = from_checkpoint(path, ("direct",), device)
     means: ClassMeans | None = None
     labels = torch.from_numpy(dataset.labels)
@@ -80,9 +89,12 @@ def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partitio
             means = means or ClassMeans(partition, unit_BD.shape[1], unit_BD)
             means.add(unit_BD, labels[part.images_G].to(device), torch.from_numpy(part.valid_G).to(device))
     assert means is not None  # a data folder holds an image at least
-    return Reading(
-        Prototypes(partition, means.result(), cosine=True), lambda v: normalize(v["direct"].float()) * TEMPERATURE
-    )
+    return Reading(Prototypes(partition, means.result(), cosine=True), lambda v: normalize(v["direct"].float()) * t)
+
+
+def temperature(state: CheckpointState) -> float:
+    """t of the memory's softmax(t·cos)."""
+    return state.scalars["temperature"] if state.stage == "memory" else TEMPERATURE
 
 
 def read_set(

@@ -16,7 +16,7 @@ from launching import ROOT, command, environment, launch
 from safetensors.torch import load_file
 from tiny import TINY
 
-from facelt import extract, train
+from facelt import evaluate, extract, train
 from facelt.network import backbone
 from facelt.training import checkpoint
 
@@ -147,6 +147,14 @@ def test_the_memory_of_prototypes_is_the_class_means_and_is_calibrated(config, d
     again = launch(*command(config, data, run), *changes)
     assert again.returncode == 0, again.stderr
     assert "stage memory: finished" in again.stderr
+    if not epochs:  # the plain run by its memory, which a pass over the set makes
+        told = {name: tmp_path / name for name in ("memory", "plain")}
+        for name, report in told.items():
+            arguments = ["--checkpoint", str(run / name), "--train", str(data), "--data", str(data), "--read", "memory"]
+            assert evaluate.main([*arguments, "--output", str(report)]) == 0
+        memory, plain = (json.loads((report / "report.json").read_text()) for report in told.values())
+        assert memory["source"]["temperature"] == state.scalars["temperature"]
+        assert [r["closed"] for r in memory["readings"]] == [r["closed"] for r in plain["readings"]]
 
 
 def test_centroids_may_be_refreshed_from_the_whole_set(config, data, tmp_path):
