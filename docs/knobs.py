@@ -75,6 +75,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "metric_weight": "its weight",
         "metric_margin": "α of the lifted loss, a distance; m of the range loss, a squared distance",
         "range_pairs": "k of the range loss: of the largest distances within a class",
+        "restart": "with `--start-from`: take the network of that run, and start the classifier anew",
     },
     "head": {
         "retrieval": "how the memory is read; `mean`, the same for every image, is a control",

@@ -33,6 +33,7 @@ class PlainHeadConfig(Block):
     images of class k; or of logits + tau·log(n_k/N) ("logit_adjusted").
     metric: a second loss, on the gathered direct features, times metric_weight (see `metric_losses`): "lifted" or
     "range". metric_margin: α of lifted, a distance; m of range, a squared distance. range_pairs: k of range.
+    restart: a stage plain that starts from another run's takes its network alone; its classifier starts anew.
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
@@ -46,6 +47,7 @@ class PlainHeadConfig(Block):
     metric_weight: Positive = 0.01
     metric_margin: Positive = 1
     range_pairs: Count = 2
+    restart: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":

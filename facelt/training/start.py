@@ -112,6 +112,8 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
     embedder, head = _build(run, stage)
     if source is not None:
         _check_source(run, stage, source)
+    if stage == "plain" and source is None and run.config.plain_head.restart:
+        raise UserError("plain_head.restart needs a stage plain to take the network from; give --start-from RUN")
     if stage != "plain" and source is None:
         raise UserError(f"--stage {stage}: the run has no plain stage; train it first, or give --start-from RUN")
     if isinstance(head, MetaHead):
@@ -120,10 +122,11 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
         _adopt(embedder, source)
         _start_meta_head(run, embedder, head, rows)
     elif source is not None:
-        names = dict(head.classifier.named_parameters(prefix="classifier")).keys()
-        rows = group.together(checkpoint.read_rows, source, run.partition, names)
         _adopt(embedder, source)
-        head.load_state_dict({name: rows[name] for name in names}, strict=False)
+        if stage != "plain" or not run.config.plain_head.restart:
+            names = dict(head.classifier.named_parameters(prefix="classifier")).keys()
+            rows = group.together(checkpoint.read_rows, source, run.partition, names)
+            head.load_state_dict({name: rows[name] for name in names}, strict=False)
         if isinstance(head, PrototypeHead):
             fill_prototypes(run, embedder, head)
     elif run.config.backbone.init:

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 from tiny import TINY
 
 from facelt import evaluate, extract, train
+from facelt.head.classifier import Classifier
 from facelt.network import backbone
+from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
 
 
@@ -92,8 +94,6 @@ def test_a_prior_a_metric_loss_and_a_late_sampler_then_a_head_with_its_parts_off
     assert not {"selector", "memory_share", "retrieved_classes"} & set(meta[-1])
     rows = load_file(checkpoint.latest(run, "meta") / "classes-00000-of-00001.safetensors")
     assert not [name for name in rows if "hallucinator" in name]
-
-    from facelt import evaluate, extract
 
     sets = ["--checkpoint", str(run), "--data", str(data), "--output"]
     assert evaluate.main([*sets, str(tmp_path / "read"), "--train", str(data), "--draws", "20"]) == 0
@@ -242,6 +242,24 @@ def test_a_stage_starts_from_the_plain_stage_of_another_run_and_meta_from_its_ow
     plain, meta = (load_file(checkpoint.latest(second, s) / "model.safetensors") for s in ("plain", "meta"))
     name = "backbone.bn1.num_batches_tracked"
     assert meta[name] == plain[name] + 8 == old[name] + 15 + 8  # the batches of second's plain stage are behind meta
+
+
+def test_a_classifier_is_trained_again_on_a_frozen_network(config, data, tmp_path, capsys):
+    first, again = tmp_path / "first", tmp_path / "again"
+    knobs = ["plain.epochs=1", "plain_head.restart=true", "plain.freeze_backbone=true", "plain.sampler=class_aware"]
+    knobs = ["--stage", "plain", *(f"--set={knob}" for knob in (*knobs, "plain.images_per_class=2"))]
+    answer = refused(capsys, *command(config, data, tmp_path / "none", *knobs))
+    assert "plain_head.restart needs" in answer
+    assert "--start-from" in answer
+    assert train.main(command(config, data, first, "--stage", "plain", "--set", "plain.epochs=1")[1:]) == 0
+    still = ["--set", "plain.lr_scale=1e-30", "--start-from", str(first)]
+    assert train.main(command(config, data, again, *knobs, *still)[1:]) == 0
+    old, new = (load_file(checkpoint.latest(run, "plain") / "model.safetensors") for run in (first, again))
+    for name in old:
+        if name.startswith("backbone."):
+            assert torch.equal(old[name], new[name]), name
+    rows = load_file(checkpoint.latest(again, "plain") / "classes-00000-of-00001.safetensors")
+    torch.testing.assert_close(rows["classifier.weight"], Classifier(Partition(5), 16, "linear").weight.detach())
 
 
 def refused(capsys, *arguments: str) -> str:
