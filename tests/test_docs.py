@@ -124,9 +124,7 @@ def test_commands_parse(page, words, monkeypatch, capsys):
     assert left.type is Parsed or shown_help, f"{page}: {shlex.join(words)}: {capsys.readouterr().err}"
 
 
-RUNNABLE = [
-    text for page in (README, DOCS / "python.md") for language, text in fences(page) if language == "python"
-]
+RUNNABLE = [text for page in (README, DOCS / "python.md") for language, text in fences(page) if language == "python"]
 
 
 @pytest.mark.parametrize("code", RUNNABLE)
