@@ -239,7 +239,7 @@ def test_the_direct_feature_needs_no_memory_and_says_what_is_missing_then(run, d
     alone = shutil.copytree(checkpoint.find(run), tmp_path / "alone")
     (alone / "classes-00000-of-00001.safetensors").unlink()
     assert extract.main(["--checkpoint", str(alone), "--data", str(data), "--output", str(tmp_path / "f")]) == 0
-    assert "without reachability.npy" in capsys.readouterr().err
+    assert "written without what it says of them" in capsys.readouterr().err
     assert not (tmp_path / "f" / "reachability.npy").exists()
     assert "unreadable" in refused(
         capsys, "--checkpoint", str(alone), "--embedding", "meta", "--data", str(data), "--output", str(tmp_path / "g")
