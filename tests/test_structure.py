@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 ROOMS = {
     "facelt": [
         "errors", "recipes", "config", "parallel", "network", "images", "head", "training", "features", "open_world",
-        ".",
+        "figures", ".",
     ],
     "megaface_eval": [
         "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",

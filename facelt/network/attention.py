@@ -35,5 +35,8 @@ class ModulatedAttention(nn.Module):
         affinity_BNN = torch.softmax(theta_BcN.transpose(1, 2) @ phi_BcN, dim=-1)
         context_BcHW = (g_BcN @ affinity_BNN.transpose(1, 2)).unflatten(2, (H, W))
         self_attention_BCHW = self.conv_mask(context_BcHW)
-        spatial_B1HW = torch.softmax(self.fc_spatial(f_BCHW.flatten(1)), dim=-1).view(B, 1, H, W)
-        return f_BCHW + spatial_B1HW * self_attention_BCHW
+        return f_BCHW + self.spatial(f_BCHW).view(B, 1, H, W) * self_attention_BCHW
+
+    def spatial(self, f_BCHW: Tensor) -> Tensor:
+        """MA(f): where each image's context counts, B x H x W, which sums to one over the positions of an image."""
+        return torch.softmax(self.fc_spatial(f_BCHW.flatten(1)), dim=-1).view(-1, *self.size)
