@@ -36,6 +36,7 @@ setup(
             "facelt-extract = facelt.extract:command",
             "facelt-evaluate = facelt.evaluate:command",
             "facelt-explain = facelt.explain:command",
+            "facelt-draw = facelt.draw:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]

@@ -13,7 +13,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("facelt", "megaface_eval", "recordio_tools")
-COMMANDS = ("facelt-train", "facelt-extract", "facelt-evaluate", "facelt-explain", "megaface-eval", "recordio-tools")
+COMMANDS = (
+    "facelt-train",
+    "facelt-extract",
+    "facelt-evaluate",
+    "facelt-explain",
+    "facelt-draw",
+    "megaface-eval",
+    "recordio-tools",
+)
 TEMPLATES = ("facelt/figures/page.html.jinja", "megaface_eval/report/report.html.jinja")
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]
 OFFLINE = {**os.environ, "PIP_NO_INDEX": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
