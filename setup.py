@@ -37,6 +37,8 @@ setup(
             "facelt-evaluate = facelt.evaluate:command",
             "facelt-explain = facelt.explain:command",
             "facelt-draw = facelt.draw:command",
+            "facelt-fairness = facelt.fairness:command",
+            "facelt-sweep = facelt.sweep:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]

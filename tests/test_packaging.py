@@ -19,6 +19,8 @@ COMMANDS = (
     "facelt-evaluate",
     "facelt-explain",
     "facelt-draw",
+    "facelt-fairness",
+    "facelt-sweep",
     "megaface-eval",
     "recordio-tools",
 )
