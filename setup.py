@@ -24,12 +24,21 @@ setup(
         "facelt.jobs",  # the recipes, see facelt/recipes.py
     ],
     package_dir={"facelt.jobs": "jobs"},
-    package_data={"": ["py.typed"], "facelt.jobs": ["*.json"], "megaface_eval.report": ["*.jinja"]},
+    package_data={
+        "": ["py.typed"],
+        "facelt.jobs": ["*.json"],
+        "facelt.figures": ["*.jinja"],
+        "megaface_eval.report": ["*.jinja"],
+    },
     entry_points={
         "console_scripts": [
             "facelt-train = facelt.train:command",
             "facelt-extract = facelt.extract:command",
             "facelt-evaluate = facelt.evaluate:command",
+            "facelt-explain = facelt.explain:command",
+            "facelt-draw = facelt.draw:command",
+            "facelt-fairness = facelt.fairness:command",
+            "facelt-sweep = facelt.sweep:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]
@@ -48,6 +57,7 @@ setup(
         "pillow>=10",
         "pydantic~=2.5",
         "safetensors>=0.4",
+        "scikit-learn>=1.4",
         "setuptools",
         "tensorboard>=2.16",
         "tqdm>=4.66",

@@ -13,7 +13,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("facelt", "megaface_eval", "recordio_tools")
-COMMANDS = ("facelt-train", "facelt-extract", "facelt-evaluate", "megaface-eval", "recordio-tools")
+COMMANDS = (
+    "facelt-train",
+    "facelt-extract",
+    "facelt-evaluate",
+    "facelt-explain",
+    "facelt-draw",
+    "facelt-fairness",
+    "facelt-sweep",
+    "megaface-eval",
+    "recordio-tools",
+)
+TEMPLATES = ("facelt/figures/page.html.jinja", "megaface_eval/report/report.html.jinja")
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]
 OFFLINE = {**os.environ, "PIP_NO_INDEX": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 
@@ -69,7 +80,7 @@ def test_the_wheel_holds_the_packages_and_what_they_read_and_nothing_else(wheel)
         points = ConfigParser(delimiters="=")
         points.read_string(archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode())
     found = {name for name in names if ".dist-info/" not in name}
-    assert found == sources | markers | {*RECIPES, "megaface_eval/report/report.html.jinja"}
+    assert found == sources | markers | {*RECIPES, *TEMPLATES}
     assert set(points["console_scripts"]) == set(COMMANDS)
 
 

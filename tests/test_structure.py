@@ -15,7 +15,7 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 ROOMS = {
     "facelt": [
         "errors", "recipes", "config", "parallel", "network", "images", "head", "training", "features", "open_world",
-        ".",
+        "figures", ".",
     ],
     "megaface_eval": [
         "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",
@@ -27,7 +27,9 @@ ROOMS = {
     ],
 }  # fmt: skip
 # What the evaluator may take from recordio_tools; all else passes through files.
-COMMON = tuple(f"recordio_tools.{name}." for name in ("errors", "command_line", "atomic", "sources.bins"))
+COMMON = tuple(
+    f"recordio_tools.{name}." for name in ("errors", "command_line", "atomic", "sources.attributes", "sources.bins")
+)
 # The only modules that may name a library.
 HOMES = {
     "torch.distributed": {"facelt/parallel/group.py", "facelt/parallel/collectives.py", "megaface_eval/processes.py"},
@@ -77,7 +79,7 @@ def test_packages_know_only_what_they_may(path):
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "megaface_eval" in p.parts], ids=lambda p: p.name)
 def test_the_evaluator_takes_only_common_ground_from_recordio_tools(path):
-    """What exists once for all packages: outputs whole or not at all, one parser, one unpickler of packs."""
+    """What exists once for all packages: outputs whole or not at all, one parser, readers of packs and attributes."""
     taken = {name for name in imports(path) if name.startswith("recordio_tools")}
     assert all(name.startswith(COMMON) for name in taken), taken
 

@@ -102,7 +102,8 @@ class Head(nn.Module):
 class PlainHead(Head):
     """Stage plain: a linear or a cosine classifier, cross-entropy or a form of it, and perhaps a metric loss.
 
-    counts_K: training images of every class, the same on all ranks; the losses with a prior need them.
+    counts_K: training images of every class, the same on all ranks; None: the head is read, and not trained by a loss
+    with a prior.
     """
 
     def __init__(
@@ -116,8 +117,7 @@ class PlainHead(Head):
         margin = Margin(knobs.margin, knobs.margin_size)
         super().__init__(config, partition, knobs.classifier, margin, config.stage(stage))
         self.plain_knobs = knobs
-        if knobs.loss in ("balanced_softmax", "logit_adjusted"):
-            assert counts_K is not None, f'"loss": "{knobs.loss}" needs the counts of the training set'
+        if counts_K is not None and knobs.loss in ("balanced_softmax", "logit_adjusted"):
             # Of balanced softmax, log n_k: the log N between the two is the same for all classes, and tau is 1.
             self.classifier.offset_k = knobs.tau * losses.log_prior(counts_K, partition)
 

@@ -225,6 +225,17 @@ class CentroidMemory(nn.Module):
         self.centroids[classes] = torch.lerp(sums / counts[:, None], self.centroids[classes], momentum)
 
     @torch.no_grad()
+    def coefficients(self, features_GD: Tensor, temperature: Tensor | None = None) -> Tensor:
+        """o of equation 1 as a matrix, G x K, on a single rank: for a few images that a person looks at."""
+        assert group.world_size() == 1
+        if not self.retrieves:
+            share = 1 / self.partition.size if self.retrieval == "mean" else 0.0
+            return features_GD.new_full((len(features_GD), self.partition.size), share)
+        query_GD, keys = self._query(features_GD, temperature)
+        scores_GK = keys.scores(query_GD.to(self.products or query_GD.dtype), slice(None))
+        return scores_GK.softmax(1) if self.softmax else scores_GK
+
+    @torch.no_grad()
     def retrieved(self, features_GD: Tensor, temperature: Tensor | None = None) -> Tensor:
         """The class that weighs most in each image's read, for all G images, on all ranks. One product."""
         top_G, index_G = self._best(*self._query(features_GD, temperature), None)

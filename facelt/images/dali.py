@@ -33,9 +33,16 @@ WINDOW = ("start_B2", "end_B2")  # the fields of Changes with two numbers an ima
 class Dataset(Protocol):
     """What is needed of `recordio_tools.dataset.RecordDataset`."""
 
-    labels: NDArray[np.int64]
-    keys: NDArray[np.int64]
-    image_size: tuple[int, int]
+    @property
+    def labels(self) -> NDArray[np.int64]: ...
+
+    @property
+    def keys(self) -> NDArray[np.int64]: ...
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+
+    def __len__(self) -> int: ...
 
     def jpeg(self, i: int) -> NDArray[np.uint8]: ...
 

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from facelt.images.dali import Decoding, ImagePipeline
+from facelt.images.dali import Dataset, Decoding, ImagePipeline
 from facelt.images.sampling import SequentialSampler, local
 from facelt.parallel import group
-from recordio_tools.dataset import RecordDataset
 
 T = TypeVar("T")
 
@@ -46,9 +45,7 @@ class _PassPlan:
 
 
 @torch.no_grad()
-def each_batch(
-    function: Callable[[Tensor], T], dataset: RecordDataset, decoding: Decoding, title: str
-) -> Iterator[Batch[T]]:
+def each_batch(function: Callable[[Tensor], T], dataset: Dataset, decoding: Decoding, title: str) -> Iterator[Batch[T]]:
     """function(images B x 3 x S x S in [-1, 1]) over the set, B = `decoding.batch_size` images of each rank a batch.
 
     All ranks must iterate to the end. Progress with rate and time left on rank 0, called `title`.

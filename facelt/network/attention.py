@@ -31,12 +31,16 @@ class ModulatedAttention(nn.Module):
         self.fc_spatial = nn.Linear(channels * height * width, height * width)
 
     def forward(self, f_BCHW: Tensor) -> Tensor:
-        B, _, H, W = f_BCHW.shape
+        _, _, H, W = f_BCHW.shape
         assert self.size == (H, W), f"attention was built for a {self.size} map, given {(H, W)}"
-        spatial_B1HW = torch.softmax(self.fc_spatial(f_BCHW.flatten(1)), dim=-1).view(B, 1, H, W)
+        spatial_B1HW = self.spatial(f_BCHW)[:, None]
         if self.on == "features":
             return f_BCHW + spatial_B1HW * f_BCHW
         theta_BcN, phi_BcN, g_BcN = (conv(f_BCHW).flatten(2) for conv in (self.theta, self.phi, self.g))
         affinity_BNN = torch.softmax(theta_BcN.transpose(1, 2) @ phi_BcN, dim=-1)
         context_BcHW = (g_BcN @ affinity_BNN.transpose(1, 2)).unflatten(2, (H, W))
         return f_BCHW + spatial_B1HW * self.conv_mask(context_BcHW)
+
+    def spatial(self, f_BCHW: Tensor) -> Tensor:
+        """MA(f): where each image's context counts, B x H x W, which sums to one over the positions of an image."""
+        return torch.softmax(self.fc_spatial(f_BCHW.flatten(1)), dim=-1).view(-1, *self.size)

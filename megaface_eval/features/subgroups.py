@@ -1,4 +1,4 @@
-"""Sub-groups of identities from a TSV: `name <tab> group`, or `identity <tab> attribute …` and a value each."""
+"""Sub-groups of probes from a TSV of identities' attributes."""
 
 from pathlib import Path
 
@@ -6,39 +6,16 @@ import numpy as np
 
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import FeatureSet
+from recordio_tools.errors import UserError
+from recordio_tools.sources.attributes import read_attributes
 
 
 def read_subgroups(path: str | Path) -> dict[str, dict[str, str]]:
-    """Value of every attribute for each identity: {attribute: {identity name: value}}.
-
-    Two columns need no header and are one attribute, `group`. More need a first line of `identity` and the attributes'
-    names. Blank lines and lines that start with # are passed over. Raises InputError for anything else.
-    """
-    path = Path(path)
+    """`read_attributes`, as this package raises its mistakes: InputError."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as text ({error}); expected lines of identity<tab>group") from error
-    rows = [(number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip() and line[0] != "#"]
-    if not rows:
-        raise InputError(f"{path}: no lines; expected lines of identity<tab>group")
-    header = rows[0][1][1:] if rows[0][1][0].strip().lower() == "identity" else None
-    attributes = [name.strip() for name in header] if header else ["group"]
-    if len(set(attributes)) < len(attributes):
-        raise InputError(f"{path}: line {rows[0][0]} names an attribute twice; expected a name for each column")
-    groups: dict[str, dict[str, str]] = {attribute: {} for attribute in attributes}
-    for number, cells in rows[1:] if header else rows:
-        if len(cells) != len(attributes) + 1:
-            raise InputError(
-                f"{path}: line {number} has {len(cells)} tab-separated cells, expected {len(attributes) + 1}"
-                + ("" if header else "; for several attributes begin with a line identity<tab>attribute<tab>…")
-            )
-        name = cells[0].strip()
-        if name in groups[attributes[0]]:
-            raise InputError(f"{path}: line {number} names {name!r} again; expected one line an identity")
-        for attribute, value in zip(attributes, cells[1:], strict=True):
-            groups[attribute][name] = value.strip()
-    return groups
+        return read_attributes(path)
+    except UserError as mistake:
+        raise InputError(str(mistake)) from None
 
 
 def subgroup_masks(path: str | Path, probes: FeatureSet) -> dict[str, np.ndarray]:

@@ -1,0 +1,102 @@
+"""Fairness: accuracy by sensitive attribute, and the largest gap at equal numbers of training images.
+
+    python -m facelt.fairness RUN --train TRAIN --data TEST --attributes people.tsv --output FAIRNESS
+
+TRAIN is the set that the run was trained on, TEST holds other images of its people. people.tsv has a line a person:
+name <tab> group, or a heading such as identity <tab> sex <tab> age and a value of each; `recordio_tools synth` writes
+one. FAIRNESS is a folder: fairness.json, table.md, fairness.png.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from facelt.errors import UserError, one_line
+from facelt.evaluate import check_sets
+from facelt.figures.answers import answers
+from facelt.figures.fairness import ByClass, Fairness, draw, measure, table
+from facelt.figures.opened import OpenedRun
+from facelt.open_world.figures import DRAWS
+from facelt.parallel import group
+from recordio_tools.atomic import check_writable, output_folder
+from recordio_tools.cli.arguments import natural, positive
+from recordio_tools.command_line import Parser
+from recordio_tools.dataset import RecordDataset
+from recordio_tools.sources.attributes import read_attributes
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure as the command line says; 0 done. Leaves with 2 for a user's mistake."""
+    args = arguments().parse_args(argv)
+    with one_line("facelt.fairness"):
+        check_writable(args.output, force=args.force, folder=True)
+        attributes = read_attributes(args.attributes)
+        run = OpenedRun.of(args.run, group.join())
+        train, test = RecordDataset(args.train), RecordDataset(args.data)
+        check_sets(args, run.state, train, test)
+        names = test.names or [str(k) for k in range(test.num_classes)]
+        check_named(args.attributes, attributes, [names[k] for k in np.unique(test.labels)])
+        found = answers(run, test, args.batch, "test images")
+        counts_K = np.bincount(train.labels, minlength=train.num_classes)
+        by = ByClass.of(test.labels, found.classes_N, counts_K, names)
+        fairness = Fairness(
+            checkpoint=str(run.folder),
+            train=args.train,
+            data=args.data,
+            attributes_file=str(args.attributes),
+            classes=len(by.counts_C),
+            draws=args.draws,
+            seed=args.seed,
+            attributes=measure(by, attributes, args.draws, args.seed),
+        )
+        text = table(fairness)
+        with output_folder(args.output, force=args.force) as draft:
+            (draft / "fairness.json").write_text(fairness.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            (draft / "table.md").write_text(text + "\n", encoding="utf-8")
+            draw(fairness).savefig(draft / "fairness.png", dpi=160)
+        print(f"{text}\n\nwrote {args.output}: fairness.json, table.md, fairness.png")
+    return 0
+
+
+def check_named(path: Path, attributes: dict[str, dict[str, str]], names_C: list[str]) -> None:
+    """Say in one line whom the file leaves out; raise UserError where it names none of the people."""
+    named = set().union(*attributes.values())
+    missing = [name for name in names_C if name not in named]
+    if len(missing) == len(names_C):
+        raise UserError(
+            f"--attributes {path}: names none of the people of --data (such as {missing[0]!r}); give theirs"
+        )
+    if missing:
+        group.say(
+            f"--attributes {path}: {len(missing)} of {len(names_C)} people of --data are not in it (such as "
+            f"{missing[0]!r}) and are in no group"
+        )
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(prog="facelt.fairness", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run of facelt/train.py, a stage's folder, or a step folder")
+    parser.add_argument("--train", required=True, help="data folder that the run was trained on")
+    parser.add_argument("--data", required=True, metavar="TEST", help="data folder of test images of the same classes")
+    parser.add_argument(
+        "--attributes", type=Path, required=True, metavar="TSV", help="attributes of people, a line each"
+    )
+    parser.add_argument("--output", required=True, metavar="FAIRNESS", help="folder to write")
+    parser.add_argument("--draws", type=positive, default=DRAWS, help=f"of the bootstrap (default: {DRAWS})")
+    parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap (default: 0)")
+    parser.add_argument("--batch", type=positive, default=64, help="images at a time (default: 64)")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.set_defaults(open=None)  # what `check_sets` asks for beside
+    return parser
+
+
+def command() -> int:
+    """What the console command runs."""
+    return group.as_process(main)
+
+
+if __name__ == "__main__":
+    sys.exit(command())
