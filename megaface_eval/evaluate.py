@@ -80,9 +80,14 @@ def shot_columns(similar_Q: np.ndarray | None, bounds: tuple[int, int, int], pro
     return [*buckets, Column("full", "Full", RATE, np.ones(probes, bool))]
 
 
-def group_columns(masks: dict[str, np.ndarray]) -> list[Column]:
-    """The columns of the table's right part."""
-    return [Column(f"group:{name}", name, "Sub-groups", mask) for name, mask in masks.items()]
+def group_columns(masks: dict[str, dict[str, np.ndarray]]) -> list[Column]:
+    """The columns of the table's right part, under a heading for each attribute where there are several."""
+    heading = "Sub-groups" if len(masks) == 1 else "Sub-groups: {}"
+    return [
+        Column(f"group:{name}", name, heading.format(attribute), mask)
+        for attribute, groups in masks.items()
+        for name, mask in groups.items()
+    ]
 
 
 def evaluate_method(

@@ -34,13 +34,13 @@ class Likeness:
 class Loaded:
     """All feature sets of an evaluation.
 
-    groups: title to a mask over the probes (bool, Q). dropped: distractor rows (bool, N) that a noise list takes out.
-    removed: what was removed or replaced, in words.
+    groups: masks over the probes (bool, Q), as `subgroup_masks` gives them. dropped: distractor rows (bool, N)
+    that a noise list takes out. removed: what was removed or replaced, in words.
     """
 
     methods: list[Method]
     likeness: Likeness | None = None
-    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    groups: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     dropped: np.ndarray | None = None
     removed: tuple[str, ...] = ()
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from megaface_eval.evaluate import Evaluation
-from megaface_eval.protocols.metrics import DRAWS
+from megaface_eval.protocols.metrics import FEWEST
 from megaface_eval.protocols.verification import MOST_PROBES
 from megaface_eval.report.wording import size_name
 from megaface_eval.settings import Settings
@@ -44,8 +44,9 @@ def conventions_of(evaluation: Evaluation) -> list[str]:
         IMPOSTORS[rules.impostors],
         f"Gallery: nested sets of {nested} distractors, {order}.",
         _shots(settings, evaluation.shots and evaluation.shots.similarity),
-        f"Intervals: 95 %, {DRAWS} bootstrap resamples of identities, the same for every method and column "
-        "(fewer for verification and open set).",
+        "Intervals: 95 %, over identities: Wilson's of as many trials as vary alike, with Student's t; none below "
+        f"{FEWEST:g} identities of equal weight. What is called outside chance, among all comparisons of a report, is "
+        "a false alarm in 5 % of reports at most (Holm).",
         _verification(first.verification, len(np.unique(probes.labels))),
     ]
     if open_set is not None:
