@@ -23,7 +23,7 @@ SHAKE = 0.001
 def read_noise(path: str | Path) -> list[str]:
     """Image paths of a noise list: a path a line, or `number <tab> path`; # begins a comment."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable noise list ({error})") from error
     kept = [line.strip() for line in lines if line.strip() and not line.startswith("#")]

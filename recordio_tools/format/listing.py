@@ -29,7 +29,7 @@ def read_list(path: Path, root: Path | None = None) -> list[Picture]:
     root = path.parent if root is None else root
     pictures: list[Picture] = []
     parse = None
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\r\n").split("\t")
             if len(fields) < 3:
@@ -94,7 +94,7 @@ def read_image_list(path: Path) -> ImageList:
     by_key = labelled = False
     labels: list[int] = []
     line_of: dict[str, int] = {}
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             entry = _ENTRY.fullmatch(line.strip())
             if entry is None or not (_KEY.fullmatch(entry[1]) or _PATH.fullmatch(entry[1])):

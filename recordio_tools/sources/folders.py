@@ -171,7 +171,7 @@ def pack_listed(
     load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
     with DatasetWriter(out, len(list_labels), (size, size), names=named, force=force, paths=listed.images) as writer:
         _add(pictures, load, writer)
-        (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
+        (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     return manifest
 
 
