@@ -5,6 +5,7 @@
 - benchmarks: `path label`, such as `n01440764/n01440764_190.JPEG 0` or `/a/airfield/00000001.jpg 0`
 """
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,16 @@ _ENTRY = re.compile(r"([^\t]*?\S)(?:\s+(-1|[0-9]{1,9}))?")  # an image, and a la
 _KEY = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r".*\.[A-Za-z]\w*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def text_of(name: str) -> str:
+    """A file name, as Python has it under the locale, as text: its bytes are UTF-8 whatever the locale is."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def name_of(text: str) -> str:
+    """The reverse of `text_of`: what to ask Python for."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def read_list(path: Path, root: Path | None = None) -> list[Picture]:
@@ -47,7 +58,7 @@ def _im2rec(fields: list[str], root: Path, path: Path, number: int, line: str) -
         raise _misfit(path, number, line, "index<TAB>label<TAB>path")
     labels = [float(field) for field in fields[1:-1]]
     _refuse_label(labels[0], path, number, line)
-    return Picture(root / fields[-1], int(labels[0]) if len(labels) == 1 else labels)
+    return Picture(root / name_of(fields[-1]), int(labels[0]) if len(labels) == 1 else labels)
 
 
 def _face2rec2(fields: list[str], root: Path, path: Path, number: int, line: str) -> Picture:
@@ -56,7 +67,7 @@ def _face2rec2(fields: list[str], root: Path, path: Path, number: int, line: str
         raise _misfit(path, number, line, "aligned<TAB>path<TAB>label, then a box of 4, then landmarks of 10")
     aligned, label, *rest = (float(field) for field in numbers)
     _refuse_label(label, path, number, line)
-    return Picture(root / fields[1], [label, aligned, *rest])
+    return Picture(root / name_of(fields[1]), [label, aligned, *rest])
 
 
 def _refuse_label(label: float, path: Path, number: int, line: str) -> None:
