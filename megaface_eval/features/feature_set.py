@@ -31,6 +31,10 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# what facelt.extract writes of the recogniser and of which of its embeddings the features are
+MAKERS = ("recogniser", "checkpoint", "step", "model", "mean", "std", "channels", "size", "memory", "flip", "embedding")
+SAMPLE = 500  # rows that a set is judged by
+ALIKE = 1e-6  # below 1, where cosines of float32 rows of one direction end
 SAFE = (1e-15, 1e18)  # norms whose float32 squares neither vanish nor overflow
 
 
@@ -161,6 +165,36 @@ def same_dimension(one: FeatureSet, other: FeatureSet) -> None:
             f"{one.where} has {one.dimension} dimensions and {other.where} {other.dimension}; "
             "expected features of one recogniser: extract both with the same one"
         )
+
+
+def check_spread(one: FeatureSet, other: FeatureSet) -> None:
+    """Raise InputError if the rows of two sets all point one way, by a sample: nobody could be told from anybody."""
+    rows = [part.unit_take(np.unique(np.linspace(0, len(part) - 1, SAMPLE).astype(int))) for part in (one, other)]
+    sampled = np.concatenate(rows).astype(np.float64)
+    lowest = float((sampled @ sampled[0]).min())
+    if lowest > 1 - ALIKE:
+        raise InputError(
+            f"{one.where} and {other.where}: features have collapsed, cosines of {len(sampled)} rows to the first are "
+            f"{lowest:.7f} at least; train the recogniser again or extract with another"
+        )
+
+
+def same_rows(one: FeatureSet, other: FeatureSet) -> bool:
+    """Whether two sets are alike, by their sizes and a sample of their rows."""
+    if one.stored.shape != other.stored.shape:
+        return False
+    some = np.unique(np.linspace(0, len(one) - 1, SAMPLE).astype(int))
+    return np.array_equal(one.stored.take(some), other.stored.take(some))
+
+
+def same_recogniser(one: FeatureSet, other: FeatureSet) -> None:
+    """Raise InputError if the metas of two sets name different recognisers or embeddings."""
+    for key in MAKERS:
+        if key in one.meta and key in other.meta and one.meta[key] != other.meta[key]:
+            raise InputError(
+                f"{one.where} has {key} {one.meta[key]!r} in its meta.json and {other.where} {other.meta[key]!r}; "
+                "expected features of one recogniser: extract both alike, or give --mixed"
+            )
 
 
 def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndarray = 0) -> np.ndarray:

@@ -40,7 +40,7 @@ def conventions_of(evaluation: Evaluation) -> list[str]:
         "Score: cosine of the features as stored, summed in float64; ranks are exact and do not depend on block size, "
         "search engine or number of processes.",
         PROTOCOL[rules.protocol],
-        TIES[rules.ties],
+        TIES[rules.ties] + " " + _ties(evaluation),
         IMPOSTORS[rules.impostors],
         f"Gallery: nested sets of {nested} distractors, {order}.",
         _shots(settings, evaluation.shots and evaluation.shots.similarity),
@@ -63,7 +63,13 @@ def conventions_of(evaluation: Evaluation) -> list[str]:
     if alone:
         lines.append(f"Probes without a mate: {alone}; they are in no figure.")
     lines.append(f"Noise: {settings.noise.mode}." + "".join(f" {what}." for what in evaluation.loaded.removed))
-    return lines
+    return lines + [f"Warning: {line}." for line in evaluation.warnings]
+
+
+def _ties(evaluation: Evaluation) -> str:
+    """In how many trials that mattered."""
+    told = [f"{r.found.tied.sum():,} of {len(r.found.tied):,} ({r.method.name})" for r in evaluation.results]
+    return f"Trials in which one scores exactly so: {', '.join(told)}."
 
 
 def _verification(figures: dict | None, identities: int) -> str:

@@ -80,6 +80,7 @@ def method_report(result: Result, columns: list[Column], settings: Settings) -> 
         meta=method.probes.meta,
         cells={column.key: cell_of(result, column) for column in columns},
         sizes=sizes,
+        ties=int(found.tied.sum()),
         cmc=schema.Cmc(rank=steps.tolist(), recall=recall.tolist()),
         verification=schema.Verification(**result.verification) if result.verification else None,
         open_set={name: schema.OpenSet(**figures) for name, figures in opened.items()} if opened else None,

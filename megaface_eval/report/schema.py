@@ -166,7 +166,10 @@ class Miss(Part):
 
 
 class MethodReport(Part):
-    """Everything of one method; probes, distractors, cohort: where its features lay."""
+    """Everything of one method; probes, distractors, cohort: where its features lay.
+
+    ties: trials in which an impostor scores exactly as the mate does.
+    """
 
     name: str
     probes: str | None = None
@@ -175,6 +178,7 @@ class MethodReport(Part):
     meta: dict[str, Any] = {}
     cells: dict[str, Cell]
     sizes: Annotated[list[SizeRate], Field(min_length=1)]
+    ties: int | None = None
     cmc: Cmc
     verification: Verification | None
     open_set: Annotated[dict[str, OpenSet] | None, AfterValidator(_with_cosine)]

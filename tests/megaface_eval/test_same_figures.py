@@ -125,6 +125,11 @@ def test_a_report_holds_what_plain_counts_give(folder, monkeypatch, protocol, ti
         assert method["cells"][key] == {**expected, **counts}, key
     for shown, (size, found) in zip(method["sizes"], ranks.items(), strict=True):
         assert shown == {"gallery": size, **figures(found == 0, masks["full"])[0]}
+    ties = [(np.append(to_strangers[i], among_probes[i, (labels != labels[i]) & (impostors == "all")])
+             == among_probes[i, j]).any() for i, j in trials]  # fmt: skip
+    assert method["ties"] == sum(ties)
+    assert any(f"{sum(ties)} of {len(trials)}" in line for line in report["conventions"])
+    assert any(line.startswith("Warning: ") for line in report["conventions"]) == (np.mean(ties) > 0.01)
     assert method["cmc"]["rank"] == sorted({0, *ranks[STRANGERS].tolist()})
     recall = [(ranks[STRANGERS] <= r).mean() for r in method["cmc"]["rank"]]
     np.testing.assert_allclose(method["cmc"]["recall"], recall)
