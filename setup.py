@@ -58,6 +58,7 @@ setup(
         "pydantic~=2.5",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "setuptools",
         "tensorboard>=2.16",
         "tqdm>=4.66",

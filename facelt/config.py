@@ -405,7 +405,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> tuple[dict[str
     if not path.is_file():
         raise UserError(f"--deepspeed_config {path}: no such file; expected a DeepSpeed JSON such as jobs/ds.json")
     try:
-        ds = json.loads(path.read_text())
+        ds = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); mend the file") from None
     if not isinstance(ds, dict):

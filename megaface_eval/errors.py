@@ -1,10 +1,9 @@
 """What the user can mend, and how every command of the package ends on it: one line, exit status 2."""
 
-import io
 import sys
 from collections.abc import Callable
 
-from recordio_tools.command_line import INTERRUPTED, complain
+from recordio_tools.command_line import INTERRUPTED, complain, print_anything
 from recordio_tools.errors import UserError
 
 
@@ -17,8 +16,7 @@ def answer(work: Callable[[], None], silent: bool = False) -> int:
 
     silent: say nothing, because another process of the same run says it.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a table has ≥ and ±, and not every locale has them
+    print_anything()
     try:
         work()
     except UserError as error:

@@ -20,6 +20,7 @@ from megaface_eval.search.ranks import Search
 from megaface_eval.settings import Settings
 
 RATE = "MegaFace identification rate"
+MOST_TIED = 0.01  # share of trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class Result:
 class Evaluation:
     """All that a report is made of.
 
-    shots: None without a training set. search_note: how blocks were searched, and why so.
+    shots: None without a training set. search_note: how blocks were searched, and why so. warnings: what looks wrong,
+    in words.
     """
 
     settings: Settings
@@ -54,6 +56,7 @@ class Evaluation:
     results: list[Result]
     search_note: str
     processes: Processes
+    warnings: tuple[str, ...] = ()
 
 
 def evaluate(settings: Settings, processes: Processes) -> Evaluation:
@@ -68,8 +71,19 @@ def evaluate(settings: Settings, processes: Processes) -> Evaluation:
     results = [evaluate_method(m, columns, settings, search, loaded.dropped) for m in loaded.methods]
     return Evaluation(
         settings=settings, loaded=loaded, shots=shots, columns=columns, results=results, search_note=note,
-        processes=processes,
+        processes=processes, warnings=(*loaded.warnings, *filter(None, map(many_ties, results))),
     )  # fmt: skip
+
+
+def many_ties(result: Result) -> str | None:
+    """A warning where more than MOST_TIED of a method's trials hang on how ties are counted."""
+    share = result.found.tied.mean()
+    if share <= MOST_TIED:
+        return None
+    return (
+        f"{result.method.name}: in {100 * share:.1f} % of trials an impostor scores exactly as the mate does; --ties "
+        "decides these, and features that are partly alike make them"
+    )
 
 
 def shot_columns(similar_Q: np.ndarray | None, bounds: tuple[int, int, int], probes: int) -> list[Column]:
@@ -80,9 +94,14 @@ def shot_columns(similar_Q: np.ndarray | None, bounds: tuple[int, int, int], pro
     return [*buckets, Column("full", "Full", RATE, np.ones(probes, bool))]
 
 
-def group_columns(masks: dict[str, np.ndarray]) -> list[Column]:
-    """The columns of the table's right part."""
-    return [Column(f"group:{name}", name, "Sub-groups", mask) for name, mask in masks.items()]
+def group_columns(masks: dict[str, dict[str, np.ndarray]]) -> list[Column]:
+    """The columns of the table's right part, under a heading for each attribute where there are several."""
+    heading = "Sub-groups" if len(masks) == 1 else "Sub-groups: {}"
+    return [
+        Column(f"group:{name}", name, heading.format(attribute), mask)
+        for attribute, groups in masks.items()
+        for name, mask in groups.items()
+    ]
 
 
 def evaluate_method(

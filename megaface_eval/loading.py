@@ -1,12 +1,20 @@
 """Opening what the settings name: methods, training set, sub-groups, noise lists."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from megaface_eval.errors import InputError
 from megaface_eval.features import noise
-from megaface_eval.features.feature_set import FeatureSet, load_features, same_dimension
+from megaface_eval.features.feature_set import (
+    FeatureSet,
+    check_spread,
+    load_features,
+    same_dimension,
+    same_recogniser,
+    same_rows,
+)
 from megaface_eval.features.simulate import make_scene
 from megaface_eval.features.subgroups import subgroup_masks
 from megaface_eval.settings import MethodPaths, Settings
@@ -34,15 +42,16 @@ class Likeness:
 class Loaded:
     """All feature sets of an evaluation.
 
-    groups: title to a mask over the probes (bool, Q). dropped: distractor rows (bool, N) that a noise list takes out.
-    removed: what was removed or replaced, in words.
+    groups: masks over the probes (bool, Q), as `subgroup_masks` gives them. dropped: distractor rows (bool, N)
+    that a noise list takes out. removed: what was removed or replaced, in words. warnings: what looks wrong, in words.
     """
 
     methods: list[Method]
     likeness: Likeness | None = None
-    groups: dict[str, np.ndarray] = field(default_factory=dict)
+    groups: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     dropped: np.ndarray | None = None
     removed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def probes(self) -> FeatureSet:
@@ -55,6 +64,9 @@ def load(settings: Settings) -> Loaded:
     loaded = _simulated(settings) if settings.sources.simulated else _from_disk(settings)
     check_methods(loaded.methods)
     likeness = loaded.likeness
+    if not settings.sources.simulated:
+        check_likeness(loaded, settings.sources.mixed)
+        loaded = replace(loaded, warnings=tuple(suspicions(loaded)))
     if likeness is not None and not np.array_equal(likeness.probes.labels, loaded.probes.labels):
         raise InputError(
             f"{likeness.probes.where}: labels do not match those of the probes in {loaded.probes.where}; "
@@ -87,6 +99,40 @@ def check_methods(methods: list[Method]) -> None:
                 f"{method.probes.where} has {len(method.probes)} probes whose labels do not match those of "
                 f"{first.where} ({len(first)}); expected the same probes in the same order"
             )
+
+
+def check_likeness(loaded: Loaded, mixed: bool = False) -> None:
+    """Raise InputError unless what is compared is of one recogniser, whose features differ. mixed: of any."""
+    likeness = loaded.likeness
+    pairs = [(method.probes, method.distractors) for method in loaded.methods]
+    for one, other in [*pairs, (likeness.probes, likeness.train)] if likeness is not None else pairs:
+        if not mixed:
+            same_recogniser(one, other)
+        check_spread(one, other)
+
+
+def suspicions(loaded: Loaded) -> Iterator[str]:
+    """What may have been mixed up on the command line, in words."""
+    likeness = loaded.likeness
+    for method in loaded.methods:
+        probes, distractors = method.probes, method.distractors
+        if same_rows(probes, distractors):
+            yield f"{method.name}: probes and distractors are the same features"
+        elif _mated(probes) < 0.5 < _mated(distractors):
+            yield (
+                f"{method.name}: most distractors have another image of their identity and most probes have none; are "
+                "--probes and --distractors swapped?"
+            )
+        if likeness is not None and same_rows(probes, likeness.train):
+            yield f"{method.name}: --train and the probes are the same features, so each probe counts itself"
+    if likeness is not None and likeness.probes is not loaded.probes and same_rows(likeness.probes, likeness.train):
+        yield "--train and --probes-recogniser are the same features, so each probe counts itself"
+
+
+def _mated(features: FeatureSet) -> float:
+    """Share of rows that have another of their identity; none where all have one label, as sets without labels do."""
+    _, place, images = np.unique(features.labels, return_inverse=True, return_counts=True)
+    return float((images[place] > 1).mean()) if len(images) > 1 else 0.0
 
 
 def _simulated(settings: Settings) -> Loaded:

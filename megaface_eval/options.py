@@ -68,6 +68,7 @@ def _what(add: Callable) -> None:
         type=Path,
         help="the probes under the same recogniser as --train (default: the one method's own probes)",
     )
+    add("--mixed", action="store_true", help="compare features whose meta.json name different recognisers all the same")
     add("--subgroups", metavar="TSV", type=Path, help="identity name <tab> group; a column for each group")
     add("--simulate", action="store_true", help="made-up von Mises–Fisher features instead of any data")
     add(
@@ -206,6 +207,7 @@ def _sources(options: argparse.Namespace) -> Sources:
         ),
         simulated=tuple(options.mate_cosine) if options.simulate else (),
         compared=tuple(options.compare or ()),
+        mixed=options.mixed,
         train=options.train,
         recogniser=options.probes_recogniser,
         subgroups=options.subgroups,

@@ -54,6 +54,8 @@ def report_on(settings: Settings, command: str, processes: Processes) -> None:
         evaluation = evaluate(settings, processes)
         if processes.rank > 0:
             return
+        for line in evaluation.warnings:
+            print(f"warning: {line}", file=sys.stderr)
         report = report_of(evaluation, command)
         extras = further_files(evaluation, report)
     if processes.rank == 0:

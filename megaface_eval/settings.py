@@ -25,6 +25,7 @@ class MethodPaths:
 class Sources:
     """What is evaluated: methods on disk, or simulated ones, or reports made before; one of the three is not empty.
 
+    mixed: features of a method may be of different recognisers, as their metas have it.
     train: training images under a recogniser; recogniser: the probes under it, None for the first method's own.
     probe_images, distractor_images: folders that paths.txt starts from, for thumbnails.
     """
@@ -32,6 +33,7 @@ class Sources:
     methods: tuple[MethodPaths, ...] = ()
     simulated: tuple[float, ...] = ()  # a mean cosine of mates for each
     compared: tuple[Path, ...] = ()
+    mixed: bool = False
     train: Path | None = None
     recogniser: Path | None = None
     subgroups: Path | None = None

@@ -10,7 +10,7 @@ from megaface_eval.errors import InputError
 def read_json(path: Path) -> Any:
     """A JSON file's value. Raises InputError for one that is not readable, UTF-8 and JSON to the letter (no NaN)."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse)
         json.dumps(value, ensure_ascii=False).encode()  # half a character can be escaped, but not written
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a JSON file") from error

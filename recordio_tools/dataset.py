@@ -5,6 +5,7 @@ They are told apart by that, wherever they lie and whatever their keys, so that 
 1, with gaps, or with more images than float32 can count are read alike.
 """
 
+from codecs import BOM_UTF8
 from functools import cached_property
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def read_property(path: Path) -> tuple[int, tuple[int, int]] | None:
     """`(num_classes, (height, width))` from a `property` file, None when there is none. Raises RecordError."""
     if not path.is_file():
         return None
-    line = path.read_bytes()[:200].split(b"\n")[0].strip()
+    line = path.read_bytes()[:200].removeprefix(BOM_UTF8).split(b"\n")[0].strip()
     numbers = [field.strip() for field in line.split(b",")]
     if len(numbers) != 3 or not all(field.isdigit() and len(field) < 10 and int(field) for field in numbers):
         problem = f"first line is {line[:40]!r}, expected num_classes,height,width (three positive integers)"
@@ -38,7 +39,7 @@ def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise RecordError(f"is not UTF-8 text at byte {error.start}", path=path, kind="names") from None
     names = _without_ends(lines)
@@ -55,7 +56,7 @@ def read_paths(path: Path, num_images: int) -> list[str] | None:
     """
     if not path.is_file():
         return None
-    paths = _without_ends(path.read_bytes().decode("utf-8", "surrogateescape").split("\n"))
+    paths = _without_ends(path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n"))
     if len(paths) != num_images:
         problem = f"{len(paths)} paths for {num_images} images; expected one line for each"
         raise RecordError(problem, path=path, kind="paths")

@@ -154,7 +154,7 @@ class DatasetWriter(AbstractContextManager):
         self._file.write(range_records(np.zeros(1), np.array([count + 1]), np.array([count + 1 + classes])))
         keys = np.concatenate([np.arange(count + 1), range_keys])
         (self.partial / IDX).write_bytes(format_index(keys, np.concatenate([[0], offsets[order], ranges_at])))
-        (self.partial / PROPERTY).write_text("{},{},{}\n".format(classes, *self.image_size))
+        (self.partial / PROPERTY).write_text("{},{},{}\n".format(classes, *self.image_size), encoding="utf-8")
         if self.names is not None:
             (self.partial / NAMES).write_bytes("".join(f"{name}\n" for name in self.names).encode())
         if self.paths is not None:

@@ -94,6 +94,39 @@ def test_a_library_is_named_only_at_its_home(library):
     assert named <= HOMES[library]
 
 
+def leaves_encoding_to_the_locale(call: ast.Call) -> bool:
+    """Whether a call reads or writes text and does not say in which encoding."""
+    of = call.func.value if isinstance(call.func, ast.Attribute) else None
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name not in ("open", "read_text", "write_text", "fdopen", "TextIOWrapper"):
+        return False
+    if isinstance(of, ast.Name) and (of.id, name) in {("os", "open"), ("Image", "open")}:
+        return False
+    binary = any(isinstance(one, ast.Constant) and "b" in str(one.value) for one in call.args if name == "open")
+    return not binary and "encoding" not in {keyword.arg for keyword in call.keywords}
+
+
+@pytest.mark.parametrize(
+    "text, leaves",
+    [
+        ("open(p)", True),
+        ("open(p, 'a')", True),
+        ("(a / b).write_text(t)", True),
+        ("p.open('rb')", False),
+        ("p.read_text(encoding='utf-8')", False),
+        ("Image.open(p)", False),
+    ],
+)
+def test_a_text_without_its_encoding_is_seen(text, leaves):
+    assert leaves_encoding_to_the_locale(ast.parse(text, mode="eval").body) is leaves
+
+
+@pytest.mark.parametrize("path", [*SOURCES, ROOT / "docs" / "knobs.py"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_is_utf_8_whatever_the_locale(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert not [f"line {call.lineno}" for call in calls if leaves_encoding_to_the_locale(call)]
+
+
 def test_recordio_tools_needs_no_torch():
     for path in (ROOT / "recordio_tools").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & {"torch", "mxnet", "cv2"}

@@ -1,8 +1,9 @@
 """A feature set on disk: a folder (or one `.npz`) with a row per image, read by blocks, handed out as unit rows.
 
 Folder layout: `features.npy` (N×D; float32, float16, or bfloat16 as ml_dtypes' `V2` or as uint16 with
-`"dtype": "bfloat16"` in the meta), `labels.npy` (N, int64 identity numbers) and, when known, `names.txt` (line i names
-identity i), `paths.txt` (line i names the image of row i) and `meta.json` (what made it).
+`"dtype": "bfloat16"` in the meta; of either byte order, by rows or, more slowly, by columns), `labels.npy` (N, int64
+identity numbers) and, when known, `names.txt` (line i names identity i), `paths.txt` (line i names the image of row i)
+and `meta.json` (what made it). Texts are UTF-8.
 """
 
 import json
@@ -30,6 +31,11 @@ UNREADABLE = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# what facelt.extract writes of the recogniser and of which of its embeddings the features are
+MAKERS = ("recogniser", "checkpoint", "step", "model", "mean", "std", "channels", "size", "memory", "flip", "embedding")
+SAMPLE = 500  # rows that a set is judged by
+ALIKE = 1e-6  # below 1, where cosines of float32 rows of one direction end
+SAFE = (1e-15, 1e18)  # norms whose float32 squares neither vanish nor overflow
 
 
 class StoredRows(Protocol):
@@ -49,7 +55,8 @@ class StoredRows(Protocol):
 def to_float32(values: np.ndarray, bfloat16: bool = False) -> np.ndarray:
     """Float32 copy of stored values, never a view; bfloat16 bits are the upper half of a float32."""
     if bfloat16:
-        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        bits = values.view(np.uint16) if values.dtype.kind == "V" else values
+        return (bits.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and `normalise` refuses it
         return np.array(values, dtype=np.float32, order="C")
 
@@ -73,12 +80,15 @@ class FileRows:
 
     def __init__(self, path: Path, bfloat16: bool = False):
         mapped = np.load(path, mmap_mode="r")
-        if mapped.ndim != 2 or not mapped.flags.c_contiguous:
-            raise InputError(f"{path}: shape {mapped.shape}, expected N×D in row order; save it with numpy.save")
+        if mapped.ndim != 2:
+            raise InputError(f"{path}: shape {mapped.shape}, expected N×D")
         self.path, self.dtype, self.offset, self.bfloat16 = path, mapped.dtype, mapped.offset, bfloat16
+        self.by_rows = mapped.flags.c_contiguous
         self.shape: tuple[int, ...] = mapped.shape
 
     def read(self, start: int, stop: int) -> np.ndarray:
+        if not self.by_rows:
+            return to_float32(np.ascontiguousarray(np.load(self.path, mmap_mode="r")[start:stop]), self.bfloat16)
         n, dimension = stop - start, self.shape[1]
         at = self.offset + start * dimension * self.dtype.itemsize
         # fromfile reads numbers only; a two-byte void is read as the integer it is
@@ -123,8 +133,14 @@ class FeatureSet:
 
     def norms(self) -> np.ndarray:
         """Lengths of all rows as stored, float64 (N)."""
-        norms = [np.linalg.norm(self.stored.read(*span), axis=1) for span in spans(len(self), 65536)]
-        return np.concatenate(norms).astype(np.float64)
+        norms = []
+        for span in spans(len(self), 65536):
+            rows = self.stored.read(*span)
+            with np.errstate(over="ignore"):
+                norms.append(np.linalg.norm(rows, axis=1).astype(np.float64))
+            odd = _odd(norms[-1])
+            norms[-1][odd] = np.linalg.norm(rows[odd].astype(np.float64), axis=1)
+        return np.concatenate(norms)
 
     def column(self, name: str) -> np.ndarray:
         """One number a row (N, float64) from a .npy file in the set's folder, such as reachability."""
@@ -151,6 +167,36 @@ def same_dimension(one: FeatureSet, other: FeatureSet) -> None:
         )
 
 
+def check_spread(one: FeatureSet, other: FeatureSet) -> None:
+    """Raise InputError if the rows of two sets all point one way, by a sample: nobody could be told from anybody."""
+    rows = [part.unit_take(np.unique(np.linspace(0, len(part) - 1, SAMPLE).astype(int))) for part in (one, other)]
+    sampled = np.concatenate(rows).astype(np.float64)
+    lowest = float((sampled @ sampled[0]).min())
+    if lowest > 1 - ALIKE:
+        raise InputError(
+            f"{one.where} and {other.where}: features have collapsed, cosines of {len(sampled)} rows to the first are "
+            f"{lowest:.7f} at least; train the recogniser again or extract with another"
+        )
+
+
+def same_rows(one: FeatureSet, other: FeatureSet) -> bool:
+    """Whether two sets are alike, by their sizes and a sample of their rows."""
+    if one.stored.shape != other.stored.shape:
+        return False
+    some = np.unique(np.linspace(0, len(one) - 1, SAMPLE).astype(int))
+    return np.array_equal(one.stored.take(some), other.stored.take(some))
+
+
+def same_recogniser(one: FeatureSet, other: FeatureSet) -> None:
+    """Raise InputError if the metas of two sets name different recognisers or embeddings."""
+    for key in MAKERS:
+        if key in one.meta and key in other.meta and one.meta[key] != other.meta[key]:
+            raise InputError(
+                f"{one.where} has {key} {one.meta[key]!r} in its meta.json and {other.where} {other.meta[key]!r}; "
+                "expected features of one recogniser: extract both alike, or give --mixed"
+            )
+
+
 def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndarray = 0) -> np.ndarray:
     """Rows (float32) scaled in place to unit length, each by itself: a row's result never depends on its neighbours.
 
@@ -158,6 +204,14 @@ def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndar
     """
     with np.errstate(over="ignore", invalid="ignore"):
         norms_n = np.sqrt(np.einsum("nd,nd->n", rows_nD, rows_nD))
+    odd = np.flatnonzero(_odd(norms_n))
+    if len(odd):
+        # by a power of two, which is exact, so that the largest number is about 1 and squares are what they should be
+        largest = np.abs(rows_nD[odd]).max(axis=1)
+        kept = np.isfinite(largest)
+        odd, largest = odd[kept], largest[kept]
+        rows_nD[odd] = np.ldexp(rows_nD[odd], -np.frexp(largest)[1][:, None])
+        norms_n[odd] = np.sqrt(np.einsum("nd,nd->n", rows_nD[odd], rows_nD[odd]))
     wrong = ~(np.isfinite(norms_n) & (norms_n > 0))
     if wrong.any():
         at = int(np.argmax(wrong))
@@ -174,10 +228,15 @@ def normalise(rows_nD: np.ndarray, where: str = "features", first: int | np.ndar
     return rows_nD
 
 
+def _odd(norms_n: np.ndarray) -> np.ndarray:
+    """Which norms (bool, n) float32 may have got wrong; NaN and infinity too."""
+    return ~((norms_n > SAFE[0]) & (norms_n < SAFE[1]))
+
+
 def check_dtype(dtype: np.dtype, meta: dict, where: str) -> bool:
     """Whether features are bfloat16; False for float16, 32 and 64. Raises InputError for anything else."""
     # ml_dtypes saves bfloat16 as two void bytes; others store its bits as uint16 and say so
-    if dtype == np.dtype("V2") or (dtype == np.uint16 and meta.get("dtype") == "bfloat16"):
+    if dtype == np.dtype("V2") or (dtype.kind == "u" and dtype.itemsize == 2 and meta.get("dtype") == "bfloat16"):
         return True
     if dtype.kind != "f":
         raise InputError(f"{where}: features of type {dtype}, expected float32, float16 or bfloat16")
@@ -276,7 +335,7 @@ def _lines(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({_one_line(error)})") from error
     # not splitlines: a name may hold what that takes for the end of a line

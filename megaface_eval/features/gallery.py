@@ -73,6 +73,8 @@ class Gallery:
         for inner, outer in zip([0, *sizes[:-1]], sizes, strict=True):
             rows = np.arange(inner, outer) if order is None else np.sort(order[inner:outer])
             segments.append(rows if dropped is None else rows[~dropped[rows]])
+        if not any(len(segment) for segment in segments):
+            raise InputError(f"{features.where}: all {sizes[-1]} distractors are noise; nobody is left in the gallery")
         self.places = np.concatenate(segments)  # place in the gallery -> row of the feature set
         self.ends = np.cumsum([len(segment) for segment in segments])
         self.sizes = sizes

@@ -23,7 +23,7 @@ SHAKE = 0.001
 def read_noise(path: str | Path) -> list[str]:
     """Image paths of a noise list: a path a line, or `number <tab> path`; # begins a comment."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable noise list ({error})") from error
     kept = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -34,7 +34,7 @@ def noisy_rows(features: FeatureSet, listed: list[str], depth: int) -> np.ndarra
     """Which rows (bool, N) are listed; paths are compared by their last `depth` parts without an image's extension.
 
     FaceScrub's list names files (depth 1), MegaFace's `a1/a2/file` (depth 3). Raises InputError for a
-    set without paths.
+    set without paths, and for a list that names none or all of its images.
     """
     if features.paths is None:
         raise InputError(f"{features.where}: a noise list needs paths.txt beside the features, a path for each row")
@@ -45,7 +45,14 @@ def noisy_rows(features: FeatureSet, listed: list[str], depth: int) -> np.ndarra
         return named.parts[-depth:]
 
     wanted = {key(path) for path in listed}
-    return np.array([key(path) in wanted for path in features.paths])
+    noisy = np.array([key(path) in wanted for path in features.paths])
+    if noisy.all() or not noisy.any():
+        what = "all" if noisy.any() else "none"
+        raise InputError(
+            f"{features.where}: the noise list names {what} of its {len(noisy)} images (list: {listed[:1]}, paths.txt: "
+            f"{features.paths[:1]}); expected the list of this set, with paths of the same form"
+        )
+    return noisy
 
 
 def choose(features: FeatureSet, kept: np.ndarray) -> FeatureSet:

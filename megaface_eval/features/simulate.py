@@ -109,13 +109,13 @@ def expected_rank1(mate_cosine: float, dimension: int, gallery: int) -> float:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything an evaluation takes, made up; `groups` are masks over the probes."""
+    """Everything an evaluation takes, made up; `groups` as `subgroups.subgroup_masks` gives them."""
 
     probes: FeatureSet
     distractors: FeatureSet
     train: FeatureSet
     recogniser_probes: FeatureSet
-    groups: dict[str, np.ndarray]
+    groups: dict[str, dict[str, np.ndarray]]
 
 
 def make_scene(
@@ -149,4 +149,5 @@ def make_scene(
         UniformRows(gallery, dimension, seed), np.zeros(gallery, np.int64), "simulated distractors"
     )
     male = rng.random(identities) < 0.5
-    return Scene(probes, distractors, train, recogniser_probes, {"Male": male[labels], "Female": ~male[labels]})
+    groups = {"group": {"Male": male[labels], "Female": ~male[labels]}}
+    return Scene(probes, distractors, train, recogniser_probes, groups)

@@ -48,7 +48,7 @@ class Identified:
 
     query, mate: int64 (T), rows of the probes. score: float64 (T), of query and mate. ranks: int64 (S×T), 0 is a hit.
     best_score: float64 (Q), best_row: int64 (Q), each probe's highest distractor in the largest gallery, as a row of
-    the distractors' feature set; -inf and -1 if there is none.
+    the distractors' feature set; -inf and -1 if there is none. tied: bool (T), an impostor scores exactly as the mate.
     """
 
     query: np.ndarray
@@ -57,6 +57,7 @@ class Identified:
     ranks: np.ndarray
     best_score: np.ndarray
     best_row: np.ndarray
+    tied: np.ndarray
 
 
 def mated_pairs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,16 +101,16 @@ def identify(probes: Probes, gallery: Gallery, rules: Rules, search: Search) -> 
         query, mate, score = query[kept], mate[kept], score[kept]
     thresholds, place = Thresholds.of(query, score, len(labels), rules.pessimistic)
     found = count_above(probes.queries_QD, thresholds, gallery, search, scale=probes.scale)
-    counts = found.counts[:, place]
+    counts, tied = found.counts[:, place], found.tied[place]
     if rules.impostors == "all":
         others = Gallery(_AsStored(ArrayRows(probes.members_QD), labels, "probes"), [len(labels)])
         # the probes are few: every process counts them all by itself
         impostors = count_above(
             probes.queries_QD, thresholds, others, Search(), labels=(labels, labels), scale=probes.scale
         )
-        counts = counts + impostors.counts[:, place]
+        counts, tied = counts + impostors.counts[:, place], tied | impostors.tied[place]
     row = np.where(found.best_place < 0, -1, gallery.places[found.best_place])
-    return Identified(query, mate, score, counts, found.best_score, row)
+    return Identified(query, mate, score, counts, found.best_score, row, tied)
 
 
 def _mate_scores(probes: Probes, query: np.ndarray, mate: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megaface_eval.features.feature_set import normalise
-from megaface_eval.protocols.metrics import percentiles
+from megaface_eval.protocols.metrics import interval_of_draws
 from megaface_eval.protocols.probes import Probes
 
 GALLERIES = ("enrolled", "gallery")
@@ -143,13 +143,15 @@ def curve(searches: Searches, points: int = 200) -> tuple[np.ndarray, np.ndarray
 
 
 def measure(galleries: list[Searches], resamples: int = RESAMPLES, seed: int = 0) -> dict:
-    """TPIR at every FPIR for G1, G2 and their mean, with 95 % bootstrap intervals over identities, and both curves."""
+    """TPIR at every FPIR for G1, G2 and their mean, with 95 % intervals by resampled identities, and both curves."""
     names = np.unique(np.concatenate([np.concatenate([g.mated_identity, g.nonmated_identity]) for g in galleries]))
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(float)
     places = [
         tuple(np.searchsorted(names, part) for part in (g.mated_identity, g.nonmated_identity)) for g in galleries
     ]
+    counts = [np.bincount(mated, minlength=len(names)) for mated, _ in places]
+    shares = np.sum([count / max(count.sum(), 1) for count in counts], axis=0)
     at = []
     for fpir in FPIRS:
         rates = [tpir_at(gallery, fpir) for gallery in galleries]
@@ -161,7 +163,7 @@ def measure(galleries: list[Searches], resamples: int = RESAMPLES, seed: int = 0
                 [tpir_at(g, fpir, (w[one], w[other])) for g, (one, other) in zip(galleries, places, strict=True)]
                 for w in draws
             ]
-            low, high = percentiles(np.array(drawn, dtype=float).mean(axis=1))
+            low, high = interval_of_draws(mean, np.array(drawn, dtype=float).mean(axis=1), shares)
         at.append({"fpir": fpir, "g1": rates[0], "g2": rates[1], "mean": mean, "low": low, "high": high})
     curves = [dict(zip(("fpir", "tpir"), (part.tolist() for part in curve(g)), strict=True)) for g in galleries]
     return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from megaface_eval.protocols.metrics import percentiles
+from megaface_eval.protocols.metrics import interval_of_draws
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 MOST_PROBES = 6000  # 18 million pairs; above it a seeded sample of identities is compared
@@ -129,7 +129,7 @@ def weighted_tar(pairs: Pairs, weights: np.ndarray, fars: tuple[float, ...] = FA
 
 
 def verify(pairs: Pairs, resamples: int = RESAMPLES, seed: int = 0, progress: str | None = None) -> dict:
-    """ROC, TAR at every FAR with 95 % bootstrap intervals over identities, EER, and the numbers of pairs."""
+    """ROC, TAR at every FAR with 95 % intervals by resampled identities, EER, and the numbers of pairs."""
     far, tar = roc(pairs.mated, pairs.nonmated)
     rates = [tar_at(pairs.mated, pairs.nonmated, far) for far in FARS]
     # FARs of at most 0.1 need no more than the highest scores; a resample may need more of them than the whole does
@@ -142,9 +142,10 @@ def verify(pairs: Pairs, resamples: int = RESAMPLES, seed: int = 0, progress: st
     draws = rng.multinomial(identities, np.full(identities, 1 / identities), size=resamples).astype(float)
     bar = tqdm(draws, desc=f"{progress}: intervals", unit="resample", disable=progress is None, delay=2)
     drawn = np.array([weighted_tar(top, weights) for weights in bar])
+    mated = np.bincount(pairs.mated_identity, minlength=identities)
     at = []
     for i, (level, rate) in enumerate(zip(FARS, rates, strict=True)):
-        low, high = percentiles(drawn[:, i]) if rate is not None else (None, None)
+        low, high = interval_of_draws(rate, drawn[:, i], mated) if rate is not None else (None, None)
         at.append({"far": level, "tar": rate, "low": low, "high": high})
     return {
         "mated_pairs": len(pairs.mated),

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from megaface_eval.errors import InputError
-from megaface_eval.protocols.metrics import Bootstrap, Tallies
-from megaface_eval.report.records import differences, gaps, state
+from megaface_eval.protocols.metrics import Tallies
+from megaface_eval.report.records import held_together
 from megaface_eval.report.schema import Report
 from megaface_eval.report.stored import load_report
 
@@ -34,14 +34,12 @@ def merge(paths: tuple[Path, ...], command: str) -> tuple[Report, list[dict[str,
     if len(set(names)) < len(names):
         raise InputError(f"methods {', '.join(names)}: a report is named twice; expected each once")
     tallies = [held for _, columns in loaded for held in columns]
-    bootstrap = Bootstrap(first.probes.identities, seed=first.settings.seed)
-    between = differences(names, tallies, first.columns, bootstrap)
-    within = gaps(names, tallies, first.columns, bootstrap)
+    claims = held_together(names, tallies, first.columns)
     changed = {
         "methods": methods,
         "command": command,
-        "differences": between,
-        "gaps": within,
-        "statements": [state(one) for one in [*between, *within]],
+        "differences": claims.differences,
+        "gaps": claims.gaps,
+        "statements": claims.statements,
     }
     return first.model_copy(update=changed), tallies

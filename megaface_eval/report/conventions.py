@@ -3,7 +3,7 @@
 import numpy as np
 
 from megaface_eval.evaluate import Evaluation
-from megaface_eval.protocols.metrics import DRAWS
+from megaface_eval.protocols.metrics import FEWEST
 from megaface_eval.protocols.verification import MOST_PROBES
 from megaface_eval.report.wording import size_name
 from megaface_eval.settings import Settings
@@ -40,12 +40,13 @@ def conventions_of(evaluation: Evaluation) -> list[str]:
         "Score: cosine of the features as stored, summed in float64; ranks are exact and do not depend on block size, "
         "search engine or number of processes.",
         PROTOCOL[rules.protocol],
-        TIES[rules.ties],
+        TIES[rules.ties] + " " + _ties(evaluation),
         IMPOSTORS[rules.impostors],
         f"Gallery: nested sets of {nested} distractors, {order}.",
         _shots(settings, evaluation.shots and evaluation.shots.similarity),
-        f"Intervals: 95 %, {DRAWS} bootstrap resamples of identities, the same for every method and column "
-        "(fewer for verification and open set).",
+        "Intervals: 95 %, over identities: Wilson's of as many trials as vary alike, with Student's t; none below "
+        f"{FEWEST:g} identities of equal weight. What is called outside chance, among all comparisons of a report, is "
+        "a false alarm in 5 % of reports at most (Holm).",
         _verification(first.verification, len(np.unique(probes.labels))),
     ]
     if open_set is not None:
@@ -62,7 +63,13 @@ def conventions_of(evaluation: Evaluation) -> list[str]:
     if alone:
         lines.append(f"Probes without a mate: {alone}; they are in no figure.")
     lines.append(f"Noise: {settings.noise.mode}." + "".join(f" {what}." for what in evaluation.loaded.removed))
-    return lines
+    return lines + [f"Warning: {line}." for line in evaluation.warnings]
+
+
+def _ties(evaluation: Evaluation) -> str:
+    """In how many trials that mattered."""
+    told = [f"{r.found.tied.sum():,} of {len(r.found.tied):,} ({r.method.name})" for r in evaluation.results]
+    return f"Trials in which one scores exactly so: {', '.join(told)}."
 
 
 def _verification(figures: dict | None, identities: int) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from megaface_eval.evaluate import Evaluation, Result
 from megaface_eval.protocols import metrics
-from megaface_eval.protocols.metrics import Bootstrap, Column, Tallies
+from megaface_eval.protocols.metrics import Column, Contrast, Tallies
 from megaface_eval.report import schema
 from megaface_eval.report.conventions import conventions_of
 from megaface_eval.report.misses import worst_misses
@@ -21,11 +22,10 @@ from megaface_eval.settings import Settings
 def report_of(evaluation: Evaluation, command: str) -> schema.Report:
     """The whole report. command: what to type to make it again."""
     settings, shots, probes = evaluation.settings, evaluation.shots, evaluation.loaded.probes
-    bootstrap = Bootstrap(len(np.unique(probes.labels)), seed=settings.seed)
     heads = [schema.ColumnHead(key=c.key, title=c.title, group=c.group) for c in evaluation.columns]
     names = [method.name for method in evaluation.loaded.methods]
     tallies = [result.tallies for result in evaluation.results]
-    between, within = differences(names, tallies, heads, bootstrap), gaps(names, tallies, heads, bootstrap)
+    claims = held_together(names, tallies, heads)
     recorded = {**settings.recorded, "similarity": None if shots is None else shots.similarity}
     return schema.Report(
         format=schema.FORMAT,
@@ -37,21 +37,21 @@ def report_of(evaluation: Evaluation, command: str) -> schema.Report:
         probes=schema.ProbeCounts(images=len(probes), identities=len(np.unique(probes.labels))),
         columns=heads,
         groups=headings(heads),
-        methods=[method_report(result, evaluation.columns, settings, bootstrap) for result in evaluation.results],
-        differences=between,
-        gaps=within,
-        statements=[state(one) for one in [*between, *within]],
+        methods=[method_report(result, evaluation.columns, settings) for result in evaluation.results],
+        differences=claims.differences,
+        gaps=claims.gaps,
+        statements=claims.statements,
         conventions=conventions_of(evaluation),
         pseudo_shots=None if shots is None else histogram(shots.similar_Q, shots.similarity),
     )
 
 
-def cell_of(result: Result, column: Column, bootstrap: Bootstrap) -> schema.Cell:
+def cell_of(result: Result, column: Column) -> schema.Cell:
     """One cell of the table: rate, interval, and what it was counted over. All None where it was not measured."""
     if column.probes is None:
         return schema.Cell(rate=None, low=None, high=None, trials=None, probes=None, identities=None)
     tallies = result.tallies[column.key]
-    low, high = bootstrap.interval(tallies)
+    low, high = metrics.interval(tallies)
     return schema.Cell(
         rate=tallies.rate,
         low=low,
@@ -62,15 +62,13 @@ def cell_of(result: Result, column: Column, bootstrap: Bootstrap) -> schema.Cell
     )
 
 
-def method_report(
-    result: Result, columns: list[Column], settings: Settings, bootstrap: Bootstrap
-) -> schema.MethodReport:
+def method_report(result: Result, columns: list[Column], settings: Settings) -> schema.MethodReport:
     """Everything of one method that the report shows."""
     found, method = result.found, result.method
     steps, recall = metrics.cmc(found.ranks[-1])
     sizes = []
     for size, tallies in zip(settings.sizes, result.size_tallies, strict=True):
-        low, high = bootstrap.interval(tallies)
+        low, high = metrics.interval(tallies)
         sizes.append(schema.SizeRate(gallery=size, rate=tallies.rate, low=low, high=high))
     nearest = found.best_score[np.unique(found.query)]
     opened = result.open_set
@@ -80,8 +78,9 @@ def method_report(
         distractors=method.distractors.where,
         cohort=method.cohort.where if method.cohort is not None else None,
         meta=method.probes.meta,
-        cells={column.key: cell_of(result, column, bootstrap) for column in columns},
+        cells={column.key: cell_of(result, column) for column in columns},
         sizes=sizes,
+        ties=int(found.tied.sum()),
         cmc=schema.Cmc(rank=steps.tolist(), recall=recall.tolist()),
         verification=schema.Verification(**result.verification) if result.verification else None,
         open_set={name: schema.OpenSet(**figures) for name, figures in opened.items()} if opened else None,
@@ -124,52 +123,88 @@ def versions(evaluation: Evaluation) -> dict[str, str]:
     }
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What a report says of one rate beside another, each held against how many are said."""
+
+    differences: list[schema.Difference]
+    gaps: list[schema.Gap]
+
+    @property
+    def statements(self) -> list[str]:
+        """All of them in words: differences, then gaps."""
+        claims = [*self.differences, *self.gaps]
+        among = sum(claim.p is not None for claim in claims)
+        return [state(claim, among) for claim in claims]
+
+
+def held_together(names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead]) -> Claims:
+    """All differences and gaps of a report, with intervals, and which of them hold by Holm's rule."""
+    between, within = differences(names, tallies, columns), gaps(names, tallies, columns)
+    measured = [found for _, found in [*between, *within] if found is not None]
+    holds, levels = metrics.holm(np.array([float(found.p) for found in measured]))
+    held = iter(zip(holds.tolist(), levels.tolist(), strict=True))
+
+    def judged(claim, found: Contrast | None):
+        if found is None:
+            return claim
+        shown, level = next(held)
+        low, high = found.ends()
+        least = max(float(part) for part in found.reach(level))
+        changed = {"low": float(low), "high": float(high), "p": float(found.p), "shown": shown, "least": least}
+        return claim.model_copy(update=changed)
+
+    return Claims([judged(*one) for one in between], [judged(*one) for one in within])
+
+
 def differences(
-    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead], bootstrap: Bootstrap
-) -> list[schema.Difference]:
-    """Every later method less the first, paired over identities, for each measured column."""
+    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead]
+) -> list[tuple[schema.Difference, Contrast | None]]:
+    """Every later method less the first, paired over identities, for each measured column; not yet judged."""
     found = []
     for name, other in zip(names[1:], tallies[1:], strict=True):
         for column in columns:
             one, two = (held.get(column.key) for held in (tallies[0], other))
             if one is None or two is None or one.rate is None or two.rate is None:
                 continue
-            low, high = bootstrap.difference(two, one)
-            difference = two.rate - one.rate
-            found.append(
-                schema.Difference(
-                    method=name, than=names[0], column=column.title, difference=difference, low=low, high=high
-                )
+            claim = schema.Difference(
+                method=name, than=names[0], column=column.title, difference=two.rate - one.rate, low=None, high=None
             )
+            found.append((claim, metrics.contrast(two, one)))
     return found
 
 
 def gaps(
-    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead], bootstrap: Bootstrap
-) -> list[schema.Gap]:
-    """Each method's first sub-group less every further one, over the same resamples."""
+    names: list[str], tallies: list[dict[str, Tallies]], columns: Sequence[schema.ColumnHead]
+) -> list[tuple[schema.Gap, Contrast | None]]:
+    """Each method's first sub-group of an attribute less every further one of it; not yet judged."""
     found = []
+    groups = [column for column in columns if column.key.startswith("group:")]
     for name, held in zip(names, tallies, strict=True):
-        groups = [(c.title, held[c.key]) for c in columns if c.key.startswith("group:") and c.key in held]
-        measured = [(title, counted, counted.rate) for title, counted in groups if counted.rate is not None]
-        for than, other, its_rate in measured[1:]:
-            group, first, rate = measured[0]
-            low, high = bootstrap.difference(first, other)
-            found.append(
-                schema.Gap(method=name, group=group, than=than, difference=rate - its_rate, low=low, high=high)
-            )
+        for _, attribute in groupby(groups, lambda c: c.group):
+            counted = [(c.title, held[c.key]) for c in attribute if c.key in held]
+            measured = [(title, tally, tally.rate) for title, tally in counted if tally.rate is not None]
+            for than, other, its_rate in measured[1:]:
+                group, first, rate = measured[0]
+                claim = schema.Gap(method=name, group=group, than=than, difference=rate - its_rate, low=None, high=None)
+                found.append((claim, metrics.contrast(first, other)))
     return found
 
 
-def state(shown: schema.Difference | schema.Gap) -> str:
-    """A difference in plain words, and whether it is more than another choice of identities would bring."""
-    points = f"{100 * shown.difference:+.2f}"
-    if isinstance(shown, schema.Difference):
-        what = f"{shown.column}: {shown.method} against {shown.than} {points}"
+def state(claim: schema.Difference | schema.Gap, among: int) -> str:
+    """A difference in plain words, and whether it is more than another choice of identities would bring.
+
+    among: number of statements that it was judged with.
+    """
+    points = f"{100 * claim.difference:+.2f}"
+    if isinstance(claim, schema.Difference):
+        what = f"{claim.column}: {claim.method} against {claim.than} {points}"
     else:
-        what = f"{shown.method}: {shown.group} against {shown.than} {points}"
-    if shown.low is None or shown.high is None:
-        return f"{what}; too few identities for an interval."
-    within = shown.low <= 0 <= shown.high
-    verdict = "within the interval: no difference shown" if within else "outside chance"
-    return f"{what} (95 % interval {100 * shown.low:+.2f} … {100 * shown.high:+.2f}), {verdict}."
+        what = f"{claim.method}: {claim.group} against {claim.than} {points}"
+    if claim.low is None or claim.high is None or claim.least is None:
+        return f"{what}; too few identities to tell."
+    what += f" (95 % interval {100 * claim.low:+.2f} … {100 * claim.high:+.2f})"
+    if claim.shown:
+        return f"{what}, outside chance."
+    counted = "" if claim.low <= 0 <= claim.high else f" among {among} comparisons"
+    return f"{what}: no difference shown{counted}; this set could show one above {100 * claim.least:.2f}."

@@ -44,7 +44,7 @@ class Part(BaseModel):
 
 
 class Interval(Part):
-    """A 95 % bootstrap interval over identities."""
+    """A 95 % interval over identities; None where they are too few."""
 
     low: float | None
     high: float | None
@@ -166,7 +166,10 @@ class Miss(Part):
 
 
 class MethodReport(Part):
-    """Everything of one method; probes, distractors, cohort: where its features lay."""
+    """Everything of one method; probes, distractors, cohort: where its features lay.
+
+    ties: trials in which an impostor scores exactly as the mate does.
+    """
 
     name: str
     probes: str | None = None
@@ -175,6 +178,7 @@ class MethodReport(Part):
     meta: dict[str, Any] = {}
     cells: dict[str, Cell]
     sizes: Annotated[list[SizeRate], Field(min_length=1)]
+    ties: int | None = None
     cmc: Cmc
     verification: Verification | None
     open_set: Annotated[dict[str, OpenSet] | None, AfterValidator(_with_cosine)]
@@ -221,7 +225,18 @@ class Heading(Part):
     columns: int
 
 
-class Difference(Interval):
+class Claim(Interval):
+    """One rate less another. p: the level at which its interval would touch 0. All None where identities are too few.
+
+    shown: whether it holds among all claims of the report (Holm). least: a difference as large would have held.
+    """
+
+    p: float | None = None
+    shown: bool | None = None
+    least: float | None = None
+
+
+class Difference(Claim):
     """`method` less `than`, in one column."""
 
     method: str
@@ -230,7 +245,7 @@ class Difference(Interval):
     difference: float
 
 
-class Gap(Interval):
+class Gap(Claim):
     """A method's rate on the sub-group `group` less that on the sub-group `than`."""
 
     method: str

@@ -27,6 +27,8 @@ def quantise(rows_nD: np.ndarray, precision: str):
         scale = max(float(rows.abs().max()), 1e-30) / 127
         coarse = (rows / scale).round().to(torch.int8)
     back = coarse.double() * scale
+    if coarse.shape[1] == 1:  # torch's int8 product of single numbers is none (2.14)
+        coarse = torch.nn.functional.pad(coarse, (0, 1))
     return coarse, scale, back.norm(dim=1).numpy(), (rows.double() - back).norm(dim=1).numpy()
 
 

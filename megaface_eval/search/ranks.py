@@ -65,12 +65,13 @@ class Found:
 
     counts: int64 (sizes × thresholds), rows above each threshold in each nested gallery. best_score: float64 (Q) and
     best_place: int64 (Q), the highest score in the whole gallery and its first place; -inf and -1 for a query that no
-    row may be compared with.
+    row may be compared with. tied: bool (thresholds), a row of the whole gallery scores exactly the threshold.
     """
 
     counts: np.ndarray
     best_score: np.ndarray
     best_place: np.ndarray
+    tied: np.ndarray
 
 
 class _Tally:
@@ -88,6 +89,7 @@ class _Tally:
         self.low = np.full(queries, np.inf)  # lowest threshold of each query
         self.low[self.number > 0] = thresholds.values[thresholds.offsets[:-1][self.number > 0]]
         self.met = np.zeros(queries, np.int64)  # rows above the lowest threshold so far
+        self.tied = np.zeros(len(self.keys), bool)  # the first of a query's equal thresholds that a row scores
 
     def add(self, found: Candidates, block_BD: np.ndarray, segment: int, start: int) -> None:
         """Count the pairs of a block whose first row is at place `start`."""
@@ -106,6 +108,7 @@ class _Tally:
         moving = np.flatnonzero(below < upper)
         while len(moving):
             at = values[below[moving]]
+            self.tied[below[moving[score[moving] == at]]] = True
             passed = (score[moving] >= at) if self.thresholds.inclusive else (score[moving] > at)
             moving = moving[passed]
             below[moving] += 1
@@ -127,6 +130,12 @@ class _Tally:
         query, score, place = query[first], score[first], place[first]
         wins = (score > self.best[query]) | ((score == self.best[query]) & (place < self.place[query]))
         self.best[query[wins]], self.place[query[wins]] = score[wins], place[wins]
+
+    def ties(self, processes: Processes) -> np.ndarray:
+        """Which thresholds a row scores exactly, over all processes."""
+        tied = np.logical_or.reduce(processes.gather(self.tied))
+        alike = np.cumsum(np.diff(self.keys, prepend=-np.inf) != 0) - 1  # numbers the different thresholds
+        return np.bincount(alike, weights=tied)[alike] > 0
 
     def counts(self, processes: Processes) -> np.ndarray:
         """Rows above each threshold (segments × thresholds), over nested galleries and all processes."""
@@ -185,7 +194,7 @@ def count_above(
     problem = next((one for one in processes.gather(problem) if one is not None), None)
     if problem is not None:
         raise problem
-    return Found(tally.counts(processes), *tally.best_over(processes))
+    return Found(tally.counts(processes), *tally.best_over(processes), tally.ties(processes))
 
 
 def _count_block(tally: _Tally, shallow: Scanner | None, dense: DenseScan, block: Block, seen: int) -> None:

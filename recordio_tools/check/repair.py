@@ -32,7 +32,7 @@ def repair(survey: Survey, out: Path, *, force: bool = False) -> int:
         if survey.left_out:
             pieces = _write_quarantine(survey, writer.partial / QUARANTINE)
             listed = {"left_out": pieces, "faults": [fault._asdict() for fault in survey.faults]}
-            (writer.partial / QUARANTINE_LIST).write_text(json.dumps(listed, indent=1) + "\n")
+            (writer.partial / QUARANTINE_LIST).write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8")
     return len(images)
 
 

@@ -5,6 +5,7 @@
 - benchmarks: `path label`, such as `n01440764/n01440764_190.JPEG 0` or `/a/airfield/00000001.jpg 0`
 """
 
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,16 @@ _PATH = re.compile(r".*\.[A-Za-z]\w*")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
+def text_of(name: str) -> str:
+    """A file name, as Python has it under the locale, as text: its bytes are UTF-8 whatever the locale is."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def name_of(text: str) -> str:
+    """The reverse of `text_of`: what to ask Python for."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
 def read_list(path: Path, root: Path | None = None) -> list[Picture]:
     """Pictures of a `.lst` file, their paths relative to `root` (by default the list's folder).
 
@@ -29,7 +40,7 @@ def read_list(path: Path, root: Path | None = None) -> list[Picture]:
     root = path.parent if root is None else root
     pictures: list[Picture] = []
     parse = None
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\r\n").split("\t")
             if len(fields) < 3:
@@ -47,7 +58,7 @@ def _im2rec(fields: list[str], root: Path, path: Path, number: int, line: str) -
         raise _misfit(path, number, line, "index<TAB>label<TAB>path")
     labels = [float(field) for field in fields[1:-1]]
     _refuse_label(labels[0], path, number, line)
-    return Picture(root / fields[-1], int(labels[0]) if len(labels) == 1 else labels)
+    return Picture(root / name_of(fields[-1]), int(labels[0]) if len(labels) == 1 else labels)
 
 
 def _face2rec2(fields: list[str], root: Path, path: Path, number: int, line: str) -> Picture:
@@ -56,7 +67,7 @@ def _face2rec2(fields: list[str], root: Path, path: Path, number: int, line: str
         raise _misfit(path, number, line, "aligned<TAB>path<TAB>label, then a box of 4, then landmarks of 10")
     aligned, label, *rest = (float(field) for field in numbers)
     _refuse_label(label, path, number, line)
-    return Picture(root / fields[1], [label, aligned, *rest])
+    return Picture(root / name_of(fields[1]), [label, aligned, *rest])
 
 
 def _refuse_label(label: float, path: Path, number: int, line: str) -> None:
@@ -94,7 +105,7 @@ def read_image_list(path: Path) -> ImageList:
     by_key = labelled = False
     labels: list[int] = []
     line_of: dict[str, int] = {}
-    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             entry = _ENTRY.fullmatch(line.strip())
             if entry is None or not (_KEY.fullmatch(entry[1]) or _PATH.fullmatch(entry[1])):

@@ -88,7 +88,7 @@ def _name(sources: Sequence[RecordDataset], token: Token) -> str:
 
 def _read_mapping(path: Path, sources: Sequence[RecordDataset]) -> list[tuple[int, int, str]]:
     entries = []
-    with open(path, encoding="utf-8", errors="replace") as lines:
+    with open(path, encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.rstrip("\n").split("\t")
             if len(fields) != 3 or not (fields[0].isdecimal() and fields[1].isdecimal() and fields[2]):

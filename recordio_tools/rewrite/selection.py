@@ -62,7 +62,7 @@ def write_selection(
     ) as writer:
         copy_images(source, rows, labels, writer)
         if choice is not None:
-            (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
+            (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     return manifest
 
 

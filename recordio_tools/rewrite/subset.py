@@ -25,7 +25,7 @@ def read_identities(path: Path, source: RecordDataset) -> np.ndarray:
     known = {str(label): label for label in range(source.num_classes)}
     if source.names is not None:
         known = {name: label for label, name in enumerate(source.names)}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         if line.strip() not in known:
             what = "label" if source.names is None else "name"

@@ -204,7 +204,7 @@ def pack_to_set(path: Path, out: Path, *, force: bool = False) -> int:
         for number, image in enumerate(pack.images):
             writer.add(image, number // 2)
         lines = [f"{2 * pair}\t{2 * pair + 1}\t{int(same)}\n" for pair, same in enumerate(pack.same)]
-        (writer.partial / PAIRS).write_text("".join(lines))
+        (writer.partial / PAIRS).write_text("".join(lines), encoding="utf-8")
     return len(pack.same)
 
 
@@ -216,7 +216,7 @@ def set_to_pack(source: RecordDataset, path: Path, *, force: bool = False) -> in
             f"no such file; expected lines first<TAB>second<TAB>same in {PAIRS}", path=listing, kind="missing"
         )
     images, same = [], []
-    for number, line in enumerate(listing.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(listing.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         fields = line.split("\t")
         rows = [int(field) for field in fields[:2] if field.isdecimal() and len(field) < 19]
         if len(fields) != 3 or len(rows) != 2 or max(rows) >= len(source) or fields[2] not in ("0", "1"):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.dataset import RecordDataset, read_names
-from recordio_tools.format.listing import format_list, read_image_list, read_list
+from recordio_tools.format.listing import format_list, name_of, read_image_list, read_list, text_of
 from recordio_tools.format.pictures import DECODE_ERRORS, Picture
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.selection import MANIFEST
@@ -40,7 +40,7 @@ def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
         files = sorted((file for file in person.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
         if files:
             pictures += [Picture(file, len(names)) for file in files]
-            names.append(person.name)
+            names.append(text_of(person.name))
     if not names:
         problem = f"no folder in it holds a picture ({', '.join(sorted(PICTURES))}); expected a folder per identity"
         raise RecordError(problem, path=folder, kind="empty")
@@ -151,7 +151,7 @@ def pack_listed(
     if listed.by_key or listed.labels is None:
         has = "record keys" if listed.by_key else "no labels"
         raise RecordError(f"has {has}, expected lines of a path and a label", path=listing, kind="list")
-    missing = [number for number, path in enumerate(listed.images, 1) if not os.path.isfile(root / path)]
+    missing = [number for number, path in enumerate(listed.images, 1) if not os.path.isfile(root / name_of(path))]
     if missing:
         raise listed.without(missing, f"in {root}")
     list_labels, labels = np.unique(listed.labels, return_inverse=True)
@@ -159,7 +159,9 @@ def pack_listed(
     if names is not None and list_labels[-1] >= len(names):
         problem = f"{len(names)} names, and {listing.name} has label {list_labels[-1]}; expected a name for each label"
         raise RecordError(problem, path=listing.with_name(NAMES), kind="names")
-    pictures = [Picture(root / path, label) for path, label in zip(listed.images, labels.tolist(), strict=True)]
+    pictures = [
+        Picture(root / name_of(path), label) for path, label in zip(listed.images, labels.tolist(), strict=True)
+    ]
     named = None if names is None else [names[label] for label in list_labels]
     manifest = {
         "method": "list",
@@ -171,7 +173,7 @@ def pack_listed(
     load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
     with DatasetWriter(out, len(list_labels), (size, size), names=named, force=force, paths=listed.images) as writer:
         _add(pictures, load, writer)
-        (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n")
+        (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -183,7 +185,7 @@ def _add(pictures: list[Picture], load: Callable[[Path], bytes], writer: Dataset
 
 def _relative(path: Path, root: Path) -> str:
     inside = path.relative_to(root) if path.is_relative_to(root) else path
-    return inside.as_posix().lstrip("/")
+    return text_of(inside.as_posix()).lstrip("/")
 
 
 def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iterator[tuple[int | list[float], bytes]]:
@@ -205,12 +207,12 @@ def unpack_pictures(source: RecordDataset, out: Path, *, force: bool = False) ->
     entries = []
     with output_folder(out, force=force) as folder:
         for label in np.unique(source.labels):
-            (folder / folders[label]).mkdir()
+            (folder / name_of(folders[label])).mkdir()
         for i in tqdm(range(len(source)), desc="unpacking", unit="image", delay=2, leave=False):
             header, image = source.record(i)
             suffix = ".png" if bytes(image[:4]) == b"\x89PNG" else ".jpg"
             name = f"{folders[source.labels[i]]}/{source.keys[i]:08d}{suffix}"
-            (folder / name).write_bytes(image.data)
+            (folder / name_of(name)).write_bytes(image.data)
             entries.append((int(source.keys[i]), header.labels, name))
         (folder / LIST).write_text(format_list(entries), encoding="utf-8")
         if source.names is not None:

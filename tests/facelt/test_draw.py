@@ -51,7 +51,7 @@ def test_the_name_says_the_kind(folder, tmp_path, monkeypatch, suffix, begins):
 MISTAKES = [
     (words("averages"), "o.jpg", "expected a name that ends with .png, .svg, .pdf"),
     (words("averages", run="train"), "o.png", "no checkpoint there"),
-    (words("averages", run="run/plain"), "o.png", "has no memory"),
+    (words("averages", run="run/plain"), "o.png", "without a meta head"),
     (words("attention", run="run/plain"), "o.png", "has no attention"),
     (words("neurons", "--image", "train/property"), "o.png", "not a picture"),
     (words("tsne", "--train", "train"), "o.png", "1 people with 8 images"),

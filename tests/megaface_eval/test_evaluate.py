@@ -19,8 +19,10 @@ def test_buckets_without_counts_are_not_measured():
 
 
 def test_sub_groups_have_a_column_each():
-    (column,) = group_columns({"Male": np.array([True])})
+    (column,) = group_columns({"gender": {"Male": np.array([True])}})
     assert (column.key, column.title, column.group) == ("group:Male", "Male", "Sub-groups")
+    male, old = group_columns({"gender": {"Male": np.array([True])}, "age": {"Old": np.array([True])}})
+    assert (male.group, old.group) == ("Sub-groups: gender", "Sub-groups: age")
 
 
 def test_acceptance_is_by_length_or_by_a_column_and_may_be_negated(tmp_path):

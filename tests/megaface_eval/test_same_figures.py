@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 from small_sets import report_in
 
 from megaface_eval import run
@@ -48,12 +49,18 @@ def trials_of(protocol, labels, among_probes):
 
 
 def interval(hits, trials):
-    """Percentiles of the rate over 1000 draws of as many identities; None twice for fewer than two with trials."""
-    if (trials > 0).sum() < 2:
+    """Roots of Wilson's equation at the number of trials that vary alike; None twice below five identities by weight.
+
+    The variance is the jackknife's, of the rates without each identity in turn, times 1 - its share.
+    """
+    if trials.sum() == 0 or (people := trials.sum() ** 2 / (trials**2).sum()) < 5:
         return None, None
-    draws = np.random.default_rng(SEED).multinomial(len(hits), np.full(len(hits), 1 / len(hits)), size=1000)
-    rates = [(draw @ hits) / (draw @ trials) for draw in draws if draw @ trials > 0]
-    return tuple(np.percentile(rates, [2.5, 97.5]))
+    rate = hits.sum() / trials.sum()
+    without = [((hits.sum() - h) / (trials.sum() - t), t / trials.sum()) for h, t in zip(hits, trials, strict=True)]
+    variance = sum((one - rate) ** 2 * (1 - share) for one, share in without)
+    number = people * (rate * (1 - rate) * people + 0.2) / (variance * people**2 + 0.2)
+    square = student.ppf(0.975, people - 1) ** 2 / number
+    return tuple(sorted(np.roots([1 + square, -2 * rate - square, rate**2]).clip(0, 1)))
 
 
 def best_rate(hit_scores, stranger_scores, share):
@@ -118,6 +125,11 @@ def test_a_report_holds_what_plain_counts_give(folder, monkeypatch, protocol, ti
         assert method["cells"][key] == {**expected, **counts}, key
     for shown, (size, found) in zip(method["sizes"], ranks.items(), strict=True):
         assert shown == {"gallery": size, **figures(found == 0, masks["full"])[0]}
+    ties = [(np.append(to_strangers[i], among_probes[i, (labels != labels[i]) & (impostors == "all")])
+             == among_probes[i, j]).any() for i, j in trials]  # fmt: skip
+    assert method["ties"] == sum(ties)
+    assert any(f"{sum(ties)} of {len(trials)}" in line for line in report["conventions"])
+    assert any(line.startswith("Warning: ") for line in report["conventions"]) == (np.mean(ties) > 0.01)
     assert method["cmc"]["rank"] == sorted({0, *ranks[STRANGERS].tolist()})
     recall = [(ranks[STRANGERS] <= r).mean() for r in method["cmc"]["rank"]]
     np.testing.assert_allclose(method["cmc"]["recall"], recall)

@@ -45,5 +45,5 @@ def test_the_average_of_images(dataset):
 
 
 def test_a_run_without_memory_has_no_neurons(meta_run, dataset):
-    with pytest.raises(UserError, match=r"draw neurons: .*no memory"):
+    with pytest.raises(UserError, match=r"draw neurons: .*without a meta head"):
         neurons.scan(OpenedRun.of(meta_run / "plain", torch.device("cpu")), dataset, 4, 8)

@@ -97,7 +97,9 @@ def test_a_missing_file_is_refused(tmp_path, rows, missing):
     refuse(tmp_path, missing, "is missing")
 
 
-@pytest.mark.parametrize("value, problem", [(np.nan, "NaN"), (np.inf, "infinity"), (1e30, "beyond its format's range")])
+@pytest.mark.parametrize(
+    "value, problem", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "beyond its format's range")]
+)
 def test_a_row_that_is_no_direction_is_refused_by_number(tmp_path, rows, value, problem):
     rows[7, 3] = value
     write_features(tmp_path, rows, np.zeros(50, int))
@@ -157,8 +159,6 @@ def test_wrong_kinds_of_content_are_refused(tmp_path, rows):
     write_features(tmp_path, rows[:0], np.zeros(0, int))
     refuse(tmp_path, "at least one row")
     write_features(tmp_path, rows, np.zeros(50, int))
-    np.save(tmp_path / "features.npy", np.asfortranarray(rows))
-    refuse(tmp_path, "row order")
     np.savez(tmp_path / "x.npz", rows=rows)
     refuse(tmp_path / "x.npz", "features (N×D)")
     (tmp_path / "y.npz").write_bytes(b"PK\x03\x04 broken")
@@ -231,3 +231,36 @@ def test_blocks_are_read_and_not_mapped(tmp_path, rows):
     assert not isinstance(block, np.memmap)
     assert block.base is None or not isinstance(block.base, np.memmap)
     assert FeatureSet(source, np.zeros(50, int)).dimension == 8
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e-22, 1e20, 1e37])
+def test_tiny_and_huge_rows_have_their_direction(tmp_path, rows, size):
+    odd = (rows[::2].astype(np.float64) * size).astype(np.float32)
+    held = rows.copy()
+    held[::2] = odd
+    write_features(tmp_path, held, np.zeros(50, int))
+    found = load_features(tmp_path)
+    exact = held.astype(np.float64)
+    lengths = np.sqrt((exact**2).sum(axis=1))
+    np.testing.assert_allclose(found.unit(0, 50), exact / lengths[:, None], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(found.norms(), lengths, rtol=1e-6)
+    # whoever was right before stays so to the last bit
+    np.testing.assert_array_equal(found.unit(0, 50)[1::2], normalise(rows[1::2].copy()))
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f2", ">f2", ">f8", "<u2", ">u2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_either_byte_order_by_rows_or_columns_is_read(tmp_path, rows, kind, order):
+    if kind.endswith("u2"):
+        held = (rows.view(np.uint32) >> 16).astype(kind)
+        expected = (held.astype(np.uint32) << 16).view(np.float32)
+    else:
+        held = rows.astype(kind)
+        expected = held.astype(np.float32)
+    write_features(tmp_path, rows, np.zeros(50, int), meta={"dtype": "bfloat16"} if kind.endswith("u2") else {})
+    np.save(tmp_path / "features.npy", np.asarray(held, order=order))
+    np.save(tmp_path / "labels.npy", np.arange(50).astype(">i4"))
+    found = load_features(tmp_path)
+    np.testing.assert_array_equal(found.stored.read(3, 17), expected[3:17])
+    np.testing.assert_array_equal(found.stored.take(np.array([40, 2])), expected[[40, 2]])
+    assert found.labels.tolist() == list(range(50))

@@ -87,3 +87,8 @@ def test_an_error_while_reading_ahead_reaches_the_caller(features):
     features.stored.values[300] = np.nan
     with pytest.raises(InputError, match="row 300"):
         list(Gallery(features, [400]).blocks(Gallery(features, [400]).spans(50)))
+
+
+def test_a_gallery_of_noise_alone_is_refused():
+    with pytest.raises(InputError, match="all 3 distractors are noise"):
+        Gallery(set_of(np.eye(4)), [3], dropped=np.array([True, True, True, False]))

@@ -66,3 +66,9 @@ def test_a_set_without_paths_is_refused():
         noisy_rows(FeatureSet(ArrayRows(np.ones((1, 2), np.float32)), np.zeros(1, int), "set"), ["a"], 1)
     with pytest.raises(InputError, match="not a readable noise list"):
         read_noise("/no/such/list")
+
+
+@pytest.mark.parametrize("listed, what", [(["x.png"], "none of its 2"), (["a.png", "b.jpg"], "all of its 2")])
+def test_a_list_of_none_or_all_is_refused(listed, what):
+    with pytest.raises(InputError, match=what):
+        noisy_rows(set_of(np.eye(2), paths=["p/a.png", "p/b.png"]), listed, depth=1)

@@ -20,7 +20,9 @@ def write(tmp_path, text):
 
 
 def test_two_columns_are_one_attribute(tmp_path, probes):
-    masks = subgroup_masks(write(tmp_path, "# comment\nann\tfemale\n\nbob\tmale\ncat\tfemale\nzoe\tmale\n"), probes)
+    (masks,) = subgroup_masks(
+        write(tmp_path, "# comment\nann\tfemale\n\nbob\tmale\ncat\tfemale\nzoe\tmale\n"), probes
+    ).values()
     assert {key: mask.tolist() for key, mask in masks.items()} == {
         "Female": [True, True, False, True, True],
         "Male": [False, False, True, False, False],
@@ -31,13 +33,22 @@ def test_a_header_names_several_attributes(tmp_path, probes):
     path = write(tmp_path, "identity\tgender\tage\nann\tfemale\told\nbob\tmale\tyoung\ncat\tfemale\t\n")
     assert read_subgroups(path)["age"] == {"ann": "old", "bob": "young", "cat": ""}
     masks = subgroup_masks(path, probes)
-    assert list(masks) == ["Female", "Male", "Old", "Young"]
-    assert masks["Old"].tolist() == [True, True, False, False, False]
+    assert {attribute: list(groups) for attribute, groups in masks.items()} == {
+        "gender": ["Female", "Male"], "age": ["Old", "Young"],
+    }  # fmt: skip
+    assert masks["age"]["Old"].tolist() == [True, True, False, False, False]
 
 
 def test_identities_without_names_go_by_their_number(tmp_path):
     probes = FeatureSet(ArrayRows(np.ones((2, 2), np.float32)), np.array([0, 5]), "set")
-    assert subgroup_masks(write(tmp_path, "5\tMale\n0\tFemale\n"), probes)["Male"].tolist() == [False, True]
+    masks = subgroup_masks(write(tmp_path, "5\tMale\n0\tFemale\n"), probes)
+    assert masks["group"]["Male"].tolist() == [False, True]
+
+
+def test_a_value_of_two_attributes_has_two_titles(tmp_path, probes):
+    path = write(tmp_path, "identity\thair\teyes\nann\tdark\tdark\nbob\tfair\tfair\n")
+    masks = subgroup_masks(path, probes)
+    assert [list(groups) for groups in masks.values()] == [["Dark", "Fair"], ["eyes Dark", "eyes Fair"]]
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,10 @@ def rows_of(kind, n, dimension, rng):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("kind", ["random", "one sign", "spiky", "tied"])
-def test_no_error_exceeds_its_bound(precision, kind):
+@pytest.mark.parametrize("dimension", [1, 2, 96])
+def test_no_error_exceeds_its_bound(precision, kind, dimension):
     rng = np.random.default_rng(0)
-    q, x = normalise(rows_of(kind, 40, 96, rng)), normalise(rows_of(kind, 300, 96, rng))
+    q, x = normalise(rows_of(kind, 40, dimension, rng)), normalise(rows_of(kind, 300, dimension, rng))
     scan = CertifiedScan(q, precision=precision)
     everyone = np.arange(40)
     found, unfinished = scan(everyone, np.full(40, -2.0), np.full(40, -np.inf), x, np.zeros(40))

@@ -1,5 +1,7 @@
 """Ranks against a count written plainly from the definition, with ties planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,6 +79,8 @@ def test_counts_and_best_rows_equal_the_plain_count(kind, inclusive, scan, pilot
     np.testing.assert_array_equal(found.counts, counts)
     np.testing.assert_allclose(found.best_score, best, atol=1e-14)
     np.testing.assert_array_equal(found.best_place, place)
+    other, _, _ = plain_counts(q, replace(thresholds, inclusive=not inclusive), unit(x), sizes)
+    np.testing.assert_array_equal(found.tied, counts[-1] != other[-1])
 
 
 @settings(max_examples=40, deadline=None)
