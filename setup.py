@@ -57,6 +57,7 @@ setup(
         "docs": ["mkdocs-material>=9.5"],
         # mxnet is only a reference in tests: the last release. It needs numpy 1, which has no wheels for Python 3.13.
         "mxnet": [f"mxnet==1.9.1; {OLD_NUMPY}", f"numpy<2; {OLD_NUMPY}"],
+        "heic": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "dev": [
             "hypothesis>=6.100",
