@@ -72,6 +72,15 @@ def test_pack_says_what_became_of_every_file(tmp_path, capsys):
     assert "--as-is and --swap-channels given" in mistake(capsys, *pack, "--as-is", "--swap-channels", "--force")
 
 
+def test_mistakes_of_align(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    align = ["align", tmp_path / "photos", tmp_path / "out"]
+    assert "'1.5' given, expected a number between 0 and 1" in mistake(capsys, *align, "--threshold", "1.5")
+    assert "no such file; expected a detector in ONNX" in mistake(capsys, *align, "--detector", tmp_path / "none.onnx")
+    if find_spec("mtcnn") is not None and find_spec("torch") is not None:
+        assert "holds no picture; expected photographs" in mistake(capsys, *align)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as leave:
