@@ -21,7 +21,7 @@ SCALE_STEP = 0.709  # from one scale of the pyramid to the next, √½
 PROPOSE, REFINE = 0.6, 0.7  # scores that pass P-Net and R-Net
 MIN_FACE = 40  # pixels, the side of the smallest face that is looked for
 LOOKS = 4  # more at each face that is found, for its landmarks
-VIEW = 2.3  # sides of what O-Net sees then, in distances from eye to eye, or from eyes to mouth where that is longer
+VIEW = 2.5  # sides of what O-Net sees then, in distances from eye to eye, or from eyes to mouth where that is longer
 MIRRORED = [1, 0, 2, 4, 3]  # landmarks that change places in a mirror
 MOST_CROPS = 1024  # that go through a net at once
 
