@@ -150,7 +150,7 @@ def align_folder(
             report.add(path, len(faces.scores_n), aligned)
             for one in aligned:
                 output.add(path, jpeg_bytes(one.image, quality))
-            if row in samples and aligned:
+            if aligned and (row in samples or not shown):
                 shown.append(aligned[0].image)
         bar.close()
         if not report.faces:
@@ -159,7 +159,7 @@ def align_folder(
         report.empty = [person for person in people if person not in output.people]
         output.finish()
         (output.folder / REPORT).write_bytes(report.text())
-        picture_sheet(shown or [aligned[0].image], cell=TEMPLATE_SIZE).save(output.folder / SHEET, "PNG")
+        picture_sheet(shown, cell=TEMPLATE_SIZE).save(output.folder / SHEET, "PNG")
     return report
 
 
