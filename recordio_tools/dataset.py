@@ -49,15 +49,16 @@ def read_names(path: Path, num_classes: int | None = None) -> list[str] | None:
     return names
 
 
-def read_paths(path: Path, num_images: int) -> list[str] | None:
+def read_paths(path: Path, num_images: int | None = None) -> list[str] | None:
     """Where each image came from, one a line in the order of the keys; None without the file. Raises RecordError.
 
-    Bytes that are not UTF-8 come as surrogates, as in Python's own file names.
+    There must be as many lines as `num_images`, where given. Bytes that are not UTF-8 come as surrogates, as in
+    Python's own file names.
     """
     if not path.is_file():
         return None
     paths = _without_ends(path.read_bytes().decode("utf-8-sig", "surrogateescape").split("\n"))
-    if len(paths) != num_images:
+    if num_images is not None and len(paths) != num_images:
         problem = f"{len(paths)} paths for {num_images} images; expected one line for each"
         raise RecordError(problem, path=path, kind="paths")
     return paths

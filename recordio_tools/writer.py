@@ -61,6 +61,7 @@ class DatasetWriter(AbstractContextManager):
     Attributes:
         partial: the folder while it is being written, open to further files.
         rec_writer: appends to its `train.rec`.
+        names, paths: as given; who leaves images out while adding replaces them before the end.
 
     Raises:
         RecordError: a label outside the classes, names or paths that do not fit, no image.

@@ -22,8 +22,8 @@ ROOMS = {
         "evaluate", "report", ".",
     ],
     "recordio_tools": [
-        "errors", "command_line", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources", "cli",
-        ".",
+        "errors", "command_line", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources",
+        "align", "cli", ".",
     ],
 }  # fmt: skip
 # What the evaluator may take from recordio_tools; all else passes through files.
@@ -35,7 +35,7 @@ HOMES = {
     "torch.distributed": {"facelt/parallel/group.py", "facelt/parallel/collectives.py", "megaface_eval/processes.py"},
     "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
-    "onnxruntime": {"facelt/features/recognisers.py"},
+    "onnxruntime": {"facelt/features/recognisers.py", "recordio_tools/align/onnx_detectors.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),
     "pickle": {"recordio_tools/sources/bins.py"},
@@ -128,8 +128,22 @@ def test_text_is_utf_8_whatever_the_locale(path):
 
 
 def test_recordio_tools_needs_no_torch():
+    """But for MTCNN, which `align` loads where no other detector is given."""
     for path in (ROOT / "recordio_tools").rglob("*.py"):
-        assert not {name.split(".")[0] for name in imports(path)} & {"torch", "mxnet", "cv2"}
+        strangers = {"mxnet", "cv2", "tensorflow", "mtcnn"}
+        strangers |= set() if path.match("align/mtcnn.py") else {"torch", "torchvision"}
+        assert not {name.split(".")[0] for name in imports(path)} & strangers
+    doors = {name for path in (ROOT / "recordio_tools").rglob("*.py") for name in top_imports(path)}
+    assert not any(name.startswith("recordio_tools.align.mtcnn.") for name in doors)
+
+
+def top_imports(path: Path) -> set[str]:
+    """Dotted names that are imported as the module is loaded."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

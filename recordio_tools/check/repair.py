@@ -18,8 +18,8 @@ COPY_BYTES = 16 << 20
 def repair(survey: Survey, out: Path, *, force: bool = False) -> int:
     """Write every whole image of a survey to a new set with an index and key ranges of its own; returns their number.
 
-    Images keep their labels and bytes; keys are given anew. The bytes left out go as they are, one piece after the
-    other, to `quarantine.bin`; `quarantine.json` lists where each piece came from and why, and all faults.
+    Images keep their labels, bytes and paths; keys are given anew. The bytes left out go as they are, one piece after
+    the other, to `quarantine.bin`; `quarantine.json` lists where each piece came from and why, and all faults.
     Raises RecordError when no image is whole.
     """
     images = survey.images
@@ -27,7 +27,7 @@ def repair(survey: Survey, out: Path, *, force: bool = False) -> int:
         raise RecordError("no whole image is left to repair the set from", path=images.rec_path, kind="empty")
     labels = images.headers.label.astype(np.int64)
     size = survey.image_size or _first_size(survey)
-    with DatasetWriter(out, survey.num_classes, size, names=survey.names, force=force) as writer:
+    with DatasetWriter(out, survey.num_classes, size, names=survey.names, force=force, paths=survey.paths) as writer:
         copy_images(images, np.arange(len(images)), labels, writer)
         if survey.left_out:
             pieces = _write_quarantine(survey, writer.partial / QUARANTINE)

@@ -9,12 +9,12 @@ import numpy as np
 from recordio_tools.check.decoding import decode_all
 from recordio_tools.check.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.check.ranges import header_faults, identity_faults
-from recordio_tools.dataset import find_rec, read_names, read_property, wrong_labels
+from recordio_tools.dataset import find_rec, read_names, read_paths, read_property, wrong_labels
 from recordio_tools.format.headers import headers_of
 from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.scan import scan
-from recordio_tools.writer import NAMES, PROPERTY
+from recordio_tools.writer import NAMES, PATHS, PROPERTY
 
 
 class Survey(NamedTuple):
@@ -26,6 +26,7 @@ class Survey(NamedTuple):
     num_classes: int | None  # stated by `property`; None without it
     image_size: tuple[int, int] | None
     names: list[str] | None
+    paths: list[str] | None  # of the images, "" for one without a key; None where paths.txt is missing or does not fit
 
 
 def verify(source: Path, *, decode: bool = False) -> Survey:
@@ -49,6 +50,7 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
     faults += record_faults(data, keys, records, headers)
     faults += label_faults(keys, records.offsets, headers, classes)
     is_range = (headers.image_bytes == 0) & (headers.flag == 2)
+    num_images = int(np.count_nonzero(headers.image_bytes > 0))
     is_image = (headers.image_bytes > 0) & ~wrong_labels(headers.label, classes)
     rows = _in_key_order(keys, np.flatnonzero(is_image))
     # What a foreign writer left uncut is framed anew when it is copied, as records in several parts are.
@@ -63,8 +65,9 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
     left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
     for row in np.flatnonzero(~is_image & ~is_range).tolist():
         left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
+    paths = _paths(images, num_images, faults)
     faults.sort(key=lambda fault: (-1 if fault.offset is None else fault.offset, fault.key or 0, fault.kind))
-    return Survey(images, sorted(left_out), faults, classes, size, names)
+    return Survey(images, sorted(left_out), faults, classes, size, names, paths)
 
 
 def _range_faults(
@@ -82,6 +85,23 @@ def _range_faults(
     labels = images.headers.label[named].astype(np.int64)
     ranges = every.headers.pick(rows)
     return faults + identity_faults(images.keys[named], labels, every.keys[rows], every.offsets[rows], ranges)
+
+
+def _paths(images: ImageRecords, num_images: int, faults: list[Fault]) -> list[str] | None:
+    """Lines of `paths.txt` by the images' keys: a set that has one numbers its images from 1 in the lines' order.
+
+    `num_images` of the file are whole. Lost images leave lines over, which is no fault of their own.
+    """
+    path = images.rec_path.with_name(PATHS)
+    lines = collect(lambda: read_paths(path), faults)
+    if lines is None:
+        return None
+    keyed = images.keys[images.keys != NO_KEY]
+    if len(lines) < num_images or (len(keyed) and not 1 <= keyed.min() <= keyed.max() <= len(lines)):
+        problem = f"{path}: {len(lines)} paths for {num_images} images; expected one line for each"
+        faults.append(Fault("paths", None, None, problem))
+        return None
+    return [lines[key - 1] if key != NO_KEY else "" for key in images.keys.tolist()]
 
 
 def _in_key_order(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from recordio_tools.cli.arguments import (
@@ -23,8 +24,9 @@ from recordio_tools.rewrite.shard import shard
 from recordio_tools.rewrite.shuffle import shuffle
 from recordio_tools.rewrite.subset import subset
 from recordio_tools.sources.bins import pack_to_set, set_to_pack
-from recordio_tools.sources.folders import pack_listed, pack_pictures, unpack_pictures
+from recordio_tools.sources.folders import LEFT_OUT, Packed, pack_listed, pack_pictures, unpack_pictures
 from recordio_tools.sources.orl import SPLITS, write_orl
+from recordio_tools.sources.photographs import Encoding, count_kinds
 
 
 def _pack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,25 +44,97 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--reencode", action="store_true", help="encode all anew, even RGB JPEGs of the right size")
     how.add_argument("--as-is", action="store_true", help="store all files as they are, whatever size and format")
+    parser.add_argument("--swap-channels", action="store_true", help="red for blue, for pictures stored as BGR")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out pictures that cannot be read, and list them")
+    parser.add_argument("--nested", action="store_true", help="pictures may all lie in folders within a person's")
 
 
 def _pack(args: argparse.Namespace) -> None:
-    how = {name: getattr(args, name) for name in ("size", "quality", "reencode", "as_is", "force")}
+    how = Encoding(args.size, args.quality, args.reencode, args.as_is, args.swap_channels)
     if args.list is None:
-        say_written(args.out, pack_pictures(args.pictures, args.out, root=args.root, **how))
-        return
-    if args.root is not None:
+        packed = pack_pictures(
+            args.pictures, args.out, how, root=args.root, nested=args.nested, skip_bad=args.skip_bad, force=args.force
+        )
+    elif args.root is not None:
         raise UserError(f"--root {args.root} given with --list, whose paths begin at {args.pictures}; leave --root out")
-    manifest = pack_listed(args.pictures, args.list, args.out, **how)
-    say_written(args.out, manifest["images"])
-    _say_relabelled(args.out, manifest)
+    else:
+        packed = pack_listed(args.pictures, args.list, args.out, how, skip_bad=args.skip_bad, force=args.force)
+    _say_packed(args.out, packed)
+    if packed.cut:
+        said = f"warning: {packed.cut:,} of {packed.images:,} pictures are large or not square and were cut about the "
+        remedy = f"python -m recordio_tools align {args.pictures} ALIGNED finds the faces and aligns them"
+        print(f"{said}centre, wherever the face is; {remedy}", file=sys.stderr)
 
 
-def _say_relabelled(out: Path, manifest: dict) -> None:
-    given = manifest.get("list_labels", [])
+def _say_packed(out: Path, packed: Packed) -> None:
+    """What became of every file."""
+    say_written(out, packed.images)
+    if packed.left_out:
+        kinds = count_kinds(packed.left_out)
+        print(f"{out}: {len(packed.left_out):,} files left out: {kinds}; {LEFT_OUT} names them", file=sys.stderr)
+    _say_empty(out, packed.empty, "an image")
+    if packed.deeper:
+        said = f"{packed.deeper:,} images come from folders within a person's, and count as that person's"
+        print(f"{out}: {said}", file=sys.stderr)
+    _say_relabelled(out, packed.list_labels or [])
+
+
+def _say_empty(out: Path, empty: list[str], what: str) -> None:
+    if empty:
+        some = ", ".join(empty[:3]) + (" …" if len(empty) > 3 else "")
+        print(f"{out}: {len(empty):,} identities without {what}: {some}", file=sys.stderr)
+
+
+def _say_relabelled(out: Path, given: list[int]) -> None:
     if given != list(range(len(given))):
         said = f"the list's labels {given[0]}..{given[-1]} became 0..{len(given) - 1}; manifest.json has both"
         print(f"{out}: {said}", file=sys.stderr)
+
+
+def _align_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("photographs", metavar="FOLDER", type=Path, help="photographs, in a folder for each person")
+    add_output(parser)
+    add_size(parser)
+    parser.add_argument(
+        "--faces", choices=("largest", "all"), default="largest", help="of a picture (default %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold", type=_score, default=0.9, metavar="P", help="least score of a face (default %(default)s)"
+    )
+    parser.add_argument("--pictures", action="store_true", help="write JPEGs in folders like FOLDER's, no data folder")
+    parser.add_argument(
+        "--detector", type=Path, metavar="FILE", help="an ONNX file, SCRFD with landmarks or YuNet (default: MTCNN)"
+    )
+
+
+def _score(text: str) -> float:
+    """A number between 0 and 1."""
+    with suppress(ValueError):
+        if 0 < (score := float(text)) < 1:
+            return score
+    raise argparse.ArgumentTypeError(f"{text!r} given, expected a number between 0 and 1")
+
+
+def _align(args: argparse.Namespace) -> None:
+    from recordio_tools.align.aligning import REPORT, align_folder
+    from recordio_tools.align.choose import choose_detector  # torch is loaded only where it is used
+
+    detector = choose_detector(args.detector, args.threshold)
+    report = align_folder(
+        args.photographs,
+        args.out,
+        detector,
+        every_face=args.faces == "all",
+        pictures=args.pictures,
+        size=args.size,
+        force=args.force,
+    )
+    say_written(
+        args.out, report.faces, f"faces of {sum(report.results.values()):,} files; {REPORT} has a line for each"
+    )
+    counted = {**report.results, **report.notes}
+    print(f"{args.out}: " + ", ".join(f"{count:,} {what}" for what, count in counted.items()), file=sys.stderr)
+    _say_empty(args.out, report.empty, "a face")
 
 
 def _unpack_arguments(parser: argparse.ArgumentParser) -> None:
@@ -190,7 +264,7 @@ def _curate(args: argparse.Namespace) -> None:
     remain = f"{manifest['identities']:,} of {manifest['source']['identities']:,} identities remain"
     alpha = f", alpha {manifest['alpha']:.6g}" if "alpha" in manifest else ""
     print(f"{args.out}: {manifest['images']:,} images, {remain}{alpha}", file=sys.stderr)
-    _say_relabelled(args.out, manifest)
+    _say_relabelled(args.out, manifest.get("list_labels", []))
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +340,7 @@ SYNTH_EXAMPLE = "synth data/synth --identities 1000 --images 20000"
 CURATE_EXAMPLE = "curate data/ms1m data/ms1m-lt --images 887500 --reading proportional --seed 0"
 COMMANDS = {
     "pack": Command("pictures into a set", "pack photos data/mine --size 112", _pack_arguments, _pack),
+    "align": Command("faces of photographs, found and aligned", "align photos data/mine", _align_arguments, _align),
     "unpack": Command("a set into a folder per identity", "unpack data/mine photos", _unpack_arguments, _unpack),
     "bins": Command("verification packs into sets and back", "bins lfw.bin data/lfw", _bins_arguments, _bins),
     "orl": Command(ORL_HELP, "orl data/orl-train --split train", _orl_arguments, _orl),

@@ -1,7 +1,8 @@
 """Lists of pictures (`.lst`) in both dialects, and the lists in which benchmarks are published.
 
 - im2rec: `index<TAB>label[<TAB>label…]<TAB>path`
-- face2rec2: `aligned<TAB>path<TAB>label[<TAB>box of 4[<TAB>landmarks of 10]]`, stored as labels `[label, aligned, …]`
+- face2rec2: `aligned<TAB>path<TAB>label[<TAB>box of 4[<TAB>landmarks of 10]]`, stored as labels `[label, aligned, …]`;
+  the landmarks are five x, then five y, by which a picture that is not aligned yet (0) is warped
 - benchmarks: `path label`, such as `n01440764/n01440764_190.JPEG 0` or `/a/airfield/00000001.jpg 0`
 """
 
@@ -18,6 +19,7 @@ from recordio_tools.format.recordio import RecordError
 _ENTRY = re.compile(r"([^\t]*?\S)(?:\s+(-1|[0-9]{1,9}))?")  # an image, and a label if there is one
 _KEY = re.compile(r"[0-9]{1,18}")
 _PATH = re.compile(r".*\.[A-Za-z]\w*")
+LARGEST_LABEL = 2**53  # above it a float64, as which labels are read, no longer tells neighbours apart
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -67,12 +69,13 @@ def _face2rec2(fields: list[str], root: Path, path: Path, number: int, line: str
         raise _misfit(path, number, line, "aligned<TAB>path<TAB>label, then a box of 4, then landmarks of 10")
     aligned, label, *rest = (float(field) for field in numbers)
     _refuse_label(label, path, number, line)
-    return Picture(root / name_of(fields[1]), [label, aligned, *rest])
+    landmarks = tuple(rest[4:]) if aligned == 0 and len(rest) == 14 else None
+    return Picture(root / name_of(fields[1]), [label, aligned, *rest], landmarks)
 
 
 def _refuse_label(label: float, path: Path, number: int, line: str) -> None:
-    if label < 0 or not label.is_integer():
-        raise _misfit(path, number, line, "a label that is a whole number from 0")
+    if not (0 <= label < LARGEST_LABEL and label.is_integer()):
+        raise _misfit(path, number, line, "a label that is a whole number from 0, below 2^53")
 
 
 def _misfit(path: Path, number: int, line: str, expected: str) -> RecordError:

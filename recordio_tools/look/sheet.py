@@ -44,6 +44,18 @@ def contact_sheet(source: RecordDataset, rows: int = 8, columns: int = 10, cell:
     return sheet
 
 
+def picture_sheet(pictures: list[Image.Image], columns: int = 10, cell: int = 112) -> Image.Image:
+    """Pictures row by row, in cells of `cell` pixels."""
+    step = cell + MARGIN
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (min(columns, len(pictures)) * step + MARGIN, rows * step + MARGIN), "white")
+    for place, picture in enumerate(pictures):
+        row, column = divmod(place, columns)
+        scaled = picture.resize((cell, cell), Image.Resampling.LANCZOS)
+        sheet.paste(scaled, (MARGIN + column * step, MARGIN + row * step))
+    return sheet
+
+
 def _thumbnail(source: RecordDataset, i: int, cell: int) -> Image.Image:
     try:
         with Image.open(BytesIO(source.jpeg(i).tobytes())) as image:

@@ -3,135 +3,140 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from io import BytesIO
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
-from recordio_tools.dataset import RecordDataset, read_names
-from recordio_tools.format.listing import format_list, name_of, read_image_list, read_list, text_of
-from recordio_tools.format.pictures import DECODE_ERRORS, Picture
+from recordio_tools.dataset import MOST_CLASSES, RecordDataset, read_names, read_paths
+from recordio_tools.format.listing import format_list, name_of, read_image_list, read_list
+from recordio_tools.format.pictures import Picture
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.selection import MANIFEST
-from recordio_tools.writer import NAMES, DatasetWriter
+from recordio_tools.sources.photographs import (
+    BAD,
+    Encoding,
+    LeftOut,
+    find_pictures,
+    format_left_out,
+    in_threads,
+    load_jpeg,
+    relative,
+)
+from recordio_tools.writer import NAMES, PATHS, DatasetWriter
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".pgm", ".ppm", ".tif", ".tiff"})
 LIST = "images.lst"
-BATCH = 256
-THREADS = 4
+LEFT_OUT = "left_out.tsv"
+SPARSE = 100_000  # more identities without an image than this are the gaps of a database's ids
 
 
-def find_pictures(folder: Path) -> tuple[list[Picture], list[str]]:
-    """Pictures in a folder per identity, and the identities' names: the folders', in natural order.
+@dataclass(frozen=True)
+class Packed:
+    """What became of every file.
 
-    Raises RecordError when the folder is missing or holds no such folders; folders without a picture are passed over.
+    Attributes:
+        images, identities: what the set holds; identities without an image count too.
+        left_out: files that are not in it.
+        empty: names or labels of the identities that have no image, in the set or, of folders, left out of it.
+        cut: images that were cut from large or oblong pictures, with the face wherever it was.
+        deeper: pictures from folders within an identity's folder.
+        list_labels: of a list whose labels were made contiguous, what they were; new label k was `list_labels[k]`.
     """
-    if not folder.is_dir():
-        raise RecordError("no such folder; expected one with a folder per identity", path=folder, kind="missing")
-    pictures, names = [], []
-    for person in sorted((entry for entry in folder.iterdir() if entry.is_dir()), key=_natural):
-        files = sorted((file for file in person.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
-        if files:
-            pictures += [Picture(file, len(names)) for file in files]
-            names.append(text_of(person.name))
-    if not names:
-        problem = f"no folder in it holds a picture ({', '.join(sorted(PICTURES))}); expected a folder per identity"
-        raise RecordError(problem, path=folder, kind="empty")
-    return pictures, names
 
-
-def _natural(path: Path) -> list:
-    """Sorts s2 before s10."""
-    return [(int(text), "") if text.isdigit() else (-1, text) for text in re.split(r"(\d+)", path.name)]
-
-
-def load_jpeg(path: Path, size: int, quality: int = 95, *, reencode: bool = False, as_is: bool = False) -> bytes:
-    """The picture as an upright RGB JPEG of size×size pixels: the file's own bytes when they are that already.
-
-    Others are cut to a square about the centre, scaled and encoded; all are with `reencode`, none with `as_is`.
-    Raises RecordError when it cannot be decoded.
-    """
-    try:
-        content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
-            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            fits = upright and (image.format, image.mode, image.size) == ("JPEG", "RGB", (size, size))
-            if as_is or (fits and not reencode):
-                image.load()
-                return content
-            fitted = ImageOps.fit(ImageOps.exif_transpose(image).convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    except DECODE_ERRORS as error:
-        raise RecordError(f"cannot be decoded as a picture ({type(error).__name__})", path=path, kind="image") from None
-    jpeg = BytesIO()
-    fitted.save(jpeg, "JPEG", quality=quality)
-    return jpeg.getvalue()
+    images: int
+    identities: int
+    left_out: list[LeftOut]
+    empty: list[str]
+    cut: int = 0
+    deeper: int = 0
+    list_labels: list[int] | None = None
 
 
 def pack_pictures(
     source: Path,
     out: Path,
+    how: Encoding = Encoding(),  # noqa: B008 - frozen
     *,
     root: Path | None = None,
-    size: int = 112,
-    quality: int = 95,
-    reencode: bool = False,
-    as_is: bool = False,
+    nested: bool = False,
+    skip_bad: bool = False,
     force: bool = False,
-) -> int:
-    """Pack a folder per identity, or the pictures of a `.lst` file, into a set; returns the number of images.
+) -> Packed:
+    """Pack a folder per identity, or the pictures of a `.lst` file, into a set; returns what became of every file.
 
-    Names are the folders', or for a list those in a `names.txt` beside it. Paths are kept, from the folder or root on.
+    Names are the folders', or for a list those in a `names.txt` beside it. Paths are kept, from the folder or root on,
+    or as a `paths.txt` beside an `images.lst` has them. `left_out.tsv` in the set names the files that are not in it.
+    A list's labels are kept, unless float32 headers could not hold them or they leave more than SPARSE gaps: then they
+    are made contiguous, and `manifest.json` keeps what they were.
 
     Args:
         source: the folder or list.
         out: the new data folder.
+        how: the images' size and encoding.
         root: where a list's paths begin; by default its folder.
-        size: side of the images in pixels.
-        quality: of JPEGs that are encoded anew.
-        reencode, as_is: encode all pictures anew, or none, as in `load_jpeg`.
+        nested: all pictures may lie deeper than in the identities' folders.
+        skip_bad: pictures that cannot be read are left out; an identity that loses all goes with them.
         force: an existing folder is replaced.
 
     Raises:
-        RecordError: a folder, list or picture that cannot be read.
+        RecordError: a folder or list that cannot be read; or pictures, of which it says how many and the first.
     """
-    if source.is_file():
-        root = source.parent if root is None else root
-        pictures = read_list(source, root)
-        classes = 1 + max(
-            int(picture.label if isinstance(picture.label, int) else picture.label[0]) for picture in pictures
-        )
-        names = read_names(source.with_name(NAMES))
-        classes = max(classes, len(names or []))
-    else:
-        root = source
-        pictures, names = find_pictures(source)
-        classes = len(names)
-    paths = [_relative(picture.path, root) for picture in pictures]
-    load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
-    with DatasetWriter(out, classes, (size, size), names=names, force=force, paths=paths) as writer:
-        _add(pictures, load, writer)
-    return writer.num_images
+    if not source.is_file():
+        found = find_pictures(source, nested=nested)
+        paths = [relative(picture.path, source) for picture in found.pictures]
+        with DatasetWriter(out, None, (how.size, how.size), names=found.names, force=force, paths=paths) as writer:
+            packing = _Packing(writer, how, skip_bad)
+            packing.add(found.pictures, paths, contiguous=True)
+            writer.names = [found.names[label] for label in packing.new_labels]
+            packing.finish(found.left_out)
+        empty = found.empty + [found.names[label] for label in packing.without_image(len(found.names))]
+        return Packed(writer.num_images, len(writer.names), packing.left_out, empty, packing.cut, found.deeper)
+    root = source.parent if root is None else root
+    pictures = read_list(source, root)
+    names = read_names(source.with_name(NAMES))
+    labels = np.array([picture.identity for picture in pictures])
+    list_labels = None if names else _sparse(labels)
+    if list_labels is not None:
+        labels = np.searchsorted(list_labels, labels)
+        pictures = [picture.relabelled(label) for picture, label in zip(pictures, labels.tolist(), strict=True)]
+    classes = max(int(labels.max()) + 1, len(names or []))
+    if classes > MOST_CLASSES:
+        problem = f"label {labels.max()}, expected one below {MOST_CLASSES}, above which float32 headers merge people"
+        raise RecordError(f"{problem}; remove {NAMES} and labels become contiguous", path=source, kind="label")
+    paths = [relative(picture.path, root) for picture in pictures]
+    if source.name == LIST:
+        paths = read_paths(source.with_name(PATHS), len(pictures)) or paths
+    with DatasetWriter(out, classes, (how.size, how.size), names=names, force=force, paths=paths) as writer:
+        packing = _Packing(writer, how, skip_bad)
+        packing.add(pictures, paths)
+        if list_labels is not None:
+            manifest = {"method": "list", "list": source.name, "list_labels": list_labels.tolist()}
+            (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
+        packing.finish()
+    empty = [str(label) if names is None else names[label] for label in packing.without_image(classes)]
+    listed = None if list_labels is None else list_labels.tolist()
+    return Packed(writer.num_images, classes, packing.left_out, empty, packing.cut, list_labels=listed)
+
+
+def _sparse(labels: np.ndarray) -> np.ndarray | None:
+    """The labels in their order, where they are to be made contiguous, else None."""
+    present = np.unique(labels)
+    return present if present[-1] >= MOST_CLASSES or present[-1] + 1 - len(present) > SPARSE else None
 
 
 def pack_listed(
     root: Path,
     listing: Path,
     out: Path,
+    how: Encoding = Encoding(),  # noqa: B008 - frozen
     *,
-    size: int = 112,
-    quality: int = 95,
-    reencode: bool = False,
-    as_is: bool = False,
+    skip_bad: bool = False,
     force: bool = False,
-) -> dict:
-    """Pack the pictures that a benchmark's list names (`read_image_list`), with its labels; returns the manifest.
+) -> Packed:
+    """Pack the pictures that a benchmark's list names (`read_image_list`), with its labels; returns what became.
 
     Labels are made contiguous in their order; `list_labels` of the manifest holds what they were. Names are those of a
     `names.txt` beside the list, but for a list with the label -1.
@@ -140,10 +145,10 @@ def pack_listed(
         root: the folder where the list's paths begin.
         listing: the list.
         out: the new data folder.
-        size, quality, reencode, as_is, force: as in `pack_pictures`.
+        how, skip_bad, force: as in `pack_pictures`.
 
     Raises:
-        RecordError: a list without paths or labels, or that names what is not there; a picture that cannot be read.
+        RecordError: a list without paths or labels, or that names what is not there; pictures that cannot be read.
     """
     if not root.is_dir():
         raise RecordError("no such folder; expected the one where the list's paths begin", path=root, kind="missing")
@@ -163,45 +168,87 @@ def pack_listed(
         Picture(root / name_of(path), label) for path, label in zip(listed.images, labels.tolist(), strict=True)
     ]
     named = None if names is None else [names[label] for label in list_labels]
-    manifest = {
-        "method": "list",
-        "list": listing.name,
-        "list_labels": list_labels.tolist(),
-        "images": len(pictures),
-        "identities": len(list_labels),
-    }
-    load = partial(load_jpeg, size=size, quality=quality, reencode=reencode, as_is=as_is)
-    with DatasetWriter(out, len(list_labels), (size, size), names=named, force=force, paths=listed.images) as writer:
-        _add(pictures, load, writer)
+    classes, paths = len(list_labels), listed.images
+    with DatasetWriter(out, classes, (how.size, how.size), names=named, force=force, paths=paths) as writer:
+        packing = _Packing(writer, how, skip_bad)
+        packing.add(pictures, paths)
+        manifest = {
+            "method": "list",
+            "list": listing.name,
+            "list_labels": list_labels.tolist(),
+            "images": writer.num_images,
+            "identities": classes,
+        }
         (writer.partial / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    return manifest
+        packing.finish()
+    empty = [str(list_labels[label]) for label in packing.without_image(classes)]
+    return Packed(writer.num_images, classes, packing.left_out, empty, list_labels=list_labels.tolist())
 
 
-def _add(pictures: list[Picture], load: Callable[[Path], bytes], writer: DatasetWriter) -> None:
-    encoded = _encoded(pictures, load)
-    for label, jpeg in tqdm(encoded, total=len(pictures), desc="packing", unit="image", delay=2, leave=False):
-        writer.add(jpeg, label)
+class _Packing:
+    """Pictures on their way into a set: what cannot be read is collected, and said once at the end.
 
+    Attributes:
+        left_out: the pictures that could not be read, and all that `finish` was given.
+        new_labels: label in the set of each identity that has an image there, in their order.
+        cut: images that were cut from large or oblong pictures.
+    """
 
-def _relative(path: Path, root: Path) -> str:
-    inside = path.relative_to(root) if path.is_relative_to(root) else path
-    return text_of(inside.as_posix()).lstrip("/")
+    def __init__(self, writer: DatasetWriter, how: Encoding, skip_bad: bool):
+        self.writer, self.how, self.skip_bad = writer, how, skip_bad
+        self.left_out: list[LeftOut] = []
+        self.new_labels: dict[int, int] = {}
+        self.cut = 0
 
+    def add(self, pictures: list[Picture], paths: Sequence[str], *, contiguous: bool = False) -> None:
+        """Encode all pictures and append them; with `contiguous`, identities are numbered as their first images come.
 
-def _encoded(pictures: Iterable[Picture], load: Callable[[Path], bytes]) -> Iterator[tuple[int | list[float], bytes]]:
-    """Labels and JPEGs in order, a bounded number of pictures ahead in threads (Pillow releases the lock)."""
-    remaining = iter(pictures)
-    with ThreadPoolExecutor(THREADS) as threads:
-        while batch := list(islice(remaining, BATCH)):
-            jpegs = threads.map(load, [picture.path for picture in batch])
-            yield from zip((picture.label for picture in batch), jpegs, strict=True)
+        Raises RecordError, after the last, where some cannot be read and are not to be skipped, or none can.
+        """
+        bad: list[RecordError] = []
+        kept_paths = []
+        loaded = in_threads(pictures, lambda picture: load_jpeg(picture.path, self.how, self._landmarks(picture)))
+        bar = tqdm(loaded, total=len(pictures), desc="packing", unit="image", delay=2, leave=False)
+        for path, (picture, result) in zip(paths, bar, strict=True):
+            if isinstance(result, RecordError):
+                bad.append(result)
+                self.left_out.append(LeftOut(path, BAD, str(result).removeprefix(f"{picture.path}: ")))
+            elif self.skip_bad or not bad:
+                label = self.new_labels.setdefault(
+                    picture.identity, len(self.new_labels) if contiguous else picture.identity
+                )
+                # A face that was warped is aligned now, and its box and landmarks are where it no longer is.
+                more = [1.0] if self._landmarks(picture) else picture.further_labels
+                self.writer.add(result.jpeg, [label, *more] if more else label)
+                self.cut += result.cut
+                kept_paths.append(path)
+        if bad and (not self.skip_bad or len(bad) == len(pictures)):
+            remedy = "none is left"
+            if len(bad) < len(pictures):
+                remedy = f"mend them, or give --skip-bad, which leaves them out and lists them in {LEFT_OUT}"
+            counted = f"{len(bad):,} of {len(pictures):,} pictures cannot be read"
+            raise RecordError(f"{bad[0]}; {counted}: {remedy}", kind="image")
+        self.writer.paths = kept_paths
+
+    def _landmarks(self, picture: Picture) -> tuple[float, ...] | None:
+        return None if self.how.as_is else picture.landmarks
+
+    def without_image(self, classes: int) -> list[int]:
+        """Identities that no image has."""
+        return [label for label in range(classes) if label not in self.new_labels]
+
+    def finish(self, further: Sequence[LeftOut] = ()) -> None:
+        """Write the list of what is not in the set, with the `further` files that were no pictures to begin with."""
+        self.left_out = [*further, *self.left_out]
+        if self.left_out:
+            (self.writer.partial / LEFT_OUT).write_bytes(format_left_out(self.left_out))
 
 
 def unpack_pictures(source: RecordDataset, out: Path, *, force: bool = False) -> int:
     """Write every image as it is to `out/<identity's name or label>/<key>.jpg`; returns the number of images.
 
-    `images.lst` (im2rec's dialect) keeps keys and labels, `names.txt` the names, so that packing the list gives the set
-    back even where the folders' order would not.
+    `images.lst` (im2rec's dialect) keeps keys and labels, `names.txt` the names, and `paths.txt` the set's paths in
+    the list's order, so that packing the list gives the set back even where the folders' order would not.
     """
     folders = _folder_names(source)
     entries = []
@@ -217,6 +264,9 @@ def unpack_pictures(source: RecordDataset, out: Path, *, force: bool = False) ->
         (folder / LIST).write_text(format_list(entries), encoding="utf-8")
         if source.names is not None:
             (folder / NAMES).write_text("".join(f"{name}\n" for name in source.names), encoding="utf-8")
+        if source.paths is not None:
+            text = "".join(f"{path}\n" for path in source.paths)
+            (folder / PATHS).write_bytes(text.encode(errors="surrogateescape"))
     return len(source)
 
 
@@ -226,7 +276,7 @@ def _folder_names(source: RecordDataset) -> list[str]:
         return [f"{label:06d}" for label in range(source.num_classes)]
     seen = set()
     for label, name in enumerate(source.names):
-        if name in seen or name in ("", ".", "..", LIST, NAMES) or re.search(r'[/\\\x00-\x1f:*?"<>|]', name):
+        if name in seen or name in ("", ".", "..", LIST, NAMES, PATHS) or re.search(r'[/\\\x00-\x1f:*?"<>|]', name):
             problem = f"name {name!r} of identity {label} cannot be a folder of its own; mend or remove names.txt"
             raise RecordError(problem, path=source.folder, kind="names")
         seen.add(name)

@@ -53,6 +53,34 @@ def test_as_its_users_start_it(tmp_path):
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def test_pack_says_what_became_of_every_file(tmp_path, capsys):
+    (tmp_path / "photos" / "ada" / "2020").mkdir(parents=True)
+    for file in ("ada/1.jpg", "ada/2020/2.jpg", "beside.jpg"):
+        (tmp_path / "photos" / file).write_bytes(sets.jpeg(1, (16, 40)))
+    (tmp_path / "photos" / "ada" / "3.jpg").write_bytes(b"")
+    pack = ["pack", str(tmp_path / "photos"), str(tmp_path / "out")]
+    assert "1 of 3 pictures cannot be read: mend them, or give --skip-bad" in mistake(capsys, *pack, "--size", "16")
+    assert main([*pack, "--size", "16", "--skip-bad"]) == 0
+    said = capsys.readouterr().err.replace(str(tmp_path), "").splitlines()
+    assert said == [
+        "/out: 2 images",
+        "/out: 2 files left out: 1 in no identity's folder, 1 unreadable; left_out.tsv names them",
+        "/out: 1 images come from folders within a person's, and count as that person's",
+        "warning: 2 of 2 pictures are large or not square and were cut about the centre, wherever the face is; "
+        "python -m recordio_tools align /photos ALIGNED finds the faces and aligns them",
+    ]
+    assert "--as-is and --swap-channels given" in mistake(capsys, *pack, "--as-is", "--swap-channels", "--force")
+
+
+def test_mistakes_of_align(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    align = ["align", tmp_path / "photos", tmp_path / "out"]
+    assert "'1.5' given, expected a number between 0 and 1" in mistake(capsys, *align, "--threshold", "1.5")
+    assert "no such file; expected a detector in ONNX" in mistake(capsys, *align, "--detector", tmp_path / "none.onnx")
+    if find_spec("mtcnn") is not None and find_spec("torch") is not None:
+        assert "holds no picture; expected photographs" in mistake(capsys, *align)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as leave:

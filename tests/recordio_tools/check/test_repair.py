@@ -111,3 +111,22 @@ def test_nothing_whole(tmp_path):
     with pytest.raises(RecordError, match="no whole image is left"):
         repair(verify(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_paths_stay_with_the_images_that_are_whole(tmp_path):
+    folder = sets.write(tmp_path / "set", sets.insightface(LABELS), "4,8,8\n")
+    (folder / "paths.txt").write_text("".join(f"{key}.jpg\n" for key in range(1, 8)))
+    assert verify(folder).faults == []
+    rec = bytearray((folder / "train.rec").read_bytes())
+    at = [int(line.split("\t")[1]) for line in (folder / "train.idx").read_text().splitlines()]
+    rec[at[2] + 4 : at[2] + 8] = struct.pack("<I", 2**29 - 1)
+    (folder / "train.rec").write_bytes(rec)
+    repair(verify(folder), tmp_path / "out")
+    assert RecordDataset(tmp_path / "out").paths == [f"{key}.jpg" for key in (1, 3, 4, 5, 6, 7)]
+    (folder / "paths.txt").write_text("1.jpg\n")
+    survey = verify(folder)
+    assert [fault.problem.split(": ")[1] for fault in survey.faults if fault.kind == "paths"] == [
+        "1 paths for 6 images; expected one line for each"
+    ]
+    repair(survey, tmp_path / "without")
+    assert RecordDataset(tmp_path / "without").paths is None

@@ -13,6 +13,7 @@ from recordio_tools.dataset import RecordDataset
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite import curate
 from recordio_tools.sources.folders import pack_listed
+from recordio_tools.sources.photographs import Encoding
 
 counts_and_images = (
     st.lists(st.integers(0, 50), min_size=1, max_size=20)
@@ -211,7 +212,7 @@ def benchmark(request, tmp_path_factory):
     paths = [f"other/{number}/00000001.jpg" for number in range(3)] + [path for path, _ in reversed(lines)]
     contents = sets.photograph(folder / "root", paths)
     (folder / "all.txt").write_text("".join(f"{path} {number // 5}\n" for number, path in enumerate(paths)))
-    pack_listed(folder / "root", folder / "all.txt", folder / "set", size=16)
+    pack_listed(folder / "root", folder / "all.txt", folder / "set", Encoding(16))
     return lines, contents, RecordDataset(folder / "set")
 
 
