@@ -24,7 +24,12 @@ setup(
         "facelt.jobs",  # the recipes, see facelt/recipes.py
     ],
     package_dir={"facelt.jobs": "jobs"},
-    package_data={"": ["py.typed"], "facelt.jobs": ["*.json"], "megaface_eval.report": ["*.jinja"]},
+    package_data={
+        "": ["py.typed"],
+        "facelt.jobs": ["*.json"],
+        "facelt.open_world": ["*.jinja"],
+        "megaface_eval.report": ["*.jinja"],
+    },
     entry_points={
         "console_scripts": [
             "facelt-train = facelt.train:command",

@@ -6,7 +6,8 @@
 
 TRAIN is the set that the run was trained on: its counts say which classes are many, medium and few, and its images
 make the memory. TEST holds other images of the same classes, with the same labels. Every image of OPEN is a stranger,
-whatever its label. REPORT is a folder: report.json, table.md.
+whatever its label. REPORT is a folder: report.html, report.json,
+table.md, per_class.csv.
 """
 
 import argparse
@@ -19,10 +20,12 @@ import torch
 
 from facelt.errors import UserError, one_line
 from facelt.features.recognisers import from_checkpoint
-from facelt.open_world import reading
+from facelt.open_world import page, reading, table
 from facelt.open_world.figures import DRAWS
-from facelt.open_world.report import Answers, Source, Trial, make_report, table
+from facelt.open_world.report import make_report
+from facelt.open_world.schema import Source
 from facelt.open_world.shots import Bounds
+from facelt.open_world.trial import Answers, Trial
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
@@ -125,7 +128,8 @@ def read(
 
 def answers(name: str, known: reading.Columns, opened: reading.Columns) -> Answers:
     """What one reading says."""
-    return Answers(known[f"{name}.class"], known[f"{name}.probability"], opened[f"{name}.probability"])
+    parts = (columns[f"{name}.{part}"] for columns in (known, opened) for part in ("class", "probability"))
+    return Answers(*parts)
 
 
 def signals(known: reading.Columns, opened: reading.Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -143,12 +147,10 @@ def signals(known: reading.Columns, opened: reading.Columns) -> dict[str, tuple[
 def write(args: argparse.Namespace, trial: Trial, source: Source) -> None:
     """Make the report, write it, print its table and say where it is."""
     report = make_report(trial, source)
-    text = table(report, trial.bounds)
     with output_folder(args.output, force=args.force) as draft:
-        (draft / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (draft / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    print(f"\nwrote {args.output}: report.json, table.md", flush=True)
+        page.write(draft, report, trial)
+    print(table.to_markdown(report, trial.bounds))
+    print(f"\nwrote {args.output}: {', '.join(page.FILES)}", flush=True)
 
 
 def probability(text: str) -> float:

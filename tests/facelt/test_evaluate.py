@@ -18,7 +18,7 @@ from facelt import evaluate
 from facelt.config import FaceltConfig
 from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.embedder import Embedder
-from facelt.open_world.report import Report
+from facelt.open_world.schema import Report
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
 from recordio_tools.dataset import DatasetWriter, RecordDataset
@@ -111,9 +111,9 @@ def test_both_readings_of_both_stages_by_hand(run, sets, tmp_path, capsys, stage
     more = ["--open", str(sets / "open"), "--thresholds", "0.3", "0.1", "--many", "7", "--few", "6", "--draws", "20"]
     assert evaluate.main(arguments(run / stage, sets, out, *more, "--batch", "7")) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == f"wrote {out}: report.json, table.md"
+    assert said.splitlines()[-1] == f"wrote {out}: report.html, report.json, table.md, per_class.csv"
     assert (out / "table.md").read_text().strip() in said
-    assert sorted(path.name for path in out.iterdir()) == ["report.json", "table.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["per_class.csv", "report.html", "report.json", "table.md"]
     report = Report.model_validate_json((out / "report.json").read_text())
     labels = torch.from_numpy(RecordDataset(sets / "test").labels)
     paths = [sets / "test", sets / "open"]
