@@ -53,6 +53,7 @@ setup(
         "pillow>=10",
         "pydantic~=2.5",
         "safetensors>=0.4",
+        "scipy>=1.11",
         "setuptools",
         "tensorboard>=2.16",
         "tqdm>=4.66",

@@ -34,6 +34,7 @@ HOMES = {
     "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
     "onnxruntime": {"facelt/features/recognisers.py"},
+    "scipy": {"facelt/open_world/openmax.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),
     "pickle": {"recordio_tools/sources/bins.py"},

@@ -75,15 +75,24 @@ class Detection(Part):
 
 
 class Source(Part):
-    """What was evaluated on what, as given. temperature: of the memory's softmax."""
+    """What was evaluated on what, as given, and what the readings were set to; None for what was not asked for.
 
-    checkpoint: str
-    stage: str
-    step: int
+    checkpoint, stage, step: of a run; None where features were given. temperature: of the memory's softmax. tau: of the
+    readings tau and logit_adjusted.
+    """
+
+    checkpoint: str | None
+    stage: str | None
+    step: int | None
     train: str
     data: str
     open: str | None
-    temperature: Number
+    temperature: Number | None = None
+    tau: Number | None = None
+    openmax_tail: int | None = None
+    openmax_alpha: int | None = None
+    odin_temperature: Number | None = None
+    odin_epsilon: Number | None = None
 
 
 class Buckets(Part):

@@ -20,8 +20,11 @@ class ClassMeans:
 
     def add(self, features_BD: Tensor, labels_G: Tensor, valid_G: Tensor) -> None:
         """Add this rank's features; labels and validity are those of all ranks' images. All ranks must call it."""
-        features_GD = collectives.gather(features_BD)
-        rows, columns = self.partition.own(labels_G.where(valid_G, -1))
+        self.add_gathered(collectives.gather(features_BD), labels_G.where(valid_G, -1))
+
+    def add_gathered(self, features_GD: Tensor, labels_G: Tensor) -> None:
+        """Add features that all ranks hold. labels_G: -1 for those that do not count."""
+        rows, columns = self.partition.own(labels_G)
         self.sums_kD.index_add_(0, columns, features_GD[rows].to(self.sums_kD.dtype))
         self.counts_k.index_add_(0, columns, torch.ones_like(columns))
 

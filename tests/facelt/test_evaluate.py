@@ -32,7 +32,7 @@ def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     write_faces(folder / "train", classes=K, images=EACH)
     write_faces(folder / "test", classes=K, images=4)
-    write_faces(folder / "open", classes=3, images=7)
+    write_faces(folder / "open", classes=3, images=7, called="stranger")
     return folder
 
 
@@ -208,7 +208,7 @@ def test_sets_that_do_not_fit_the_run_are_refused(linear, sets, tmp_path, capsys
     (renamed / "names.txt").write_text("".join(f"person-{K - 1 - k}\n" for k in range(K)))
     wrong_test[wrong_test.index("--data") + 1] = str(renamed)
     assert "label 0 is person-4, in --train" in refused(capsys, wrong_test)
-    assert "is --data or --train too" in refused(capsys, arguments(linear, sets, out, "--open", str(sets / "test")))
+    assert "is --data too" in refused(capsys, arguments(linear, sets, out, "--open", str(sets / "test")))
     assert "no such folder" in refused(capsys, arguments(linear, sets, out, "--open", str(tmp_path / "none")))
     assert not out.exists()
 
