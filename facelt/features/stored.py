@@ -46,7 +46,7 @@ def read_features(folder: str) -> FeatureSet:
         raise UserError(
             f"{folder}: names.txt has {len(names)} lines, labels go to {labels.max()}; mend it or remove it"
         )
-    return FeatureSet(rows_ND, np.asarray(labels, np.int64), names)
+    return FeatureSet(rows_ND, np.array(labels, np.int64), names)
 
 
 def _mapped(folder: str, name: str) -> np.ndarray:
