@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facelt.head.blocked import accumulate_dtype
 from facelt.open_world.openmax import OpenMax, TailCollector
 from facelt.open_world.reading import ByPrototypes, Knobs, Reading, gathered
 from facelt.open_world.scoring import Prototypes
@@ -18,16 +19,21 @@ from facelt.training.class_means import ClassMeans
 MADE_OF_TRAINING = ("memory", "ncm", "openmax")
 
 
+def accurate(rows_GD: Tensor) -> Tensor:
+    """The rows in float32 at least."""
+    return rows_GD.to(accumulate_dtype(rows_GD))
+
+
 def by_memory(means_kD: Tensor, temperature: float, partition: Partition) -> ByPrototypes:
     """The class whose mean of unit features has the highest cosine; softmax(t·cos)."""
     prototypes = Prototypes(partition, means_kD, cosine=True)
-    return ByPrototypes(prototypes, lambda v: normalize(v["direct"].float()) * temperature)
+    return ByPrototypes(prototypes, lambda v: normalize(accurate(v["direct"])) * temperature)
 
 
 def by_class_mean(means_kD: Tensor, partition: Partition) -> ByPrototypes:
     """The class whose mean m is nearest: x·m - ‖m‖²/2 is highest; softmax(-‖x - m‖²/2)."""
     prototypes = Prototypes(partition, means_kD, means_kD.square().sum(1) / -2)
-    return ByPrototypes(prototypes, lambda v: v["direct"].float())
+    return ByPrototypes(prototypes, lambda v: accurate(v["direct"]))
 
 
 @torch.no_grad()
@@ -50,7 +56,7 @@ def make_readings(
         tails = TailCollector(classifier)
     for batch in batches.each(train, "training set"):
         v = gathered(batches, batch.output)
-        direct_GD = v["direct"].float()
+        direct_GD = accurate(v["direct"])
         labels_G = labels_N[batch.images_G].where(torch.from_numpy(batch.valid_G), -1).to(direct_GD.device)
         for name, rows_GD in (("memory", normalize(direct_GD)), ("ncm", direct_GD)):
             if name in wanted:
