@@ -292,7 +292,7 @@ def add_readings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--read", nargs="+", choices=READINGS, help="default: classifier and memory; of features, memory"
     )
-    parser.add_argument("--odin", action="store_true", help="strangers by ODIN too: four passes more of each image")
+    parser.add_argument("--odin", action="store_true", help="strangers by ODIN too: one pass more, and one back")
     parser.add_argument("--temperature", type=above_zero, metavar="T", help="of softmax(T·cos), memory (default: 16)")
     parser.add_argument("--tau", type=from_zero, help="of readings tau and logit_adjusted (default: 1)")
     parser.add_argument(

@@ -17,7 +17,7 @@ from facelt.parallel import collectives
 def with_odin(recogniser: Recogniser, classifier: ByPrototypes, temperature: float, epsilon: float) -> Recogniser:
     """The recogniser with a column `odin` beside its features, B, float64: high for known images.
 
-    x̃ = x + ε·sign(∂ log p_max(x; T) / ∂x), and odin = p_max(x̃; T): equations 1 and 2. Three passes forward and one
+    x̃ = x + ε·sign(∂ log p_max(x; T) / ∂x), and odin = p_max(x̃; T): equations 1 and 2. Two passes forward and one
     back for an image. All ranks must embed alike.
 
     Args:
