@@ -1,138 +1,209 @@
-"""Evaluate: closed- and open-set accuracy of a run, by its own classifier and by its memory.
+"""Evaluate: closed- and open-set accuracy of a run, by its own classifier and by its memory, or of stored features.
 
     python -m facelt.evaluate --checkpoint RUN --train TRAIN --data TEST --open OPEN --output REPORT
     python -m facelt.evaluate --checkpoint RUN --train TRAIN --data TEST --thresholds 0.1 0.2 --output REPORT
     deepspeed --module facelt.evaluate --checkpoint RUN --train TRAIN --data TEST --output REPORT    (on all GPUs)
+    python -m facelt.evaluate --train-features TRAIN --features TEST --open-features OPEN --output REPORT
 
 TRAIN is the set that the run was trained on: its counts say which classes are many, medium and few, and its images
 make the memory. TEST holds other images of the same classes, with the same labels. Every image of OPEN is a stranger,
-whatever its label. REPORT is a folder: report.json, table.md.
+whatever its label. Feature sets of the three, as facelt.extract writes them, are read by memory without any run.
+REPORT is a folder: report.html, report.json, table.md, per_class.csv.
 """
 
 import argparse
+import math
 import signal
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from facelt.errors import UserError, one_line
 from facelt.features.recognisers import from_checkpoint
-from facelt.open_world import reading
+from facelt.features.stored import read_features
+from facelt.open_world import from_run, page, table
+from facelt.open_world.comparing import OtherReport
 from facelt.open_world.figures import DRAWS
-from facelt.open_world.report import Answers, Source, Trial, make_report, table
+from facelt.open_world.from_training_set import MADE_OF_TRAINING, by_memory, make_readings
+from facelt.open_world.odin import with_odin
+from facelt.open_world.reading import Columns, Knobs, Reading, read_set
+from facelt.open_world.report import make_report
+from facelt.open_world.schema import Source
+from facelt.open_world.sets import Batches, Given, ImageBatches, RowBatches, Sets
 from facelt.open_world.shots import Bounds
+from facelt.open_world.trial import Answers, Trial
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
-from facelt.training.checkpoint import CheckpointState
 from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
-READINGS = ("classifier", "memory")
+READINGS = ("classifier", "memory", "tau", "logit_adjusted", "ncm", "openmax")
+OF_FEATURES = ("memory", "ncm")  # need no network
+KNOBS = {  # option -> the readings that it is of, and its default
+    "temperature": (("memory",), None),  # that of the run, or of `Knobs`
+    "tau": (("tau", "logit_adjusted"), Knobs.tau),
+    "openmax_tail": (("openmax",), Knobs.tail),
+    "openmax_alpha": (("openmax",), Knobs.alpha),
+    "odin_temperature": (("odin",), 1000.0),
+    "odin_epsilon": (("odin",), 0.0014),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate as the command line says; 0 done. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
     with one_line("facelt.evaluate"):
+        settle(args)
         bounds = Bounds(args.many, args.few, args.bounds == "inclusive")
-        thresholds = sorted(set(args.thresholds or [args.threshold]))
         device = group.join()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
         group.on_rank_0(check_writable, args.output, force=args.force, folder=True)
-        folder = checkpoint.find(args.checkpoint)
-        state = checkpoint.read_state(folder)
-        train, test = (group.together(RecordDataset, path) for path in (args.train, args.data))
-        strangers = None if args.open is None else group.together(RecordDataset, args.open)
-        check_sets(args, state, train, test)
-        known, opened = read(args, state, train, test, strangers, device)
+        other = None if args.compare is None else group.together(OtherReport.read, args.compare)
+        sets = group.together(open_sets, args)
+        sets.check()
+        if other is not None:
+            other.check(args.read, sets.test.content.labels, sets.counts_K, len(sets.identities_M))
+        source, (known, opened) = read_run(args, sets, device) if args.checkpoint else read_rows(args, sets, device)
         trial = Trial(
-            labels_N=test.labels,
-            identities_M=np.empty(0, np.int64) if strangers is None else strangers.labels,
-            counts_K=np.bincount(train.labels, minlength=state.num_classes),
-            answers={name: answers(name, known, opened) for name in READINGS if name in args.read},
+            labels_N=sets.test.content.labels,
+            identities_M=sets.identities_M,
+            counts_K=sets.counts_K,
+            answers={name: answers(name, known, opened) for name in args.read},
             signals=signals(known, opened),
             bounds=bounds,
-            thresholds=thresholds,
+            thresholds=sorted(set(args.thresholds or [args.threshold])),
             draws=args.draws,
             seed=args.seed,
         )
-        source = Source(
-            checkpoint=str(folder),
-            stage=state.stage,
-            step=state.step,
-            train=args.train,
-            data=args.data,
-            open=args.open,
-            temperature=reading.temperature(state),
-        )
-        group.on_rank_0(write, args, trial, source)
+        group.on_rank_0(write, args, trial, source, other)
     return 0
 
 
-def check_sets(args: argparse.Namespace, state: CheckpointState, train: RecordDataset, test: RecordDataset) -> None:
-    """Refuse sets that are not of the run's classes, before any image is decoded."""
-    if train.num_classes != state.num_classes:
-        raise UserError(
-            f"--train {args.train}: has {train.num_classes} classes, the run was trained on {state.num_classes}; "
-            "give the set that it was trained on"
-        )
-    counts = np.bincount(train.labels, minlength=state.num_classes)
-    present = np.unique(test.labels)
-    uncounted = [int(k) for k in present if k >= len(counts) or not counts[k]]
-    if uncounted:
-        raise UserError(
-            f"--data {args.data}: label {uncounted[0]} has no image in --train {args.train}, so no training count; "
-            "leave such images out, or give people whom the run does not know as --open"
-        )
-    if train.names is not None and test.names is not None:
-        for k in present:
-            if train.names[k] != test.names[k]:
-                raise UserError(
-                    f"--data {args.data}: label {k} is {test.names[k]}, in --train {args.train} it is "
-                    f"{train.names[k]}; give a test set with the labels of the training set"
-                )
-    if args.open is not None and Path(args.open).resolve() in (Path(args.data).resolve(), Path(args.train).resolve()):
-        raise UserError(f"--open {args.open}: is --data or --train too; give people whom the run does not know")
+def settle(args: argparse.Namespace) -> None:
+    """Refuse options that do not fit together; fill in the defaults of those that do."""
+    images, features = (args.train, args.data), (args.train_features, args.features)
+    if args.checkpoint is not None:
+        if any(features) or args.open_features:
+            raise UserError("--checkpoint takes images: give --train, --data and --open, or features without a run")
+        if None in images:
+            raise UserError(f"{'--train' if args.train is None else '--data'} is missing; give both with --checkpoint")
+    else:
+        if any(images) or args.open:
+            raise UserError("--checkpoint is missing; give the run that images are read by, or features of them")
+        if None in features:
+            missing = "--train-features" if args.train_features is None else "--features"
+            raise UserError(f"{missing} is missing; give --checkpoint with images, or --train-features with --features")
+        for name in [*(args.read or ()), *(["odin"] if args.odin else [])]:
+            if name not in OF_FEATURES:
+                option = "--odin" if name == "odin" else f"--read {name}"
+                raise UserError(f"{option} needs a network, features have none; give --checkpoint, or leave it out")
+    default = ["classifier", "memory"] if args.checkpoint else ["memory"]
+    args.read = [name for name in READINGS if name in (args.read or default)]
+    used = {*args.read, *(["odin"] if args.odin else [])}
+    for name, (readings, value) in KNOBS.items():
+        if getattr(args, name) is None and used & set(readings):
+            setattr(args, name, value)
+        elif getattr(args, name) is not None and not used & set(readings):
+            option = f"--{name.replace('_', '-')}"
+            asked = "--odin" if readings == ("odin",) else f"--read {' or '.join(readings)}"
+            raise UserError(f"{option} {getattr(args, name):g} does nothing without {asked}; leave one out")
 
 
-def read(
-    args: argparse.Namespace,
-    state: CheckpointState,
-    train: RecordDataset,
-    test: RecordDataset,
-    strangers: RecordDataset | None,
-    device: torch.device,
-) -> tuple[reading.Columns, reading.Columns]:
-    """What the run says of the test images and of the open ones (nothing where there are none)."""
+def open_sets(args: argparse.Namespace) -> Sets:
+    """The sets that the arguments name."""
+    run = args.checkpoint is not None
+    options = ("train", "data", "open") if run else ("train_features", "features", "open_features")
+    paths = {option: path for option in options if (path := getattr(args, option)) is not None}
+    content = RecordDataset if run else read_features
+    given = [Given(f"--{option.replace('_', '-')}", path, content(path)) for option, path in paths.items()]
+    return Sets(given[0], given[1], given[2] if len(given) == 3 else None)
+
+
+def read_run(args: argparse.Namespace, sets: Sets, device: torch.device) -> tuple[Source, tuple[Columns, Columns]]:
+    """What a run says of the test images and of the open ones."""
+    folder = checkpoint.find(args.checkpoint)
+    state = checkpoint.read_state(folder)
+    sets.check_classes(state.num_classes)
     partition = Partition(state.num_classes, group.rank(), group.world_size())
-    readings: dict[str, reading.Reading] = {}
-    if "classifier" in args.read:
-        readings["classifier"] = reading.by_classifier(args.checkpoint, partition, device)
+    needed = from_run.needed_embeddings(state.stage == "meta")
+    classifier = None
+    if args.odin or set(args.read) - set(OF_FEATURES):
+        classifier = from_run.by_classifier(args.checkpoint, partition, device)
+    readings: dict[str, Reading] = {}
+    if classifier is not None:
+        made = {
+            "classifier": lambda: classifier,
+            "tau": lambda: from_run.tau_normalised(classifier, args.tau),
+            "logit_adjusted": lambda: from_run.logit_adjusted(classifier, args.tau, sets.counts_K),
+        }
+        readings |= {name: make() for name, make in made.items() if name in args.read}
+    of_training = [name for name in args.read if name in MADE_OF_TRAINING]
     if "memory" in args.read:
-        readings["memory"] = reading.by_memory(args.checkpoint, train, args.batch, partition, device)
-    recogniser = from_checkpoint(args.checkpoint, reading.needed_embeddings(state.stage == "meta"), device)
-    decoding = recogniser.decoding(args.batch, device)
-    known = reading.read_set(recogniser, readings, test, decoding, "test images")
-    if strangers is None:
+        args.temperature = args.temperature or from_run.temperature(state)
+    if "memory" in args.read and state.stage == "memory":
+        of_training.remove("memory")
+        centroids_kD = from_run.own_centroids(args.checkpoint, partition, device)
+        readings["memory"] = by_memory(centroids_kD, args.temperature, partition)
+    if of_training:
+        recogniser = from_checkpoint(args.checkpoint, needed if "openmax" in of_training else ("direct",), device)
+        batches = ImageBatches(recogniser, args.batch, device)
+        readings |= make_readings(of_training, batches, sets.train, classifier, knobs(args))
+    recogniser = from_checkpoint(args.checkpoint, needed, device)
+    if args.odin and classifier is not None:
+        recogniser = with_odin(recogniser, classifier, args.odin_temperature, args.odin_epsilon)
+    columns = read_both(ImageBatches(recogniser, args.batch, device), readings, sets)
+    source = {"checkpoint": str(folder), "stage": state.stage, "step": state.step}
+    return make_source(args, sets, source), columns
+
+
+def read_rows(args: argparse.Namespace, sets: Sets, device: torch.device) -> tuple[Source, tuple[Columns, Columns]]:
+    """What the means of stored features say of the test features and of the open ones."""
+    if "memory" in args.read:
+        args.temperature = args.temperature or Knobs.temperature
+    batches = RowBatches(args.batch, device)
+    readings = make_readings(args.read, batches, sets.train, None, knobs(args))
+    source = {"checkpoint": None, "stage": None, "step": None}
+    return make_source(args, sets, source), read_both(batches, readings, sets)
+
+
+def read_both(batches: Batches, readings: dict[str, Reading], sets: Sets) -> tuple[Columns, Columns]:
+    """The columns of the test and of the open set (of no rows where there is none)."""
+    known = read_set(batches, readings, sets.test, "test images")
+    if sets.strangers is None:
         return known, {name: column[:0] for name, column in known.items()}
-    return known, reading.read_set(recogniser, readings, strangers, decoding, "open images")
+    return known, read_set(batches, readings, sets.strangers, "open images")
 
 
-def answers(name: str, known: reading.Columns, opened: reading.Columns) -> Answers:
+def knobs(args: argparse.Namespace) -> Knobs:
+    """What the readings are set to, as far as they are read."""
+    given = {"temperature": args.temperature, "tau": args.tau, "tail": args.openmax_tail, "alpha": args.openmax_alpha}
+    return Knobs(**{name: value for name, value in given.items() if value is not None})
+
+
+def make_source(args: argparse.Namespace, sets: Sets, run: dict) -> Source:
+    """What the report says of where its figures come from."""
+    strangers = None if sets.strangers is None else sets.strangers.path
+    settings = {name: getattr(args, name) for name in KNOBS}
+    return Source(train=sets.train.path, data=sets.test.path, open=strangers, **run, **settings)
+
+
+def answers(name: str, known: Columns, opened: Columns) -> Answers:
     """What one reading says."""
-    return Answers(known[f"{name}.class"], known[f"{name}.probability"], opened[f"{name}.probability"])
+    parts = (columns[f"{name}.{part}"] for columns in (known, opened) for part in ("class", "probability"))
+    return Answers(*parts)
 
 
-def signals(known: reading.Columns, opened: reading.Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def signals(known: Columns, opened: Columns) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """What could tell strangers, high for known images: a stranger is far from every centroid, so γ counts negative."""
+    named = {f"max softmax by {name}": (f"{name}.probability", 1) for name in READINGS if name != "openmax"}
     signs = {
-        "max softmax by classifier": ("classifier.probability", 1),
-        "max softmax by memory": ("memory.probability", 1),
+        **named,
+        "OpenMax": ("openmax.known", 1),
+        "ODIN": ("odin", 1),
         "cosine to the nearest centroid": ("memory.score", 1),
         "reachability γ": ("reachability", -1),
         "‖v_meta‖": ("norm", 1),
@@ -140,39 +211,54 @@ def signals(known: reading.Columns, opened: reading.Columns) -> dict[str, tuple[
     return {title: (sign * known[name], sign * opened[name]) for title, (name, sign) in signs.items() if name in known}
 
 
-def write(args: argparse.Namespace, trial: Trial, source: Source) -> None:
+def write(args: argparse.Namespace, trial: Trial, source: Source, other: OtherReport | None) -> None:
     """Make the report, write it, print its table and say where it is."""
-    report = make_report(trial, source)
-    text = table(report, trial.bounds)
+    report = make_report(trial, source, other)
     with output_folder(args.output, force=args.force) as draft:
-        (draft / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        (draft / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    print(f"\nwrote {args.output}: report.json, table.md", flush=True)
+        page.write(draft, report, trial, other)
+    print(table.to_markdown(report, trial.bounds))
+    print(f"\nwrote {args.output}: {', '.join(page.FILES)}", flush=True)
 
 
 def probability(text: str) -> float:
     """A number from 0 to 1, for the argument parser."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} given, expected a softmax probability from 0 to 1")
     return value
 
 
+def above_zero(text: str) -> float:
+    """A finite number above 0, for the argument parser."""
+    value = number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} given, expected a number above 0")
+    return value
+
+
+def from_zero(text: str) -> float:
+    """A finite number from 0, for the argument parser."""
+    value = number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} given, expected a number from 0")
+    return value
+
+
+def number(text: str) -> float:
+    """A number; NaN where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def arguments() -> Parser:
     """The command line."""
     parser = Parser(prog="facelt.evaluate", description=__doc__)
-    parser.add_argument(
-        "--checkpoint", required=True, help="a run of facelt/train.py, a stage's folder, or one of its step folders"
-    )
-    parser.add_argument("--train", required=True, help="data folder that the run was trained on")
-    parser.add_argument("--data", required=True, metavar="TEST", help="data folder of test images of the same classes")
-    parser.add_argument("--open", help="data folder of strangers; whatever their labels")
+    add_sources(parser)
     parser.add_argument("--output", required=True, metavar="REPORT", help="folder of the report to write")
-    parser.add_argument("--read", nargs="+", choices=READINGS, default=list(READINGS), help="default: both")
+    parser.add_argument("--compare", metavar="REPORT", help="another report of the same test: gains in F1 over it")
+    add_readings(parser)
     cut = parser.add_mutually_exclusive_group()
     cut.add_argument("--threshold", type=probability, default=0.1, help="of the highest softmax; default: 0.1")
     cut.add_argument("--thresholds", type=probability, nargs="+", help="several")
@@ -190,6 +276,35 @@ def arguments() -> Parser:
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """What is evaluated: a run on images, or features."""
+    parser.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
+    parser.add_argument("--train", help="data folder that the run was trained on")
+    parser.add_argument("--data", metavar="TEST", help="data folder of test images of the same classes")
+    parser.add_argument("--open", help="data folder of strangers; whatever their labels")
+    parser.add_argument("--train-features", metavar="TRAIN", help="without a run: feature set of the training images")
+    parser.add_argument("--features", metavar="TEST", help="feature set of test images of the same classes")
+    parser.add_argument("--open-features", metavar="OPEN", help="feature set of strangers")
+
+
+def add_readings(parser: argparse.ArgumentParser) -> None:
+    """How it is read."""
+    parser.add_argument(
+        "--read", nargs="+", choices=READINGS, help="default: classifier and memory; of features, memory"
+    )
+    parser.add_argument("--odin", action="store_true", help="strangers by ODIN too: one pass more, and one back")
+    parser.add_argument("--temperature", type=above_zero, metavar="T", help="of softmax(T·cos), memory (default: 16)")
+    parser.add_argument("--tau", type=from_zero, help="of readings tau and logit_adjusted (default: 1)")
+    parser.add_argument(
+        "--openmax-tail", type=positive, metavar="N", help="distances of a class that are fitted (default: 20)"
+    )
+    parser.add_argument("--openmax-alpha", type=positive, metavar="N", help="classes that are revised (default: 10)")
+    parser.add_argument("--odin-temperature", type=above_zero, metavar="T", help="default: 1000")
+    parser.add_argument(
+        "--odin-epsilon", type=from_zero, metavar="E", help="step of pixels from 0 to 1 (default: 0.0014)"
+    )
 
 
 def command() -> int:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from facelt.errors import UserError, one_line
-from facelt.evaluate import check_sets
 from facelt.figures.answers import answers
 from facelt.figures.fairness import ByClass, Fairness, draw, measure, table
 from facelt.figures.opened import OpenedRun
 from facelt.open_world.figures import DRAWS
+from facelt.open_world.sets import Given, Sets
 from facelt.parallel import group
 from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.cli.arguments import natural, positive
@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         attributes = read_attributes(args.attributes)
         run = OpenedRun.of(args.run, group.join())
         train, test = RecordDataset(args.train), RecordDataset(args.data)
-        check_sets(args, run.state, train, test)
+        sets = Sets(Given("--train", args.train, train), Given("--data", args.data, test), None)
+        sets.check_classes(run.state.num_classes)
+        sets.check()
         names = test.names or [str(k) for k in range(test.num_classes)]
         check_named(args.attributes, attributes, [names[k] for k in np.unique(test.labels)])
         found = answers(run, test, args.batch, "test images")
@@ -89,7 +91,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--batch", type=positive, default=64, help="images at a time (default: 64)")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
-    parser.set_defaults(open=None)  # what `check_sets` asks for beside
     return parser
 
 

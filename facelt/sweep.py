@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from facelt.errors import UserError, one_line
-from facelt.evaluate import check_sets, probability
+from facelt.evaluate import probability
 from facelt.figures.answers import Answers, answers
 from facelt.figures.influence import Curve, Influence, Tried, by_open_classes, by_threshold, curves, draw
 from facelt.figures.opened import OpenedRun
 from facelt.open_world.figures import DRAWS
+from facelt.open_world.sets import Given, Sets
 from facelt.open_world.shots import Bounds
 from facelt.parallel import group
 from facelt.training import checkpoint
@@ -112,10 +113,13 @@ def trial(args: argparse.Namespace, path: str, train_path: str, device: torch.de
     """A run's answers to the test images, and to strangers where there are any."""
     run = OpenedRun.of(path, device)
     training, test = RecordDataset(train_path), RecordDataset(args.data)
-    check_sets(argparse.Namespace(train=train_path, data=args.data, open=args.open), run.state, training, test)
+    strangers = None if args.open is None else RecordDataset(args.open)
+    given = None if strangers is None else Given("--open", str(args.open), strangers)
+    sets = Sets(Given("--train", train_path, training), Given("--data", args.data, test), given)
+    sets.check_classes(run.state.num_classes)
+    sets.check()
     opened, identities_M = Answers(np.empty(0, np.int64), np.empty(0)), np.empty(0, np.int64)
-    if args.open is not None:
-        strangers = RecordDataset(args.open)
+    if strangers is not None:
         opened, identities_M = answers(run, strangers, args.batch, "open images"), strangers.labels
     return Tried(
         known=answers(run, test, args.batch, "test images"),

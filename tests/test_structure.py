@@ -36,6 +36,7 @@ HOMES = {
     "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
     "onnxruntime": {"facelt/features/recognisers.py", "recordio_tools/align/onnx_detectors.py"},
+    "scipy": {"facelt/open_world/openmax.py", "megaface_eval/protocols/metrics.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),
     "pickle": {"recordio_tools/sources/bins.py"},

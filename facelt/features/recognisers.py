@@ -92,7 +92,7 @@ def from_checkpoint(
         raise UserError(f'--memory {memory}: {folder} was trained with "memory": false and reads none; leave it out')
     embedder = Embedder(state.config, meta)
     embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
-    embedder.to(device).eval()
+    embedder.to(device).eval().requires_grad_(False)
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step}
     facts |= {"memory": memory} if memory else {}
     config = state.config
@@ -126,7 +126,7 @@ def from_checkpoint(
     head = MetaHead(state.config, partition, "mean" if embeddings == ("direct",) else memory)
     names = head.state_dict().keys()
     head.load_state_dict(group.together(checkpoint.read_rows, folder, partition, names))
-    head.to(device).eval()
+    head.to(device).eval().requires_grad_(False)
 
     def embed(images_B3SS: Tensor) -> Recognised:
         embedded = embedder(images_B3SS)

@@ -1,147 +1,100 @@
-"""What a run says of every image: the best class by its own classifier and by its memory, and signals for strangers.
+"""What is said of every image: the best class by each reading, and signals for strangers.
 
-G: images of all ranks, B: of this rank, N: images of a set, D: embedding size, k: classes of this rank.
+G: images of all ranks, N: images of a set, D: embedding size.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from facelt.errors import UserError, one_line
-from facelt.features.recognisers import Recognised, Recogniser, from_checkpoint
-from facelt.images.dali import Decoding
-from facelt.images.one_pass import each_batch
+from facelt.errors import UserError
+from facelt.features.recognisers import Recognised
 from facelt.open_world.scoring import Prototypes
-from facelt.parallel import collectives, group
-from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
-from facelt.training.checkpoint import CheckpointState
-from facelt.training.class_means import ClassMeans
-from recordio_tools.dataset import RecordDataset
+from facelt.open_world.sets import Batches, Given
+from facelt.parallel import collectives
 
-TEMPERATURE = 16.0  # t of softmax(t·cos) where none was calibrated: the scale of the released head
-
+Embedded = dict[str, Tensor]  # gathered embeddings by name, G x D each
 Columns = dict[str, NDArray]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One way to name an image. query: gathered embeddings by name -> G x D, what the prototypes score."""
+class Knobs:
+    """What the readings can be set to.
+
+    temperature: t of the memory's softmax(t·cos); 16 is the scale of the released head. tau: of `tau` and
+    `logit_adjusted`. tail, alpha: distances of a class that OpenMax fits, and best classes that it revises.
+    """
+
+    temperature: float = 16.0
+    tau: float = 1.0
+    tail: int = 20
+    alpha: int = 10
+
+
+class Reading(Protocol):
+    """One way to name an image."""
+
+    def __call__(self, v: Embedded) -> dict[str, Tensor]:
+        """The columns of a batch, G each, on all ranks alike: class, probability, and what else it knows."""
+        ...
+
+
+@dataclass(frozen=True)
+class ByPrototypes:
+    """The class whose prototype scores highest. query: embeddings -> rows x D, what the prototypes score."""
 
     prototypes: Prototypes
-    query: Callable[[dict[str, Tensor]], Tensor]
+    query: Callable[[Embedded], Tensor]
+
+    def __call__(self, v: Embedded) -> dict[str, Tensor]:
+        best = self.prototypes.best(self.query(v))
+        return {"class": best.classes_G, "score": best.scores_G, "probability": best.probabilities_G}
 
 
-def needed_embeddings(meta: bool) -> tuple[str, ...]:
-    """Of `meta_embedding.EMBEDDINGS`: what the readings of a run take."""
-    return ("direct", "meta", "squashed") if meta else ("direct",)
-
-
-def by_classifier(path: str, partition: Partition, device: torch.device) -> Reading:
-    """By the run's own classifier, with the logits that it was trained with, margins aside."""
-    folder = checkpoint.find(path)
-    state = checkpoint.read_state(folder)
-    config, meta = state.config, state.stage == "meta"
-    kind = "cosine" if meta else config.plain_head.classifier
-    names = {"classifier.weight", "classifier.bias"}
-    rows = group.together(checkpoint.read_rows, folder, partition, names)
-    weight_kD, bias_k = rows["classifier.weight"].to(device), rows.get("classifier.bias")
-    prototypes = Prototypes(
-        partition,
-        weight_kD,
-        None if bias_k is None else bias_k.to(device),
-        cosine=kind == "cosine",
-        products=torch.bfloat16 if config.products == "bfloat16" else None,
-    )
-    if meta:
-        return Reading(prototypes, lambda v: v[config.head.classify] * config.head.scale)
-    if kind == "cosine":
-        return Reading(prototypes, lambda v: normalize(v["direct"]) * config.plain_head.scale)
-    return Reading(prototypes, lambda v: v["direct"])
-
-
-def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partition, device: torch.device) -> Reading:
-    """By the class whose centroid has the highest cosine to the direct feature; softmax over t·cos.
-
-    The centroids are the means of the unit direct features of a training set. Those and t of a memory run come from
-    its checkpoint. Of any other the set is passed over once, whatever memory it has, and t is TEMPERATURE.
-    Raises UserError where a class has no image.
-    """
-    folder = checkpoint.find(path)
-    state = checkpoint.read_state(folder)
-    t = temperature(state)
-    if state.stage == "memory":
-        rows = group.together(checkpoint.read_rows, folder, partition, {"memory.centroids"})
-        prototypes = Prototypes(partition, rows["memory.centroids"].to(device), cosine=True)
-        return Reading(prototypes, lambda v: normalize(v["direct"].float()) * t)
-    recogniser = from_checkpoint(path, ("direct",), device)
-    means: ClassMeans | None = None
-    labels = torch.from_numpy(dataset.labels)
-    decoding = recogniser.decoding(batch, device)
-    with one_line("facelt.evaluate", every_rank=True):  # an image that does not decode is of one rank
-        for part in each_batch(recogniser.embed, dataset, decoding, "memory of unit features"):
-            unit_BD = normalize(part.output.features[0].float())
-            means = means or ClassMeans(partition, unit_BD.shape[1], unit_BD)
-            means.add(unit_BD, labels[part.images_G].to(device), torch.from_numpy(part.valid_G).to(device))
-    assert means is not None  # a data folder holds an image at least
-    return Reading(Prototypes(partition, means.result(), cosine=True), lambda v: normalize(v["direct"].float()) * t)
-
-
-def temperature(state: CheckpointState) -> float:
-    """t of the memory's softmax(t·cos)."""
-    return state.scalars["temperature"] if state.stage == "memory" else TEMPERATURE
-
-
-def read_set(
-    recogniser: Recogniser, readings: dict[str, Reading], dataset: RecordDataset, decoding: Decoding, title: str
-) -> Columns:
-    """What a run says of every image of a set, N each, on all ranks.
-
-    Args:
-        recogniser: with the embeddings that the readings take.
-        readings: by name.
-        dataset: in whose order the columns stand.
-        decoding: as the recogniser wants it.
-        title: of the progress bar.
-
-    Returns:
-        NAME.class, NAME.score and NAME.probability of each reading, and of a meta run `reachability` (γ) and `norm`
-        (‖v_meta‖).
-
-    Raises:
-        UserError: a score is not finite.
-        SystemExit: an image does not decode; the rank that met it has said so.
-    """
-    columns: Columns = {}
-    with one_line("facelt.evaluate", every_rank=True):
-        for batch in each_batch(recogniser.embed, dataset, decoding, title):
-            images = batch.images_G[batch.valid_G]
-            for name, column_G in _read(recogniser, readings, batch.output).items():
-                values = column_G.cpu().numpy()[batch.valid_G]
-                columns.setdefault(name, np.empty(len(dataset), values.dtype))[images] = values
-    for name, column in columns.items():
-        if not np.isfinite(column).all():
-            first = int(np.argmin(np.isfinite(column)))
-            raise UserError(f"{title}: {name} of image {first} is not finite: the run has diverged; give another run")
-    return columns
+def gathered(batches: Batches, output: Recognised) -> Embedded:
+    """The embeddings of all ranks' images in a batch, by name."""
+    pairs = zip(batches.embeddings, output.features, strict=True)
+    return {name: collectives.gather(rows_BD.contiguous()) for name, rows_BD in pairs}
 
 
 @torch.no_grad()
-def _read(recogniser: Recogniser, readings: dict[str, Reading], output: Recognised) -> dict[str, Tensor]:
-    """The columns of one batch, G each, on all ranks."""
-    pairs = zip(recogniser.embeddings, output.features, strict=True)
-    v = {name: collectives.gather(rows_BD.contiguous()) for name, rows_BD in pairs}
-    columns: dict[str, Tensor] = {}
-    for name, reading in readings.items():
-        best = reading.prototypes.best(reading.query(v))
-        columns |= {f"{name}.class": best.classes_G, f"{name}.score": best.scores_G}
-        columns[f"{name}.probability"] = best.probabilities_G
-    if "meta" in v:
-        columns["reachability"] = collectives.gather(output.columns["reachability"].contiguous())
-        columns["norm"] = torch.linalg.vector_norm(v["meta"], dim=1)
+def read_set(batches: Batches, readings: dict[str, Reading], given: Given, title: str) -> Columns:
+    """What the readings say of every image of a set, N each, on all ranks.
+
+    Args:
+        batches: with the embeddings that the readings take.
+        readings: by name.
+        given: in whose order the columns stand.
+        title: of the progress bar.
+
+    Returns:
+        NAME.class, NAME.probability and what else each reading knows; of a meta run also `reachability` (γ) and `norm`
+        (‖v_meta‖); and what the recogniser knows beside, such as `odin`.
+
+    Raises:
+        UserError: a value is not finite.
+        SystemExit: an image does not decode; the rank that met it has said so.
+    """
+    columns: Columns = {}
+    for batch in batches.each(given, title):
+        images, v = batch.images_G[batch.valid_G], gathered(batches, batch.output)
+        found = {f"{name}.{part}": c for name, reading in readings.items() for part, c in reading(v).items()}
+        found |= {name: collectives.gather(c.contiguous()) for name, c in batch.output.columns.items()}
+        if "meta" in v:
+            found["norm"] = torch.linalg.vector_norm(v["meta"], dim=1)
+        for name, column_G in found.items():
+            values = column_G.cpu().numpy()[batch.valid_G]
+            columns.setdefault(name, np.empty(len(given.content), values.dtype))[images] = values
+    for name, column in columns.items():
+        if not np.isfinite(column).all():
+            first = int(np.argmin(np.isfinite(column)))
+            raise UserError(
+                f"{title}: {name} of image {first} is not finite: the run has diverged, or the features are damaged; "
+                "give others"
+            )
     return columns

@@ -40,3 +40,10 @@ class Bounds:
         if self.inclusive:
             return {"many": f"many ≥ {self.many}", "medium": "medium", "few": f"few ≤ {self.few}"}
         return {"many": f"many > {self.many}", "medium": "medium", "few": f"few < {self.few}"}
+
+
+def doubling_bins(counts_C: NDArray[np.int64]) -> dict[int, NDArray[np.bool_]]:
+    """Classes (bool, C) with 1, 2–3, 4–7, 8–15 … training images, by the smallest count that occurs; none is empty."""
+    bin_C = np.frexp(counts_C)[1]
+    bins = [bin_C == number for number in np.unique(bin_C)]
+    return {int(counts_C[members_C].min()): members_C for members_C in bins}

@@ -24,10 +24,14 @@ class ClassMeans:
         Returns the features of all ranks, G x D.
         """
         features_GD = collectives.gather(features_BD)
-        rows, columns = self.partition.own(labels_G.where(valid_G, -1))
+        self.add_gathered(features_GD, labels_G.where(valid_G, -1))
+        return features_GD
+
+    def add_gathered(self, features_GD: Tensor, labels_G: Tensor) -> None:
+        """Add features that all ranks hold. labels_G: -1 for those that do not count."""
+        rows, columns = self.partition.own(labels_G)
         self.sums_kD.index_add_(0, columns, features_GD[rows].to(self.sums_kD.dtype))
         self.counts_k.index_add_(0, columns, torch.ones_like(columns))
-        return features_GD
 
     def result(self) -> Tensor:
         """The means, k x D. Raises UserError that names the first class without images."""

@@ -9,11 +9,11 @@ from PIL import Image
 from recordio_tools.writer import DatasetWriter
 
 
-def write_faces(folder: Path, classes: int = 5, images: int = 6, size: int = 32) -> Path:
-    """classes x images JPEGs of size x size; the names are person-0 …"""
+def write_faces(folder: Path, classes: int = 5, images: int = 6, size: int = 32, called: str = "person") -> Path:
+    """classes x images JPEGs of size x size; the names are person-0 …, or as `called`."""
     rng = np.random.default_rng(7)
     patterns = rng.integers(0, 255, (classes, 4, 4, 3), dtype=np.uint8)
-    names = [f"person-{i}" for i in range(classes)]
+    names = [f"{called}-{i}" for i in range(classes)]
     with DatasetWriter(folder, classes, (size, size), names) as writer:
         for label in range(classes):
             for _ in range(images):

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from tiny import TINY
 from torch.nn.functional import normalize
 
-from facelt import evaluate
+from facelt import evaluate, extract
 from facelt.config import FaceltConfig
 from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.embedder import Embedder
-from facelt.open_world.report import Report
+from facelt.open_world.schema import Report
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
 from recordio_tools.dataset import DatasetWriter, RecordDataset
@@ -32,7 +32,7 @@ def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     write_faces(folder / "train", classes=K, images=EACH)
     write_faces(folder / "test", classes=K, images=4)
-    write_faces(folder / "open", classes=3, images=7)
+    write_faces(folder / "open", classes=3, images=7, called="stranger")
     return folder
 
 
@@ -76,12 +76,16 @@ def embedded(run, stage: str, data):
     state = checkpoint.read_state(folder)
     embedder = Embedder(state.config, stage == "meta").eval()
     embedder.load_state_dict(checkpoint.read_weights(folder))
+    with torch.no_grad():
+        v, e, _ = embedder(pictures(data))
+    return v, e, checkpoint.read_rows(folder, Partition(K)), state.config, RecordDataset(data).labels
+
+
+def pictures(data) -> torch.Tensor:
+    """All images of a data folder, as the network takes them."""
     dataset = RecordDataset(data)
     decoded = [np.asarray(Image.open(BytesIO(dataset.jpeg(i).tobytes()))) for i in range(len(dataset))]
-    images = (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
-    with torch.no_grad():
-        v, e, _ = embedder(images)
-    return v, e, checkpoint.read_rows(folder, Partition(K)), state.config, dataset.labels
+    return (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
 
 
 def logits_by_hand(run, stage: str, data) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,9 +115,9 @@ def test_both_readings_of_both_stages_by_hand(run, sets, tmp_path, capsys, stage
     more = ["--open", str(sets / "open"), "--thresholds", "0.3", "0.1", "--many", "7", "--few", "6", "--draws", "20"]
     assert evaluate.main(arguments(run / stage, sets, out, *more, "--batch", "7")) == 0
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == f"wrote {out}: report.json, table.md"
+    assert said.splitlines()[-1] == f"wrote {out}: report.html, report.json, table.md, per_class.csv"
     assert (out / "table.md").read_text().strip() in said
-    assert sorted(path.name for path in out.iterdir()) == ["report.json", "table.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["per_class.csv", "report.html", "report.json", "table.md"]
     report = Report.model_validate_json((out / "report.json").read_text())
     labels = torch.from_numpy(RecordDataset(sets / "test").labels)
     paths = [sets / "test", sets / "open"]
@@ -156,18 +160,159 @@ def test_what_is_not_asked_for_is_not_there(run, sets, tmp_path):
     assert "NaN" not in (tmp_path / "r" / "report.json").read_text()
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_are_one(sets, tmp_path, ranks):
+@pytest.mark.parametrize("ranks, stage", [(2, "meta"), (3, "plain")])
+def test_ranks_are_one(sets, tmp_path, ranks, stage):
     write_run(tmp_path / "run")
-    more = ["--open", str(sets / "open"), "--draws", "20", "--batch", "4"]
-    assert evaluate.main(arguments(tmp_path / "run", sets, tmp_path / "one", *more)) == 0
-    done = launch(
-        "--module", "facelt.evaluate", *arguments(tmp_path / "run", sets, tmp_path / "more", *more), ranks=ranks
-    )
+    names = [name for name in evaluate.READINGS if name != "tau" or stage == "plain"]
+    more = ["--open", str(sets / "open"), "--draws", "20", "--batch", "4", "--read", *names, "--odin"]
+    run = tmp_path / "run" / stage
+    assert evaluate.main(arguments(run, sets, tmp_path / "one", *more)) == 0
+    done = launch("--module", "facelt.evaluate", *arguments(run, sets, tmp_path / "more", *more), ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote ") == 1
     one, several = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "more"))
     assert flat(several) == pytest.approx(flat(one), abs=1e-6)
+
+
+def test_every_reading_is_reported_and_a_report_can_be_compared_with(linear, sets, tmp_path, capsys):
+    more = ["--open", str(sets / "open"), "--draws", "5", "--read", *evaluate.READINGS, "--odin", "--tau", "0.5"]
+    assert evaluate.main(arguments(linear / "plain", sets, tmp_path / "a", *more)) == 0
+    report = Report.model_validate_json((tmp_path / "a" / "report.json").read_text())
+    assert tuple(reading.name for reading in report.readings) == evaluate.READINGS
+    signals = [one.signal for one in report.detection]
+    assert signals == [
+        *(f"max softmax by {name}" for name in evaluate.READINGS[:-1]),
+        *("OpenMax", "ODIN", "cosine to the nearest centroid"),
+    ]
+    source = report.source
+    assert (source.tau, source.temperature, source.openmax_tail, source.openmax_alpha) == (0.5, 16, 20, 10)
+    assert (source.odin_temperature, source.odin_epsilon) == (1000, 0.0014)
+    ncm = next(reading for reading in report.readings if reading.name == "ncm")
+    v, _, _, _, labels = embedded(linear, "plain", sets / "train")
+    means = torch.stack([v[labels == k].mean(0) for k in range(K)])
+    tested, _, _, _, truth = embedded(linear, "plain", sets / "test")
+    right = torch.cdist(tested, means).argmin(1) == torch.from_numpy(truth)
+    assert ncm.closed.all.value == pytest.approx(right.float().mean().item())
+    again = [*more[: more.index("--read")], "--read", "memory", "--compare", str(tmp_path / "a")]
+    assert evaluate.main(arguments(linear / "plain", sets, tmp_path / "b", *again)) == 0
+    comparison = Report.model_validate_json((tmp_path / "b" / "report.json").read_text()).comparison
+    assert [(gain.name, gain.by_class.value, gain.strangers) for gain in comparison.gains] == [("memory", 0, 0)]
+    other = arguments(linear / "plain", sets, tmp_path / "c", "--compare", str(tmp_path / "a"))
+    assert "of another test, its open images differ" in refused(capsys, other)
+    assert "no readable report.json in it" in refused(capsys, [*other[:-1], str(sets)])
+
+
+def test_odin_by_hand_in_stage_meta(linear, sets, tmp_path):
+    """The gradient runs through memory, reach and meta-embedding."""
+    more = ["--open", str(sets / "open"), "--draws", "5", "--read", "classifier", "--odin", "--odin-epsilon", "0.02"]
+    assert evaluate.main(arguments(linear / "meta", sets, tmp_path / "a", *more, "--odin-temperature", "10")) == 0
+    report = Report.model_validate_json((tmp_path / "a" / "report.json").read_text())
+    got = next(one for one in report.detection if one.signal == "ODIN").auroc.value
+    known, opened = (odin_by_hand(linear, sets / name) for name in ("test", "open"))
+    want = (known[:, None] > opened[None]).float().mean().item()
+    assert got == pytest.approx(want, abs=0.02)
+
+
+def odin_by_hand(run, data) -> torch.Tensor:
+    folder = checkpoint.latest(run, "meta")
+    config, rows = checkpoint.read_state(folder).config, checkpoint.read_rows(folder, Partition(K))
+    embedder = Embedder(config, True).eval()
+    embedder.load_state_dict(checkpoint.read_weights(folder))
+
+    def softmax(images: torch.Tensor) -> torch.Tensor:
+        v, e, _ = embedder(images)
+        o = torch.softmax(v @ rows["memory.hallucinator_weight"].T + rows["memory.hallucinator_bias"], 1)
+        gamma = (v[:, None] - rows["memory.centroids"]).norm(dim=2).amin(1)
+        meta = (v + e * (o @ rows["memory.centroids"])) * (10 / gamma)[:, None]
+        logits = 16 * (meta / (1 + meta.norm(dim=1, keepdim=True))) @ normalize(rows["classifier.weight"]).T
+        return torch.softmax(logits / 10, 1).amax(1)
+
+    x = pictures(data).requires_grad_()
+    (slope,) = torch.autograd.grad(softmax(x).log().sum(), x)
+    with torch.no_grad():
+        return softmax(x + 0.02 * 255 / 127.5 * slope.sign())
+
+
+@pytest.fixture(scope="module")
+def features(linear, sets):
+    """Feature sets of all three, beside a run."""
+    for name in ("train", "test", "open"):
+        words = ["--checkpoint", str(linear / "plain"), "--data", str(sets / name)]
+        assert extract.main([*words, "--output", str(sets / f"{name}-features")]) == 0
+    return sets
+
+
+def feature_arguments(sets, output, *more: str) -> list[str]:
+    names = {"--train-features": "train", "--features": "test", "--open-features": "open"}
+    words = [word for option, name in names.items() for word in (option, str(sets / f"{name}-features"))]
+    return [*words, "--output", str(output), *more]
+
+
+def test_features_are_read_as_their_run_is(linear, features, tmp_path):
+    same = ["--draws", "5", "--read", "memory", "ncm", "--temperature", "9", "--batch", "7"]
+    assert evaluate.main(feature_arguments(features, tmp_path / "features", *same)) == 0
+    run = arguments(linear / "plain", features, tmp_path / "run", "--open", str(features / "open"), *same)
+    assert evaluate.main(run) == 0
+    from_features, from_run = (
+        json.loads((tmp_path / name / "report.json").read_text()) for name in ("features", "run")
+    )
+    assert from_features.pop("source")["checkpoint"] is None
+    assert from_run.pop("source")["temperature"] == 9
+    assert flat(from_features) == pytest.approx(flat(from_run), abs=1e-6)
+
+
+def test_features_at_three_ranks(features, tmp_path):
+    more = ["--draws", "5", "--read", "memory", "ncm", "--batch", "5"]
+    assert evaluate.main(feature_arguments(features, tmp_path / "one", *more)) == 0
+    done = launch("--module", "facelt.evaluate", *feature_arguments(features, tmp_path / "three", *more), ranks=3)
+    assert done.returncode == 0, done.stderr
+    one, three = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "three"))
+    assert flat(three) == pytest.approx(flat(one), abs=1e-6)
+
+
+def test_features_that_do_not_fit_are_refused(features, tmp_path, capsys):
+    out = tmp_path / "out"
+    good = feature_arguments(features, out)
+    for more, said in (
+        (["--read", "classifier"], "--read classifier needs a network"),
+        (["--odin"], "--odin needs a network"),
+        (["--tau", "2"], "--tau 2 does nothing without --read tau or logit_adjusted"),
+        (["--data", "x"], "--checkpoint is missing"),
+        (["--checkpoint", "x"], "--checkpoint takes images"),
+    ):
+        assert said in refused(capsys, [*good, *more])
+    assert "--features is missing" in refused(capsys, good[:2] + good[4:])
+    assert "is --train-features too" in refused(capsys, [*good[:5], good[1], *good[6:]])
+    wider = shutil.copytree(features / "test-features", tmp_path / "wider")
+    np.save(wider / "features.npy", np.ones((20, 17), np.float32))
+    assert "features of 17 numbers, those of --train-features" in refused(capsys, [*good[:3], str(wider), *good[4:]])
+    np.save(wider / "features.npy", np.full((20, 16), np.nan, np.float32))
+    assert "is not finite" in refused(capsys, [*good[:3], str(wider), *good[4:]])
+    np.save(wider / "labels.npy", np.full(20, K))
+    (wider / "names.txt").unlink()
+    assert f"label {K} has no image in --train-features" in refused(capsys, [*good[:3], str(wider), *good[4:]])
+    assert not out.exists()
+
+
+def test_what_a_run_lacks_is_refused(linear, sets, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "classifier is cosine" in refused(capsys, arguments(linear / "meta", sets, out, "--read", "tau"))
+    for more, said in (
+        (["--odin-epsilon", "0.1"], "--odin-epsilon 0.1 does nothing without --odin"),
+        (["--openmax-tail", "9"], "--openmax-tail 9 does nothing without --read openmax"),
+        (["--read", "classifier", "--temperature", "4"], "--temperature 4 does nothing without --read memory"),
+        (["--temperature", "0"], "expected a number above 0"),
+        (["--odin", "--odin-epsilon", "-1"], "expected a number from 0"),
+    ):
+        assert said in refused(capsys, arguments(linear, sets, out, *more))
+    assert "--train is missing" in refused(capsys, ["--checkpoint", str(linear), "--data", "x", "--output", str(out)])
+    assert "--train-features is missing" in refused(capsys, ["--output", str(out)])
+
+
+def test_strangers_with_the_names_of_known_people_are_refused(linear, sets, tmp_path, capsys):
+    known = write_faces(tmp_path / "known", classes=2)
+    words = arguments(linear, sets, tmp_path / "out", "--open", str(known))
+    assert "label 0 is person-0, whom --train" in refused(capsys, words)
 
 
 def flat(value: object, at: str = "") -> dict[str, object]:
@@ -208,7 +353,7 @@ def test_sets_that_do_not_fit_the_run_are_refused(linear, sets, tmp_path, capsys
     (renamed / "names.txt").write_text("".join(f"person-{K - 1 - k}\n" for k in range(K)))
     wrong_test[wrong_test.index("--data") + 1] = str(renamed)
     assert "label 0 is person-4, in --train" in refused(capsys, wrong_test)
-    assert "is --data or --train too" in refused(capsys, arguments(linear, sets, out, "--open", str(sets / "test")))
+    assert "is --data too" in refused(capsys, arguments(linear, sets, out, "--open", str(sets / "test")))
     assert "no such folder" in refused(capsys, arguments(linear, sets, out, "--open", str(tmp_path / "none")))
     assert not out.exists()
 

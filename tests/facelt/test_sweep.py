@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     write_faces(folder / "train", classes=K, images=6)
     write_faces(folder / "test", classes=K, images=4)
-    write_faces(folder / "open", classes=3, images=7)
+    write_faces(folder / "open", classes=3, images=7, called="stranger")
     write_random_run(folder / "run", K)
     short = {"epochs": 0.25, "decay_every": 1}
     block = {**TINY["facelt"], "plain": short, "meta": {**short, "images_per_class": 2}}

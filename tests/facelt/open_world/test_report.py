@@ -4,33 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from trials import BOUNDS, COUNTS, SOURCE, K, make_trial
 
-from facelt.open_world.report import Answers, Report, Source, Trial, make_report, table
-from facelt.open_world.shots import Bounds
-
-K, BOUNDS = 7, Bounds(many=10, few=3)
-COUNTS = np.array([20, 10, 5, 3, 1, 2, 30])  # many: 0, 1, 6; medium: 2; few: 3, 4, 5
-SOURCE = Source(checkpoint="run", stage="plain", step=3, train="t", data="d", open=None, temperature=16)
-
-
-def trial(strangers: int = 12, without: tuple[int, ...] = (6,), counts: np.ndarray = COUNTS) -> Trial:
-    """A test set without images of some classes."""
-    rng = np.random.default_rng(4)
-    labels = np.concatenate([np.arange(K), rng.integers(0, K, 60)])
-    labels = labels[~np.isin(labels, without)]
-    said = np.where(rng.random(len(labels)) < 0.6, labels, rng.integers(0, K, len(labels)))
-    certain, opened = rng.random(len(labels)), rng.random(strangers)
-    answers = {"classifier": Answers(said, certain, opened), "memory": Answers(labels, certain**2, opened**2)}
-    return Trial(
-        labels_N=labels,
-        identities_M=np.arange(strangers) % 5 * 3 + 1,  # some of them labels that the run knows
-        counts_K=counts,
-        answers=answers,
-        signals={"max softmax": (certain, opened)},
-        bounds=BOUNDS,
-        thresholds=[0.0, 0.3, 1.0],
-        draws=50,
-    )
+from facelt.open_world.report import make_report
+from facelt.open_world.schema import Report
+from facelt.open_world.table import to_markdown
 
 
 def by_hand(labels, right, classes) -> float | None:
@@ -45,7 +23,7 @@ def by_hand(labels, right, classes) -> float | None:
 
 @pytest.mark.parametrize("name", ["classifier", "memory"])
 def test_every_figure_by_hand(name):
-    t = trial()
+    t = make_trial()
     report = make_report(t, SOURCE)
     answers = t.answers[name]
     reading = next(r for r in report.readings if r.name == name)
@@ -81,7 +59,7 @@ def test_every_figure_by_hand(name):
 
 
 def test_empty_buckets_and_no_strangers_are_none_in_the_file_and_n_a_in_the_table():
-    report = make_report(trial(strangers=0, counts=np.full(K, 5)), SOURCE)
+    report = make_report(make_trial(strangers=0, counts=np.full(K, 5)), SOURCE)
     closed, at = report.readings[0].closed, report.readings[0].open[1]
     for nothing in (
         closed.many,
@@ -97,13 +75,13 @@ def test_empty_buckets_and_no_strangers_are_none_in_the_file_and_n_a_in_the_tabl
     assert "NaN" not in text
     assert Report.model_validate_json(text) == report
     assert json.loads(text)["readings"][0]["closed"]["many"]["value"] is None
-    said = table(report, BOUNDS)
+    said = to_markdown(report, BOUNDS)
     assert "n/a" in said
     assert "nan" not in said.lower()
 
 
 def test_the_table_has_a_row_for_each_reading_and_threshold():
-    said = table(make_report(trial(), SOURCE), BOUNDS)
+    said = to_markdown(make_report(make_trial(), SOURCE), BOUNDS)
     rows = [line.split("|")[1:3] for line in said.splitlines() if line.startswith(("| classifier", "| memory"))]
     found = [(name.strip(), kind.strip()) for name, kind in rows]
     kinds = ["closed", "open, 0", "open, 0.3", "open, 1"]
@@ -112,8 +90,24 @@ def test_the_table_has_a_row_for_each_reading_and_threshold():
     assert "few ≤ 3 (3)" in said
 
 
+def test_accuracy_by_training_count_is_that_of_classes_in_bins_that_double():
+    t = make_trial()
+    bins = make_report(t, SOURCE).readings[0].by_count
+    assert [(one.low, one.high, one.classes) for one in bins] == [
+        (1, 1, 1),
+        (2, 3, 2),
+        (5, 5, 1),
+        (10, 10, 1),
+        (20, 20, 1),
+    ]
+    right = t.answers["classifier"].classes_N == t.labels_N
+    for one in bins:
+        classes = [k for k in range(K) if one.low <= COUNTS[k] <= one.high]
+        assert one.accuracy.value == pytest.approx(by_hand(t.labels_N, right, classes))
+
+
 def test_one_class_in_a_bucket_has_no_interval():
-    closed = make_report(trial(), SOURCE).readings[0].closed
+    closed = make_report(make_trial(), SOURCE).readings[0].closed
     assert closed.medium.value is not None
     assert closed.medium.low is None
     assert closed.few.low <= closed.few.value <= closed.few.high

@@ -6,7 +6,7 @@ import torch
 from ranks import run_ranks
 
 from facelt.open_world.scoring import Prototypes
-from facelt.parallel import group
+from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 
 K, D, G = 11, 5, 9
@@ -47,3 +47,43 @@ def ties() -> torch.Tensor:
 def test_of_equals_the_lowest_class(ranks):
     for classes in run_ranks(ranks, ties):
         assert classes.tolist() == [0, 0, 0]
+
+
+def top(cosine: bool, block: int, count: int) -> list[torch.Tensor]:
+    x, w, b = inputs(1.0)
+    partition = Partition(K, group.rank(), group.world_size())
+    mine = slice(*partition.bounds())
+    return list(Prototypes(partition, w[mine], None if cosine else b[mine], cosine, block=block).top(x, count))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("block, count", [(2, 1), (3, 5), (100, 5), (2, K)])
+def test_the_best_classes_and_the_rest_are_dense(ranks, cosine, block, count):
+    x, w, b = inputs(1.0)
+    logits = x @ (w / w.norm(dim=1, keepdim=True)).T if cosine else x @ w.T + b
+    ordered, classes = logits.sort(1, descending=True)
+    for got_scores, got_classes, rest in run_ranks(ranks, top, cosine, block, count):
+        np.testing.assert_allclose(got_scores, ordered[:, :count], rtol=1e-12)
+        np.testing.assert_array_equal(got_classes, classes[:, :count])
+        np.testing.assert_allclose(rest, ordered[:, count:].logsumexp(1), rtol=1e-12)
+
+
+def rise(cosine: bool, scale: float) -> torch.Tensor:
+    x, w, b = inputs(scale)
+    partition = Partition(K, group.rank(), group.world_size())
+    mine = slice(*partition.bounds())
+    prototypes = Prototypes(partition, w[mine], None if cosine else b[mine], cosine, block=2)
+    return collectives.all_sum(prototypes.rise(x, prototypes.best(x)))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_the_rise_is_the_gradient(ranks, cosine, scale):
+    x, w, b = inputs(scale)
+    x.requires_grad_()
+    logits = x @ (w / w.norm(dim=1, keepdim=True)).T if cosine else x @ w.T + b
+    (want,) = torch.autograd.grad(torch.log_softmax(logits, 1).amax(1).sum(), x)
+    for got in run_ranks(ranks, rise, cosine, scale):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,178 @@
+"""What is evaluated: training, test and open set, of images or of stored features, and one pass over each.
+
+B: rows of this rank in a batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from facelt.errors import UserError, one_line
+from facelt.features.recognisers import Recognised, Recogniser
+from facelt.features.stored import FeatureSet
+from facelt.images.one_pass import Batch, each_batch
+from facelt.images.sampling import SequentialSampler, local
+from facelt.parallel import group
+from recordio_tools.dataset import RecordDataset
+
+
+class Labelled(Protocol):
+    """What a set of images and a set of features have in common. labels: int64, N. names: by label, where known."""
+
+    labels: NDArray[np.int64]
+    names: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """A set, and how the command line named it."""
+
+    option: str
+    path: str
+    content: RecordDataset | FeatureSet
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.path}"
+
+    @property
+    def resolved(self) -> Path:
+        """Where it lies."""
+        return Path(self.path).resolve()
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The three sets. strangers: None where there are none."""
+
+    train: Given
+    test: Given
+    strangers: Given | None
+
+    @property
+    def counts_K(self) -> NDArray[np.int64]:
+        """Training images of each class."""
+        train = self.train.content
+        return np.bincount(train.labels, minlength=train.num_classes)
+
+    @property
+    def identities_M(self) -> NDArray[np.int64]:
+        """Labels of the open images."""
+        return np.empty(0, np.int64) if self.strangers is None else self.strangers.content.labels
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a training set of another number of classes than a run was trained on."""
+        if self.train.content.num_classes != num_classes:
+            raise UserError(
+                f"{self.train}: has {self.train.content.num_classes} classes, the run was trained on {num_classes}; "
+                "give the set that it was trained on"
+            )
+
+    def check(self) -> None:
+        """Refuse sets that do not fit each other, before anything is read of them."""
+        for one in (self.train, self.test):
+            if self.strangers is not None and one.resolved == self.strangers.resolved:
+                raise UserError(f"{self.strangers}: is {one.option} too; give people whom the run does not know")
+        counts_K, present = self.counts_K, np.unique(self.test.content.labels)
+        uncounted = [int(k) for k in present if k >= len(counts_K) or not counts_K[k]]
+        if uncounted:
+            raise UserError(
+                f"{self.test}: label {uncounted[0]} has no image in {self.train}, so no training count; leave such "
+                "images out, or give people whom the run does not know as --open"
+            )
+        self._check_names(present)
+        if self.strangers is not None and self.strangers.content.labels.size == 0:
+            raise UserError(f"{self.strangers}: has no image; leave it out")
+        if isinstance(self.train.content, FeatureSet):
+            self._check_dimensions()
+
+    def _check_names(self, present: NDArray[np.int64]) -> None:
+        known, tested = self.train.content.names, self.test.content.names
+        if known is None:
+            return
+        for k in present if tested is not None else ():
+            if known[k] != cast(list[str], tested)[k]:
+                raise UserError(
+                    f"{self.test}: label {k} is {cast(list[str], tested)[k]}, in {self.train} it is {known[k]}; give a "
+                    "test set with the labels of the training set"
+                )
+        if self.strangers is None or self.strangers.content.names is None:
+            return
+        trained = {known[k] for k in np.flatnonzero(self.counts_K)}
+        for label in np.unique(self.strangers.content.labels):
+            name = self.strangers.content.names[label]
+            if name in trained:
+                raise UserError(
+                    f"{self.strangers}: label {label} is {name}, whom {self.train} has too; leave known people out of "
+                    "the strangers"
+                )
+
+    def _check_dimensions(self) -> None:
+        train = cast(FeatureSet, self.train.content).rows_ND.shape[1]
+        for given in (self.test, self.strangers):
+            if given is not None and (other := cast(FeatureSet, given.content).rows_ND.shape[1]) != train:
+                raise UserError(
+                    f"{given}: features of {other} numbers, those of {self.train} have {train}; give features of one "
+                    "recogniser"
+                )
+
+
+class Batches(Protocol):
+    """How a set is passed over: its embeddings, batch after batch, all ranks together."""
+
+    @property
+    def embeddings(self) -> tuple[str, ...]: ...
+
+    def each(self, given: Given, title: str) -> Iterator[Batch[Recognised]]: ...
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Images through a recogniser. size: images of each rank in a batch."""
+
+    recogniser: Recogniser
+    size: int
+    device: torch.device
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        return self.recogniser.embeddings
+
+    def each(self, given: Given, title: str) -> Iterator[Batch[Recognised]]:
+        """One pass. An image that does not decode ends the run in one line, said by the rank that met it."""
+        dataset, decoding = given.content, self.recogniser.decoding(self.size, self.device)
+        assert isinstance(dataset, RecordDataset)
+        with one_line("facelt.evaluate", every_rank=True):
+            yield from each_batch(self.recogniser.embed, dataset, decoding, title)
+
+
+@dataclass(frozen=True)
+class RowBatches:
+    """Stored features, taken for direct ones. size: rows of each rank in a batch."""
+
+    size: int
+    device: torch.device
+    embeddings: tuple[str, ...] = ("direct",)
+
+    def each(self, given: Given, title: str) -> Iterator[Batch[Recognised]]:
+        """One pass."""
+        features, ranks, rank = given.content, group.world_size(), group.rank()
+        assert isinstance(features, FeatureSet)
+        sampler = SequentialSampler(len(features), self.size * ranks)
+        with tqdm(total=len(features), desc=title, unit="row", disable=rank > 0, mininterval=1) as bar:
+            for i in range(sampler.steps):
+                rows_G, valid_G = sampler.indices(i), sampler.positions(i) < len(features)
+                rows_BD = np.asarray(features.rows_ND[local(rows_G, rank, ranks)], np.float32)
+                output = Recognised([torch.from_numpy(rows_BD).to(self.device)], {})
+                yield Batch(rows_G, valid_G, output)
+                bar.update(int(valid_G.sum()))
