@@ -23,6 +23,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "output": "folder of the run, where the command line gives no `--output`",
         "seed": "of initial weights, order of images, augmentation and everything else that is drawn",
         "image_size": "side of the square images, in pixels; others are resized",
+        "resize": "images that are not augmented are the centre of themselves at this side; null: the whole of them",
         "pixel_mean": "the network takes (x − mean)/std of RGB 0 … 255; with `backbone.init` 123.675, 116.28, 103.53",
         "pixel_std": "likewise; with `backbone.init` 58.395, 57.12, 57.375",
         "embedding_size": "D, numbers of an embedding",
@@ -44,7 +45,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "checkpointing": "keep only the inputs of residual blocks and compute the blocks again in the backward pass",
     },
     "augment": {
-        "crop": "smallest side of the random square crop, as a share of the image's; resized back",
+        "crop_kind": "random squares, windows of `image_size` in `resize`, or rectangles, see [crops](#crops)",
+        "crop": "with `square`: smallest side of the random square crop, as a share of the image's; resized back",
         "flip": "probability of mirroring",
         "jitter": "j: brightness, contrast and saturation are each multiplied by U(1 − j, 1 + j)",
         "grey": "probability of losing all colour",

@@ -258,14 +258,23 @@ class BackboneConfig(Block):
 class AugmentConfig(Block):
     """Random changes of a training image. Amounts are those of the paper's section D.2, fitted to aligned faces.
 
-    crop: the smallest side that a random square crop keeps, as a share of the image's; resized back.
+    crop_kind: "square" keeps a random square, of `crop` of the image's side at least, and resizes it; "fixed" keeps a
+    random square of `image_size` of the image resized to the side `resize`; "resized" keeps a random rectangle of 8 to
+    100 % of the area, 3:4 to 4:3, and resizes it.
     flip, grey: probabilities. jitter: brightness, contrast and saturation each times U(1-jitter, 1+jitter).
     """
 
+    crop_kind: Literal["square", "fixed", "resized"] = "square"
     crop: Annotated[float, Field(gt=0, le=1)] = 0.875
     flip: Fraction = 0.5
     jitter: Fraction = 0.4
     grey: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> "AugmentConfig":
+        if self.crop_kind != "square":
+            _refuse(self, {"crop"}, 'needs "crop_kind": "square"')
+        return self
 
 
 class StageConfig(Block):
@@ -323,6 +332,7 @@ class FaceltConfig(Block):
 
     pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; where `backbone.init` names a file, the
     defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
+    resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
     rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
     """
@@ -331,6 +341,7 @@ class FaceltConfig(Block):
     output: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     image_size: Annotated[int, Field(ge=16)] = 112
+    resize: Annotated[int, Field(ge=16)] | None = None
     pixel_mean: Pixel = FACE_PIXELS["pixel_mean"]
     pixel_std: tuple[Positive, Positive, Positive] = FACE_PIXELS["pixel_std"]
     embedding_size: Count = 512
@@ -359,6 +370,13 @@ class FaceltConfig(Block):
         for name, knobs in {"plain": self.plain, "memory": self.memory}.items():
             if knobs.centroid_lr != 1:
                 raise ValueError(f"{name}.centroid_lr does nothing: no gradient moves centroids there; leave it out")
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"resize {self.resize} is smaller than image_size {self.image_size}, the side that is cut out of it; "
+                "set resize to that or more, or leave it out"
+            )
+        if self.augment.crop_kind == "fixed" and self.resize is None:
+            raise ValueError('"crop_kind": "fixed" needs resize, the side of the image that it is cut out of; set it')
         if self.meta.centroid_lr != 1 and self.head.centroid_update in ("mean", "refresh"):
             raise ValueError(
                 f'meta.centroid_lr does nothing with "centroid_update": "{self.head.centroid_update}"; leave it out'

@@ -38,7 +38,7 @@ class Recogniser:
     """embed: images B x 3 x S x S -> a feature for each of `embeddings`, and columns beside them.
 
     image_size: S. facts: what made the features, for meta.json. mean, std: the images are (x - mean) / std of RGB
-    0 … 255.
+    0 … 255. resize: see `dali.Frame`.
     """
 
     embed: Callable[[Tensor], Recognised]
@@ -47,10 +47,11 @@ class Recogniser:
     embeddings: tuple[str, ...] = ("direct",)
     mean: Pixel = FACE_PIXELS["pixel_mean"]
     std: Pixel = FACE_PIXELS["pixel_std"]
+    resize: int | None = None
 
     def decoding(self, batch_size: int, device: torch.device, threads: int = 2) -> Decoding:
         """How it wants a set decoded. batch_size: images of a rank."""
-        return Decoding(self.image_size, batch_size, device, threads, mean=self.mean, std=self.std)
+        return Decoding(self.image_size, batch_size, device, threads, resize=self.resize, mean=self.mean, std=self.std)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,13 @@ def from_checkpoint(
         return Recognised([embedder(images_B3SS).direct_BD], {})
 
     recogniser = Recogniser(
-        embed_plain, config.image_size, facts, embeddings, mean=config.pixel_mean, std=config.pixel_std
+        embed_plain,
+        config.image_size,
+        facts,
+        embeddings,
+        mean=config.pixel_mean,
+        std=config.pixel_std,
+        resize=config.resize,
     )
     with_memory = state.stage != "plain"
     if with_memory and embeddings == ("direct",) and not any(folder.glob("classes-*")):

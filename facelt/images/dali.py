@@ -21,10 +21,29 @@ from torch import Tensor
 from facelt.config import FACE_PIXELS, AugmentConfig, FaceltConfig, Pixel
 from facelt.errors import UserError
 
-DRAWS = 8  # numbers in [0, 1) that augmentation takes for an image; each has its column, whatever is switched on
+ATTEMPTS = 10  # at a rectangle that lies within the image, as in torchvision's RandomResizedCrop; then the whole image
+# Numbers in [0, 1) that augmentation takes for an image. Each has its column, whatever is switched on: side, y, x,
+# flip, brightness, contrast, saturation, grey; then area and ratio of each attempt.
+DRAWS = 8 + 2 * ATTEMPTS
+AREAS, RATIOS = (0.08, 1.0), (3 / 4, 4 / 3)  # of the rectangles: share of the image's area, width : height
 # What a file of those kinds begins with. DALI is not handed anything else: its decoders' error path is best not taken.
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II", b"MM", b"RIFF", b"P", b"\x00\x00\x00\x0c", b"\xff\x4f\xff\x51")
 DECODABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+
+
+class Frame(NamedTuple):
+    """What the network sees of an image: a square of side `size` out of the image resized to the side `resize`; None:
+    all of the image, resized to `size`. Images that are not square are resized to squares."""
+
+    size: int
+    resize: int | None = None
+
+    def centre(self) -> tuple[float, float] | None:
+        """Where the square in the middle starts and ends, in shares of the side; None: it is the whole image."""
+        if self.resize is None:
+            return None
+        start = (self.resize - self.size) // 2
+        return start / self.resize, (start + self.size) / self.resize
 
 
 WINDOW = ("start_B2", "end_B2")  # the fields of Changes with two numbers an image
@@ -63,26 +82,55 @@ class Changes(NamedTuple):
     saturation_B: NDArray[np.float32]
 
 
-def changes(draws: NDArray[np.float64], augment: AugmentConfig) -> Changes:
-    """The changes that a B x DRAWS matrix of numbers in [0, 1) stands for."""
-    side, y, x, flip, brightness, contrast, saturation, grey = draws.T
-    side = augment.crop + side * (1 - augment.crop)
-    start_B2 = np.stack([y, x], axis=1) * (1 - side[:, None])
+def changes(draws: NDArray[np.float64], augment: AugmentConfig, frame: Frame) -> Changes:
+    """The changes that a B x DRAWS matrix of numbers in [0, 1) stands for. frame: of the image without them."""
+    flip, brightness, contrast, saturation, grey = draws[:, 3:8].T
+    start_B2, end_B2 = _windows(draws, augment, frame)
     factors = [1 + augment.jitter * (2 * u - 1) for u in (brightness, contrast, saturation)]
     factors[2] = np.where(grey < augment.grey, 0, factors[2])
     return Changes(
         start_B2.astype(np.float32),
-        (start_B2 + side[:, None]).astype(np.float32),
+        end_B2.astype(np.float32),
         (flip < augment.flip).astype(np.int32),
         *(factor.astype(np.float32) for factor in factors),
     )
+
+
+def _windows(draws: NDArray[np.float64], augment: AugmentConfig, frame: Frame) -> tuple[NDArray, NDArray]:
+    """Corners of the random windows, as `Changes` has them."""
+    place_B2 = draws[:, 1:3]
+    if augment.crop_kind == "fixed":
+        assert frame.resize is not None, "the configuration refuses this"
+        pixels_B2 = np.floor(place_B2 * (frame.resize - frame.size + 1))  # whole pixels of the resized image
+        return pixels_B2 / frame.resize, (pixels_B2 + frame.size) / frame.resize
+    if augment.crop_kind == "square":
+        side_B2 = (augment.crop + draws[:, :1] * (1 - augment.crop)).repeat(2, axis=1)
+    else:
+        side_B2 = _rectangles(draws[:, 8:])
+    start_B2 = place_B2 * (1 - side_B2)
+    return start_B2, start_B2 + side_B2
+
+
+def _rectangles(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Height and width, B x 2, of the first attempt (area and ratio, side by side) that fits, as shares of the image's.
+
+    As torchvision's RandomResizedCrop on a square image, but for its rounding to whole pixels: the area is uniform, the
+    logarithm of the ratio too.
+    """
+    area_BA = AREAS[0] + draws[:, 0::2] * (AREAS[1] - AREAS[0])
+    low, high = np.log(RATIOS)
+    ratio_BA = np.exp(low + draws[:, 1::2] * (high - low))
+    sides_BA2 = np.sqrt(np.stack([area_BA / ratio_BA, area_BA * ratio_BA], axis=2))
+    fits_BA = (sides_BA2 <= 1).all(axis=2)
+    first_B2 = sides_BA2[np.arange(len(draws)), fits_BA.argmax(axis=1)]
+    return np.where(fits_BA.any(axis=1)[:, None], first_B2, 1.0)
 
 
 def _used(augment: AugmentConfig | None) -> list[str]:
     """The fields of Changes that can change anything."""
     if augment is None:
         return []
-    names = [*WINDOW] if augment.crop < 1 else []
+    names = [] if augment.crop_kind == "square" and augment.crop == 1 else [*WINDOW]
     names += ["mirror_B"] if augment.flip else []
     return names + (["brightness_B", "contrast_B", "saturation_B"] if augment.jitter or augment.grey else [])
 
@@ -108,7 +156,8 @@ class Decoding:
     """How images are decoded, whichever they are.
 
     image_size: S. batch_size: the largest B. threads: of the CPU. prefetch: batches that decoding runs ahead.
-    mean, std: what comes out is (x - mean) / std of RGB 0 … 255.
+    resize: see `Frame`; what is not augmented is cut from the middle. mean, std: what comes out is (x - mean) / std of
+    RGB 0 … 255.
     """
 
     image_size: int
@@ -117,6 +166,7 @@ class Decoding:
     threads: int = 2
     _: KW_ONLY
     prefetch: int = 2
+    resize: int | None = None
     mean: Pixel = FACE_PIXELS["pixel_mean"]
     std: Pixel = FACE_PIXELS["pixel_std"]
 
@@ -124,15 +174,26 @@ class Decoding:
     def of(cls, config: FaceltConfig, batch_size: int, device: torch.device) -> "Decoding":
         """As a configuration has it."""
         return cls(
-            config.image_size, batch_size, device, config.loader_threads, mean=config.pixel_mean, std=config.pixel_std
+            config.image_size,
+            batch_size,
+            device,
+            config.loader_threads,
+            resize=config.resize,
+            mean=config.pixel_mean,
+            std=config.pixel_std,
         )
+
+    @property
+    def frame(self) -> Frame:
+        """What the network sees of an image."""
+        return Frame(self.image_size, self.resize)
 
 
 class ImagePipeline:
     """Iterates over the batches of a plan: float32 of shape B x 3 x S x S on the device, RGB, normalised.
 
     Every iteration starts again at the first batch. The tensors stay valid as long as they are held.
-    augment: None leaves images as they are, resized where their size differs; then no draws are asked for.
+    augment: None leaves images as they are, but for their frame and size; then no draws are asked for.
 
     Raises UserError where DALI is missing, and, in the course of iteration, when an image does not decode.
     """
@@ -200,7 +261,7 @@ class ImagePipeline:
         """What the graph is fed beside the images: the fields of Changes that are in use."""
         if self.augment is None:
             return []
-        made = changes(self.plan.draws(i), self.augment)
+        made = changes(self.plan.draws(i), self.augment, self.decoding.frame)
         return [getattr(made, name) for name in self._used]
 
     def _graph(self, source: Callable[[int], tuple], resize: bool):
@@ -224,9 +285,9 @@ class ImagePipeline:
             )
             changed = dict(zip(self._used, changed, strict=True))
             images = self._decode(encoded)
-            if "start_B2" in changed:
-                window = {"roi_start": changed["start_B2"], "roi_end": changed["end_B2"], "roi_relative": True}
-                images = fn.resize(images, size=[size, size], **window)
+            window = self._window(changed)
+            if window is not None:
+                images = fn.resize(images, size=[size, size], roi_start=window[0], roi_end=window[1], roi_relative=True)
             elif resize:
                 images = fn.resize(images, size=[size, size])
             if "brightness_B" in changed:
@@ -243,6 +304,16 @@ class ImagePipeline:
             graph.set_outputs(images)
         graph.build()
         return graph
+
+    def _window(self, changed: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Start and end, in shares, of what is kept of the images: random, the centre, or None for all of them.
+
+        Cutting and resizing are one operation; at the scale of `Frame.resize` it gives the pixels of the resized image.
+        """
+        if "start_B2" in changed:
+            return changed["start_B2"], changed["end_B2"]
+        centre = self.decoding.frame.centre() if self.augment is None else None
+        return None if centre is None else ([centre[0]] * 2, [centre[1]] * 2)
 
     def _decode(self, encoded):
         fn, types = self._dali.fn, self._dali.types

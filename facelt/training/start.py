@@ -29,7 +29,7 @@ from facelt.training.run import Run
 
 # What a run keeps from its first step to its last, beside the shapes below.
 PIXEL_KNOBS = ("pixel_mean", "pixel_std")
-SAME = ("seed", "image_size", "embedding_size", *PIXEL_KNOBS)
+SAME = ("seed", "image_size", "resize", "embedding_size", *PIXEL_KNOBS)
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "width", "stem", "neck")
 # … and what of the meta head's.

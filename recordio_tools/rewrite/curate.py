@@ -1,13 +1,14 @@
 """Long-tailed selections of a set: how many images of each identity stay, and which.
 
 MS1M-LT is described as sampling "images for each identity with a probability proportional to the image numbers of each
-identity" (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, 2019, section 4). Both readings are
+identity" (Liu et al., Large-Scale Long-Tailed Recognition in an Open World, 2019, section 4). Three readings are
 offered:
 
 - `uniform`: every image is kept with the same probability α, so about α·n_i images of an identity that has n_i;
-- `proportional`: an image of identity i is kept with probability min(1, α·n_i), so about min(n_i, α·n_i²).
+- `proportional`: an image of identity i is kept with probability min(1, α·n_i), so about min(n_i, α·n_i²);
+- `literal`: the same with α = 1 / max n, so that nothing is solved and the number of images is a result too.
 
-α follows from the number of images that is asked for; how many identities remain is then a result.
+In the first two α follows from the number of images that is asked for; how many identities remain is a result.
 `pareto` gives a Pareto tail by formula instead, and `listed` takes the images that a published list names.
 """
 
@@ -16,12 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.format.listing import ImageList, clean_path, read_image_list
+from recordio_tools.format.listing import ImageList, clean_path, contiguous_labels, read_image_list
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.selection import write_selection
 from recordio_tools.writer import PATHS
 
-READINGS = ("uniform", "proportional")
+SOLVED = ("uniform", "proportional")
+READINGS = (*SOLVED, "literal")
 
 
 def keep_probability(counts: np.ndarray, alpha: float, reading: str) -> np.ndarray:
@@ -64,6 +66,12 @@ def sample_images(labels: np.ndarray, images: int, reading: str, seed: int) -> n
     return kept if len(kept) == images else np.sort(np.argsort(ratios, kind="stable")[:images])
 
 
+def sample_literally(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Indices (ascending) of the images that stay with `literal`: image j of identity i while u_j < n_i / max n."""
+    counts = np.bincount(labels)
+    return np.flatnonzero(uniforms(seed, len(labels)) < keep_probability(counts, 1 / counts.max(), "literal")[labels])
+
+
 def pareto_counts(counts: np.ndarray, alpha: float, most: int, least: int) -> np.ndarray:
     """Images to keep of each identity, int64[K]: a Pareto tail from `most` down to `least`, as far as the images go.
 
@@ -93,11 +101,23 @@ def take(labels: np.ndarray, wanted: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(order[place < wanted[grouped]])
 
 
-def curate(source: RecordDataset, out: Path, *, images: int, reading: str, seed: int, force: bool = False) -> dict:
-    """MS1M-LT sampling of `source` down to `images` images, written to `out` with its manifest, which is returned."""
-    alpha = solve_alpha(np.bincount(source.labels), images, reading)
-    choice = {"method": reading, "seed": seed, "alpha": alpha}
-    rows = sample_images(source.labels, images, reading, seed)
+def curate(
+    source: RecordDataset, out: Path, *, images: int | None, reading: str, seed: int, force: bool = False
+) -> dict:
+    """MS1M-LT sampling of `source`, written to `out` with its manifest, which is returned.
+
+    images: how many to keep; None with `literal`, which says itself how many. Raises RecordError otherwise.
+    """
+    if (images is None) != (reading == "literal"):
+        expected = "none: it follows" if reading == "literal" else "how many are to stay"
+        raise RecordError(f"{images} images asked for with reading {reading}, expected {expected}", kind="count")
+    counts = np.bincount(source.labels)
+    alpha = 1 / counts.max() if images is None else solve_alpha(counts, images, reading)
+    choice = {"method": reading, "seed": seed, "alpha": float(alpha)}
+    if images is None:
+        rows = sample_literally(source.labels, seed)
+    else:
+        rows = sample_images(source.labels, images, reading, seed)
     return write_selection(source, rows, out, choice=choice, force=force)
 
 
@@ -113,7 +133,7 @@ def curate_pareto(
 def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: bool = False) -> dict:
     """The images that a list names (`read_image_list`), with its labels where it has them, and the manifest.
 
-    Paths are matched with those of `paths.txt`, the whole of them. Labels are made contiguous in their order;
+    Paths are matched with those of `paths.txt`, the whole of them. Labels are made contiguous (`contiguous_labels`);
     `list_labels` of the manifest holds what they were. Labels of record keys must stand for the set's identities one to
     one, since any set has such keys. Raises RecordError when the list is not one of this set.
     """
@@ -125,7 +145,7 @@ def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: boo
         return write_selection(source, rows[order], out, choice=choice, force=force)
     if listed.by_key:
         _refuse_other_identities(source.labels[rows], listed.labels, listing)
-    list_labels, labels = np.unique(listed.labels, return_inverse=True)
+    list_labels, labels = contiguous_labels(listed.labels)
     choice["list_labels"] = list_labels.tolist()
     return write_selection(source, rows[order], out, choice=choice, labels=labels[order], force=force)
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.dataset import MOST_CLASSES, RecordDataset, read_names, read_paths
-from recordio_tools.format.listing import format_list, name_of, read_image_list, read_list
+from recordio_tools.format.listing import contiguous_labels, format_list, name_of, read_image_list, read_list
 from recordio_tools.format.pictures import Picture
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.selection import MANIFEST
@@ -138,8 +138,8 @@ def pack_listed(
 ) -> Packed:
     """Pack the pictures that a benchmark's list names (`read_image_list`), with its labels; returns what became.
 
-    Labels are made contiguous in their order; `list_labels` of the manifest holds what they were. Names are those of a
-    `names.txt` beside the list, but for a list with the label -1.
+    Labels are made contiguous (`contiguous_labels`); `list_labels` of the manifest holds what they were. Names are
+    those of a `names.txt` beside the list, but for a list with the label -1.
 
     Args:
         root: the folder where the list's paths begin.
@@ -159,8 +159,8 @@ def pack_listed(
     missing = [number for number, path in enumerate(listed.images, 1) if not os.path.isfile(root / name_of(path))]
     if missing:
         raise listed.without(missing, f"in {root}")
-    list_labels, labels = np.unique(listed.labels, return_inverse=True)
-    names = read_names(listing.with_name(NAMES)) if list_labels[0] >= 0 else None
+    list_labels, labels = contiguous_labels(listed.labels)
+    names = read_names(listing.with_name(NAMES)) if list_labels[-1] >= 0 else None
     if names is not None and list_labels[-1] >= len(names):
         problem = f"{len(names)} names, and {listing.name} has label {list_labels[-1]}; expected a name for each label"
         raise RecordError(problem, path=listing.with_name(NAMES), kind="names")

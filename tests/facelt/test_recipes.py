@@ -1,10 +1,16 @@
-"""A recipe is found by name; a file that exists comes first."""
+"""A recipe is found by name, a file that exists comes first; the paper's benchmarks run from training to evaluation."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from faces import write_faces
 
-from facelt import recipes
+from facelt import evaluate, recipes, train
+from facelt.config import IMAGENET_PIXELS, load
+from facelt.network import backbone
+from facelt.training import checkpoint
 from recordio_tools.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -24,5 +30,103 @@ def test_an_existing_file_comes_before_a_recipe(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [None, "x" * 300, "none.json", "demo.toml", ".json", ".", "jobs/demo"])
 def test_an_unknown_recipe_is_answered_with_the_known_ones(name):
-    with pytest.raises(UserError, match=r"--deepspeed_config.*expected a DeepSpeed JSON, or a recipe: ms1m, demo$"):
+    known = "ms1m, demo, imagenet_lt, places_lt, sun_lt, ms1m_lt"
+    with pytest.raises(UserError, match=rf"--deepspeed_config.*expected a DeepSpeed JSON, or a recipe: {known}$"):
         recipes.find(name)
+
+
+# Table 8 of the paper: rate, and how deep the network is; and whether the network is frozen in the second stage.
+TABLE_8 = {
+    "imagenet_lt": (0.1, "resnet10", False),
+    "places_lt": (0.01, "resnet152", True),
+    "sun_lt": (0.01, "resnet152", True),
+    "ms1m_lt": (0.01, "resnet50", False),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_8)
+def test_a_benchmark_has_the_schedule_of_table_8(name):
+    ds, config = load(recipes.find(name))
+    lr, network, frozen = TABLE_8[name]
+    assert (ds["optimizer"]["params"]["lr"], config.backbone.name, config.meta.freeze_backbone) == (lr, network, frozen)
+    for stage in (config.plain, config.meta):
+        assert (stage.epochs, stage.decay_every, stage.decay) == (30, 10, 0.1)
+    network_lr = lr * config.meta.lr_scale
+    rates = (network_lr, network_lr * config.meta.classifier_lr, network_lr * config.meta.centroid_lr)
+    assert rates == pytest.approx((0.01, 0.1, 0.01))  # of the authors' stage 2
+    assert (config.plain.sampler, config.meta.sampler, config.meta.images_per_class) == ("uniform", "class_aware", 4)
+    assert (config.resize, config.image_size, config.augment.flip, config.augment.jitter) == (256, 224, 0.5, 0.4)
+    assert (config.pixel_mean, config.pixel_std) == tuple(IMAGENET_PIXELS.values())
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Tiny sets of the shape of a benchmark's, larger than what the network takes, and what a network starts from."""
+    folder = tmp_path_factory.mktemp("recipes")
+    write_faces(folder / "train", classes=4, images=5, size=40)
+    write_faces(folder / "test", classes=4, images=3, size=40)
+    write_faces(folder / "open", classes=2, images=3, size=40)
+    torch.save(backbone.build("resnet10", 8, "imagenet", "local").state_dict(), folder / "init.pth")
+    return folder
+
+
+SMALL = {
+    "ds.train_batch_size": 8,
+    "backbone.name": "resnet10",
+    "backbone.width": 8,
+    "image_size": 32,
+    "resize": 36,
+    "embedding_size": 8,
+    "plain.epochs": 0.8,
+    "meta.epochs": 0.8,
+    "loader_threads": 1,
+}
+
+
+def command(name: str, sets: Path, run: Path, **knobs: object) -> list[str]:
+    settings = [word for knob, value in {**SMALL, **knobs}.items() for word in ("--set", f"{knob}={value}")]
+    start = [] if name == "imagenet_lt" else ["--init", str(sets / "init.pth")]
+    return ["--deepspeed_config", name, "--data", str(sets / "train"), "--output", str(run), *start, *settings]
+
+
+@pytest.mark.parametrize("name", TABLE_8)
+def test_a_benchmark_runs_from_training_to_evaluation(name, sets, tmp_path):
+    run = tmp_path / "run"
+    assert train.main(command(name, sets, run)) == 0
+    plain, meta = (checkpoint.read_weights(checkpoint.latest(run, stage)) for stage in ("plain", "meta"))
+    network = [key for key in plain if key.startswith("backbone.")]
+    assert any(key.endswith("running_var") for key in network)
+    moved = {key: not torch.equal(plain[key], meta[key]) for key in network}
+    assert not any(moved.values()) if TABLE_8[name][2] else all(moved.values())
+    assert not torch.equal(plain["neck.fc.weight"], meta["neck.fc.weight"])
+    images = ["--train", str(sets / "train"), "--data", str(sets / "test"), "--open", str(sets / "open")]
+    output = ["--output", str(tmp_path / "report"), "--draws", "5"]
+    assert evaluate.main(["--checkpoint", str(run), *images, *output]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [reading["name"] for reading in report["readings"]] == ["classifier", "memory"]
+    assert report["open_images"] == 6
+
+
+def refused(capsys, words: list[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        train.main(words)
+    assert left.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_what_does_not_fit_a_benchmark_is_refused(sets, tmp_path, capsys):
+    run, short = tmp_path / "run", {"plain.epochs": 0.4}
+    assert train.main([*command("places_lt", sets, run, **short), "--stage", "plain"]) == 0
+    other = write_faces(tmp_path / "other", classes=5, images=4, size=40)
+    words = command("places_lt", sets, run)
+    words[words.index("--data") + 1] = str(other)
+    assert "trained on 4 classes, the data has 5" in refused(capsys, words)
+    words[words.index("--output") + 1] = str(tmp_path / "new")
+    assert "trained on 4 classes, the data has 5" in refused(capsys, [*words, "--start-from", str(run)])
+    smaller = command("sun_lt", sets, tmp_path / "new", resize=24)
+    assert "resize 24 is smaller than image_size 32" in refused(capsys, smaller)
+    without = command("imagenet_lt", sets, tmp_path / "new", **{"backbone.init": "resnet152-imagenet.pth"})
+    assert "--init resnet152-imagenet.pth: no such file" in refused(capsys, without)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,17 @@ import pytest
 import torch
 from faces import write_faces
 from launching import ROOT, command, environment, launch
+from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY
 
 from facelt import evaluate, extract, train
 from facelt.head.classifier import Classifier
 from facelt.network import backbone
+from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
+from recordio_tools.dataset import RecordDataset
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +75,6 @@ def test_memory_starts_at_the_class_means_and_the_hallucinator_at_the_plain_clas
     memory = load_file(checkpoint.latest(run, "meta") / "classes-00000-of-00001.safetensors")
     torch.testing.assert_close(memory["memory.hallucinator_weight"], plain["classifier.weight"])
     torch.testing.assert_close(memory["memory.hallucinator_bias"], plain["classifier.bias"])
-
-    from facelt import extract
 
     arguments = ["--checkpoint", str(run / "plain"), "--data", str(data), "--output", str(tmp_path / "features")]
     assert extract.main(arguments) == 0
@@ -174,8 +176,6 @@ def test_centroids_may_be_refreshed_from_the_whole_set(config, data, tmp_path):
     assert train.main([*again, "--set", "meta.lr_scale=1e-30"]) == 0
     still = load_file(checkpoint.latest(tmp_path / "again", "meta") / "classes-00000-of-00001.safetensors")
     assert not torch.allclose(rows["memory.centroids"], still["memory.centroids"])
-    from facelt import extract
-
     arguments = ["--checkpoint", str(run / "plain"), "--data", str(data), "--output", str(tmp_path / "features")]
     assert extract.main(arguments) == 0
     features = np.load(tmp_path / "features" / "features.npy")
@@ -375,6 +375,7 @@ def test_a_run_is_not_taken_up_in_another_order(config, data, tmp_path, capsys):
     assert "backbone.neck linear, given relu" in refused(
         capsys, *command(config, data, run, "--set", "backbone.neck=relu")
     )
+    assert "resize None, given 40" in refused(capsys, *command(config, data, run, "--set", "resize=40"))
     more = write_faces(tmp_path / "more", classes=6)
     assert "trained on 5 classes, the data has 6" in refused(capsys, *command(config, more, run))
 
@@ -413,8 +414,6 @@ def test_a_run_begun_before_there_was_a_choice_of_pixels_resumes_with_its_own(co
 
 
 def test_the_pixels_of_a_run_are_those_of_its_features(config, data, tmp_path):
-    from facelt import extract
-
     run = tmp_path / "run"
     quick = ["--stage", "plain", "--set", "plain.epochs=0.5", "--set", "plain.lr_scale=1e-30"]
     usual, other = quick, [*quick, "--set", "pixel_mean=[0, 0, 0]", "--set", "pixel_std=[255, 255, 255]"]
@@ -425,6 +424,31 @@ def test_the_pixels_of_a_run_are_those_of_its_features(config, data, tmp_path):
         assert extract.main(arguments) == 0
         features.append(np.load(tmp_path / name / "features.npy"))
     assert not np.allclose(features[0], features[1], atol=1e-3)
+
+
+def test_memory_and_features_see_the_same_centre_of_the_resized_images(config, data, tmp_path):
+    run, side, size = tmp_path / "run", 64, 32
+    knobs = {"resize": side, "augment.crop_kind": "fixed", "backbone.batch_norm": "frozen"}
+    knobs |= {"plain.epochs": 0.5, "meta.epochs": 0.2, "plain.lr_scale": 1e-30, "meta.lr_scale": 1e-30}
+    options = [word for name, value in knobs.items() for word in ("--set", f"{name}={value}")]
+    assert train.main(command(config, data, run, *options)[1:]) == 0
+    assert extract.main(["--checkpoint", str(run), "--data", str(data), "--output", str(tmp_path / "out")]) == 0
+    folder, dataset = checkpoint.latest(run, "meta"), RecordDataset(data)
+    embedder = Embedder(checkpoint.read_state(folder).config, meta=True).eval()
+    embedder.load_state_dict(checkpoint.read_weights(folder))
+    first = (side - size) // 2
+    pictures = [Image.open(BytesIO(dataset.jpeg(i).tobytes())) for i in range(len(dataset))]
+    resized = np.stack([np.asarray(picture.resize((side, side), Image.BILINEAR)) for picture in pictures])
+    images = torch.from_numpy(resized[:, first : first + size, first : first + size]).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        v = embedder((images - 127.5) / 127.5).direct_BD
+        whole = embedder((torch.from_numpy(resized[:, ::2, ::2]).permute(0, 3, 1, 2) - 127.5) / 127.5).direct_BD
+    tolerance = 0.1 * float(v.std())  # Pillow rounds to whole levels
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "features.npy"), v, atol=tolerance)
+    assert (whole - v).abs().max() > 10 * tolerance
+    means = torch.stack([v[torch.from_numpy(dataset.labels == k)].mean(0) for k in range(dataset.num_classes)])
+    rows = checkpoint.read_rows(folder, Partition(dataset.num_classes), {"memory.centroids"})
+    np.testing.assert_allclose(rows["memory.centroids"], means, atol=tolerance)
 
 
 def test_more_ranks_than_classes_leaves_the_launcher_with_status_2(config, tmp_path):

@@ -1,5 +1,6 @@
 """DALI's batches against Pillow and numpy: order, labels, augmentations, purity, and images that are not as told."""
 
+import math
 import sys
 from io import BytesIO
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
 from facelt.config import AugmentConfig
-from facelt.images.dali import DRAWS, Decoding, ImagePipeline, changes
+from facelt.images.dali import DRAWS, Decoding, Frame, ImagePipeline, changes
 from facelt.images.feed import RankPlan
-from facelt.images.sampling import ClassAwareSampler
+from facelt.images.sampling import ClassAwareSampler, uniforms
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 
 STILL = AugmentConfig(crop=1, flip=0, jitter=0, grey=0)
@@ -158,10 +160,72 @@ def test_a_crop_is_what_pillow_resizes_from_the_same_window(faces, size):
         assert np.abs(image - expected).max() <= 2
 
 
+@pytest.mark.parametrize("resize, size", [(40, 32), (64, 56), (48, 40), (32, 32), (33, 30)])
+def test_what_is_not_augmented_is_the_centre_of_the_resized_image(faces, resize, size):
+    first = (resize - size) // 2
+    expected = [resized(data, resize)[first : first + size, first : first + size] for data in faces.images]
+    assert np.abs(in_order(faces, size=size, resize=resize) - np.stack(expected)).max() < 1.01
+
+
+def resized(data, side):
+    return np.asarray(pillow(data).resize((side, side), Image.BILINEAR), float)
+
+
+@pytest.mark.parametrize("resize, size", [(40, 32), (64, 56), (48, 40), (32, 32)])
+def test_a_fixed_crop_is_cut_from_the_resized_image(faces, resize, size):
+    draws = drawn(N)
+    draws[:2, 1:3] = [[0, 1 - 1e-12], [1 - 1e-12, 0]]
+    knobs = AugmentConfig(crop_kind="fixed", flip=0, jitter=0)
+    out = in_order(faces, knobs, draws, size=size, resize=resize)
+    corners = [[int(u * (resize - size + 1)) for u in row] for row in draws[:, 1:3]]
+    for image, (y, x), data in zip(out, corners, faces.images, strict=True):
+        assert np.abs(image - resized(data, resize)[y : y + size, x : x + size]).max() < 1.01
+    assert {y for y, _ in corners} == set(range(resize - size + 1))  # every place is drawn, the first and the last
+
+
+def rectangle(draws):
+    """Height and width in shares of a square image's side, attempt after attempt, as torchvision has it."""
+    for u, v in zip(draws[8::2], draws[9::2], strict=True):
+        area, ratio = 0.08 + 0.92 * u, math.exp(math.log(3 / 4) + v * (math.log(4 / 3) - math.log(3 / 4)))
+        height, width = math.sqrt(area / ratio), math.sqrt(area * ratio)
+        if height <= 1 and width <= 1:
+            return height, width
+    return 1.0, 1.0
+
+
+@pytest.mark.parametrize("size", [48, 24])
+def test_a_resized_crop_is_what_pillow_resizes_from_the_same_rectangle(faces, size):
+    draws = drawn(N)
+    draws[0, 8:], draws[1, 8:10] = 1 - 1e-12, [1 - 1e-12, 0]  # no attempt fits; the first does not
+    knobs = AugmentConfig(crop_kind="resized", flip=0, jitter=0)
+    out = in_order(faces, knobs, draws, size=size)
+    for image, own, data in zip(out, draws, faces.images, strict=True):
+        height, width = (48 * side for side in rectangle(own))
+        top, left = own[1] * (48 - height), own[2] * (48 - width)
+        window = (left, top, left + width, top + height)
+        expected = np.asarray(pillow(data).resize((size, size), Image.BILINEAR, box=window), float)
+        assert np.abs(image - expected).max() <= 2
+    assert np.abs(out[0] - resized(faces.images[0], size)).max() < 1.01
+
+
+def test_rectangles_are_distributed_as_torchvisions():
+    """Quantiles of height, width and area against those of RandomResizedCrop on a large square image."""
+    draws = uniforms(np.arange(20_000, dtype=np.uint64), DRAWS)
+    made = changes(draws, AugmentConfig(crop_kind="resized"), Frame(224, 256))
+    ours = (made.end_B2 - made.start_B2).astype(float)
+    torch.manual_seed(0)
+    square = torch.empty(1, 1000, 1000)
+    crops = [RandomResizedCrop.get_params(square, [0.08, 1], [3 / 4, 4 / 3]) for _ in range(20_000)]
+    theirs = np.array(crops)[:, 2:] / 1000
+    quantiles = np.linspace(0, 1, 21)
+    for one, other in zip((*ours.T, ours.prod(1)), (*theirs.T, theirs.prod(1)), strict=True):
+        np.testing.assert_allclose(np.quantile(one, quantiles), np.quantile(other, quantiles), atol=0.015)
+
+
 def test_jitter_and_grey_follow_the_formula(faces):
     draws = drawn(N)
     out = in_order(faces, AugmentConfig(crop=1, flip=0, jitter=0.4, grey=0.3), draws)
-    for image, (b, c, s, g), data in zip(out, draws[:, 4:], faces.images, strict=True):
+    for image, (b, c, s, g), data in zip(out, draws[:, 4:8], faces.images, strict=True):
         brightness, contrast, saturation = 0.6 + 0.8 * b, 0.6 + 0.8 * c, 0.0 if g < 0.3 else 0.6 + 0.8 * s
         pixels = np.asarray(pillow(data), float)
         luma = pixels @ [[0.299], [0.587], [0.114]]
@@ -180,9 +244,9 @@ def test_amounts_that_change_nothing_change_nothing(faces):
 
 def test_changes_by_hand():
     draws = np.zeros((3, DRAWS))
-    draws[1] = [1, 0.5, 1, 0.49, 1, 0.5, 1, 0.1]
-    draws[2] = [0.5, 1, 0, 0.51, 0.5, 1, 0.25, 0.9]
-    made = changes(draws, AugmentConfig(crop=0.5, flip=0.5, jitter=0.4, grey=0.2))
+    draws[1, :8] = [1, 0.5, 1, 0.49, 1, 0.5, 1, 0.1]
+    draws[2, :8] = [0.5, 1, 0, 0.51, 0.5, 1, 0.25, 0.9]
+    made = changes(draws, AugmentConfig(crop=0.5, flip=0.5, jitter=0.4, grey=0.2), Frame(48))
     np.testing.assert_allclose(made.start_B2, [[0, 0], [0, 0], [0.25, 0]])
     np.testing.assert_allclose(made.end_B2, [[0.5, 0.5], [1, 1], [1, 0.75]])
     assert made.mirror_B.tolist() == [1, 1, 0]
@@ -191,22 +255,24 @@ def test_changes_by_hand():
     np.testing.assert_allclose(made.saturation_B, [0, 0, 0.8], rtol=1e-6)
 
 
-def train_batches(dataset, rank=0, world_size=1, start=0, steps=8, threads=2):
+def train_batches(dataset, rank=0, world_size=1, start=0, steps=8, threads=2, kind="square"):
     sampler = ClassAwareSampler(dataset.labels, G, SEED, images_per_class=2)
     share = RankPlan(
         sampler=sampler, seed=SEED, rank=rank, ranks=world_size, micro_batches=1, first_step=start, steps=steps
     )
-    return list(ImagePipeline(dataset, share, decoding(40, G // world_size, threads=threads), AugmentConfig(grey=0.2)))
+    augment = AugmentConfig(grey=0.2, crop_kind=kind)
+    return list(ImagePipeline(dataset, share, decoding(40, G // world_size, threads=threads, resize=44), augment))
 
 
-def test_the_same_images_bit_for_bit_on_any_ranks_threads_and_start(faces):
-    whole = train_batches(faces)
+@pytest.mark.parametrize("kind", ["square", "fixed", "resized"])
+def test_the_same_images_bit_for_bit_on_any_ranks_threads_and_start(faces, kind):
+    whole = train_batches(faces, kind=kind)
     assert len(torch.unique(torch.cat(whole).flatten(1), dim=0)) > 7 * G
     for world_size in (2, 3):
-        ranks = [train_batches(faces, rank, world_size, threads=1 + rank) for rank in range(world_size)]
+        ranks = [train_batches(faces, rank, world_size, threads=1 + rank, kind=kind) for rank in range(world_size)]
         for images, *parts in zip(whole, *ranks, strict=True):
             assert torch.equal(torch.cat(parts), images)
-    for images, late in zip(whole[5:], train_batches(faces, start=5), strict=True):
+    for images, late in zip(whole[5:], train_batches(faces, start=5, kind=kind), strict=True):
         assert torch.equal(late, images)
 
 

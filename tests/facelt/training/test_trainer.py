@@ -144,6 +144,38 @@ def test_two_stages_are_a_plain_torch_loop(make_run):
         torch.testing.assert_close(got[name], want.detach(), rtol=1e-3, atol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("update", ["released", "refresh"])
+@pytest.mark.parametrize("stage", ["plain", "meta"])
+def test_nothing_frozen_moves_and_what_is_not_frozen_does(make_run, stage, update):
+    """Parameters and statistics of the backbone; also after passes over the set, which go into evaluation mode."""
+    head = {"centroid_update": update, **({"refresh_every": 2} if update == "refresh" else {})}
+    knobs = {**BLOCK, "meta": {"epochs": 1, "images_per_class": 2}, "head": head, "checkpoint_every": 1}
+    knobs["backbone"] = {**BLOCK["backbone"], "neck": "batch_norm"}
+    knobs[stage] = {**knobs[stage], "freeze_backbone": True}
+    run = make_run(knobs)
+    assert Trainer(run, "plain").train()
+    assert stage == "plain" or Trainer(run, "meta").train()
+    folders = sorted((run.folder / stage).iterdir())
+    first, last = (checkpoint.read_weights(folder) for folder in (folders[0], folders[-1]))
+    frozen = {name for name in first if name.startswith("backbone.")}
+    assert {name.rpartition(".")[2] for name in frozen} >= {"running_mean", "running_var", "num_batches_tracked"}
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert not moved & frozen
+    assert moved >= {"neck.fc.weight", "neck.after.running_mean"}
+    assert stage == "plain" or "selector.fc.weight" in moved
+
+
+def test_what_would_be_frozen_moves_without_it(make_run):
+    ends = []
+    for name, freeze in (("frozen", True), ("thawed", False)):
+        run = make_run({**BLOCK, "plain": {**BLOCK["plain"], "freeze_backbone": freeze}}, name)
+        assert Trainer(run, "plain").train()
+        ends.append(checkpoint.read_weights(checkpoint.latest(run.folder, "plain")))
+    frozen, thawed = ends
+    for name in (name for name in frozen if name.startswith("backbone.")):
+        assert not torch.equal(frozen[name], thawed[name]), name
+
+
 def test_a_trainer_stops_as_asked_and_another_goes_on_to_the_same_end(make_run):
     straight, halves = make_run(folder="straight"), make_run({**BLOCK, "log_every": 2}, folder="halves")
     assert Trainer(straight, "plain").train()

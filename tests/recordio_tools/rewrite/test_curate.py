@@ -22,7 +22,7 @@ counts_and_images = (
 )
 
 
-@given(counts_and_images, st.sampled_from(curate.READINGS))
+@given(counts_and_images, st.sampled_from(curate.SOLVED))
 def test_alpha_gives_the_expected_number(case, reading):
     counts, images = case
     alpha = curate.solve_alpha(counts, images, reading)
@@ -30,7 +30,7 @@ def test_alpha_gives_the_expected_number(case, reading):
     assert expected == pytest.approx(images, rel=1e-9)
 
 
-@given(counts_and_images, st.sampled_from(curate.READINGS), st.integers(0, 5))
+@given(counts_and_images, st.sampled_from(curate.SOLVED), st.integers(0, 5))
 def test_the_sample_is_the_images_whose_draw_lies_below_their_probability(case, reading, seed):
     counts, images = case
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
@@ -57,6 +57,26 @@ def test_shares_follow_the_reading():
     alpha = curate.solve_alpha(counts, 2000, "proportional")
     assert alpha * (10 * 1000**2 + 1000 * 10**2) == pytest.approx(2000)
     assert (labels[proportional] < 10).sum() == pytest.approx(alpha * 10 * 1000**2, abs=30)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(sum), st.integers(0, 5))
+def test_literally_an_image_stays_with_the_share_of_the_largest_identity(counts, seed):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    draws = curate.uniforms(seed, len(labels)).tolist()
+    kept = [row for row, label in enumerate(labels) if draws[row] < counts[label] / max(counts)]
+    assert curate.sample_literally(labels, seed).tolist() == kept
+    assert set(np.flatnonzero(labels == np.argmax(counts))) <= set(kept)  # of the largest all stay
+
+
+def test_the_literal_reading_says_itself_how_many_images_stay(tmp_path):
+    source = RecordDataset(sets.write(tmp_path / "s", sets.insightface([0] * 20 + [1] * 5 + [2])))
+    manifest = curate.curate(source, tmp_path / "out", images=None, reading="literal", seed=0)
+    assert (manifest["method"], manifest["alpha"]) == ("literal", 1 / 20)
+    assert manifest["images"] == len(curate.sample_literally(source.labels, 0)) == len(RecordDataset(tmp_path / "out"))
+    for images, reading in ((3, "literal"), (None, "uniform")):
+        with pytest.raises(RecordError, match=f"{images} images asked for with reading {reading}, expected"):
+            curate.curate(source, tmp_path / "no", images=images, reading=reading, seed=0)
+    assert not (tmp_path / "no").exists()
 
 
 def test_draws_are_the_same_everywhere():
@@ -173,6 +193,13 @@ def test_the_labels_of_a_list_decide_the_order(tmp_path, listed):
     assert RecordDataset(tmp_path / "out").names == ["z", "x"]
 
 
+def test_strangers_of_a_list_have_a_label_of_their_own_behind_the_others(tmp_path, listed):
+    (tmp_path / "l.txt").write_text("1 -1\n2 -1\n3 1\n4 1\n5 0\n")
+    manifest = curate.curate_listed(listed, tmp_path / "l.txt", tmp_path / "out")
+    assert manifest["list_labels"] == [0, 1, -1]
+    assert manifest["by_old_label"]["new_label"] == [2, 1, 0]
+
+
 def test_a_list_of_keys_alone(tmp_path, listed):
     (tmp_path / "lt.txt").write_text("4\n1\n")
     curate.curate_listed(listed, tmp_path / "lt.txt", tmp_path / "out")
@@ -239,7 +266,7 @@ def test_any_part_of_a_list_in_any_order_and_labels(tmp_path, benchmark, data):
     (tmp_path / "lt.txt").write_text(listed_as(list(zip(paths, labels, strict=True))))
     manifest = curate.curate_listed(source, tmp_path / "lt.txt", tmp_path / "out", force=True)
     out = RecordDataset(tmp_path / "out")
-    assert manifest["list_labels"] == sorted(set(labels))
+    assert manifest["list_labels"] == sorted(set(labels), key=lambda label: (label < 0, label))
     stated = [manifest["list_labels"][label] for label in out.labels]
     assert dict(zip(out.paths, stated, strict=True)) == {p.strip("/"): n for p, n in zip(paths, labels, strict=True)}
     assert all(out.jpeg(i).tobytes() == contents[path] for i, path in enumerate(out.paths))
