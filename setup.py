@@ -40,6 +40,7 @@ setup(
             "facelt-draw = facelt.draw:command",
             "facelt-fairness = facelt.fairness:command",
             "facelt-sweep = facelt.sweep:command",
+            "facelt-status = facelt.status:command",
             "megaface-eval = megaface_eval.run:main",
             "recordio-tools = recordio_tools.__main__:main",
         ]
@@ -63,6 +64,7 @@ setup(
         "setuptools",
         "tensorboard>=2.16",
         "tqdm>=4.66",
+        "xxhash>=3.4",
     ],
     extras_require={
         "align": ["mtcnn==1.0.0"],  # for its weights; its code is not imported

@@ -31,6 +31,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "preset": "where the defaults of `head` and `meta.sampler` come from; `facelt`: stage memory follows plain",
         "log_every": "steps between two lines in `metrics.jsonl`; a request to stop is heard there",
         "checkpoint_every": "steps between two checkpoints; the last step is always saved",
+        "keep_last": "how many checkpoints of a stage are kept, the newest",
+        "keep_every": "every n-th checkpoint made by `checkpoint_every` is kept for good; null: none",
         "loader_threads": "decoding threads of each rank",
     },
     "backbone": {

@@ -335,6 +335,8 @@ class FaceltConfig(Block):
     resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
     rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
+    keep_last: how many checkpoints of a stage are kept. keep_every: every n-th of those by checkpoint_every stays for
+    good; None: none does.
     """
 
     data: str | None = None
@@ -357,6 +359,8 @@ class FaceltConfig(Block):
     memory_head: MemoryHeadConfig = MemoryHeadConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
+    keep_last: Count = 2
+    keep_every: Count | None = None
     loader_threads: Count = 2
 
     @model_validator(mode="after")

@@ -132,7 +132,7 @@ def read_run(args: argparse.Namespace, sets: Sets, device: torch.device) -> tupl
     needed = from_run.needed_embeddings(state.stage == "meta")
     classifier = None
     if args.odin or set(args.read) - set(OF_FEATURES):
-        classifier = from_run.by_classifier(args.checkpoint, partition, device)
+        classifier = from_run.by_classifier(folder, partition, device)
     readings: dict[str, Reading] = {}
     if classifier is not None:
         made = {
@@ -146,13 +146,13 @@ def read_run(args: argparse.Namespace, sets: Sets, device: torch.device) -> tupl
         args.temperature = args.temperature or from_run.temperature(state)
     if "memory" in args.read and state.stage == "memory":
         of_training.remove("memory")
-        centroids_kD = from_run.own_centroids(args.checkpoint, partition, device)
+        centroids_kD = from_run.own_centroids(folder, partition, device)
         readings["memory"] = by_memory(centroids_kD, args.temperature, partition)
     if of_training:
-        recogniser = from_checkpoint(args.checkpoint, needed if "openmax" in of_training else ("direct",), device)
+        recogniser = from_checkpoint(folder, needed if "openmax" in of_training else ("direct",), device)
         batches = ImageBatches(recogniser, args.batch, device)
         readings |= make_readings(of_training, batches, sets.train, classifier, knobs(args))
-    recogniser = from_checkpoint(args.checkpoint, needed, device)
+    recogniser = from_checkpoint(folder, needed, device)
     if args.odin and classifier is not None:
         recogniser = with_odin(recogniser, classifier, args.odin_temperature, args.odin_epsilon)
     columns = read_both(ImageBatches(recogniser, args.batch, device), readings, sets)

@@ -31,6 +31,7 @@ from facelt.features.recognisers import (
 )
 from facelt.head.meta_embedding import EMBEDDINGS
 from facelt.parallel import group
+from facelt.training import checkpoint
 from recordio_tools.atomic import check_writable
 from recordio_tools.cli.arguments import positive
 from recordio_tools.command_line import Parser
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         for folder in every:
             group.on_rank_0(check_writable, folder, force=args.force, folder=True)
         datasets = [group.together(RecordDataset, source) for source in sources]
+        if args.checkpoint is not None:
+            args.checkpoint = checkpoint.find(args.checkpoint)
         if args.memory_set is not None:
             extract_memory(args)
         if memory_alone:

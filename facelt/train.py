@@ -6,6 +6,7 @@ deepspeed facelt/train.py --deepspeed_config jobs/ds.json --data DATA --output R
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from facelt import recipes
@@ -14,6 +15,7 @@ from facelt.errors import UserError, one_line
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import start
+from facelt.training.lock import Lock
 from facelt.training.run import Run
 from facelt.training.telemetry import StopRequest
 from facelt.training.trainer import Trainer
@@ -25,8 +27,8 @@ from recordio_tools.dataset import RecordDataset
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; 0 finished, or stopped as asked. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
-    with one_line("facelt.train"):
-        run = make_run(args)
+    with one_line("facelt.train"), ExitStack() as held:
+        run = make_run(args, held)
         stages = run.config.stages if args.stage is None else (args.stage,)
         for stage in stages:
             start.check(run, stage)
@@ -36,8 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def make_run(args: argparse.Namespace) -> Run:
-    """Join the ranks and open what the arguments name. Raises UserError for what is missing or does not fit."""
+def make_run(args: argparse.Namespace, held: ExitStack) -> Run:
+    """Join the ranks and open what the arguments name. Raises UserError for what is missing or does not fit.
+
+    held: lets go of the lock on the output.
+    """
     init = [f"backbone.init={json.dumps(args.init)}"] if args.init else []
     recipe = recipes.find(args.deepspeed_config)
     ds, config = load(recipe, [*args.set, *init])
@@ -50,6 +55,8 @@ def make_run(args: argparse.Namespace) -> Run:
         group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
     group.on_rank_0(check_usable, output)  # now, not at the first checkpoint
+    group.on_rank_0(lambda: held.callback(Lock(Path(output)).release))
+    start.recover(Path(output), config, STAGES if args.stage is None else (args.stage,))
     config = group.together(start.take_pixels, config, Path(output), args.start_from)
     partition = Partition(dataset.num_classes, group.rank(), group.world_size())
     return Run(
@@ -60,6 +67,7 @@ def make_run(args: argparse.Namespace) -> Run:
         device=device,
         folder=Path(output),
         stop=stop,
+        allowed=frozenset(args.allow_change),
     )
 
 
@@ -76,6 +84,14 @@ def arguments() -> Parser:
     parser.add_argument("--start-from", metavar="RUN", help="start from the plain stage of another run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help='a knob of the "facelt" block, or ds.KEY'
+    )
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        choices=start.ALLOWABLE,
+        metavar="KEY",
+        help=f"resume although this is another than before (may be repeated): {', '.join(start.ALLOWABLE)}",
     )
     # What DeepSpeed's launcher and its users add.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)

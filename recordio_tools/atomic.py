@@ -181,11 +181,12 @@ def _flush_all(path: Path) -> None:
         return
     for inside in path.rglob("*"):
         if not inside.is_symlink():
-            _flush(inside)
-    _flush(path)
+            flush(inside)
+    flush(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """A file or folder to disk, as far as its file system can. Raises OSError."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -221,7 +222,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
         except BaseException:
             os.rename(aside, target)
             raise
-    _flush(target.parent)
+    flush(target.parent)
     if aside is not None:
         _remove(aside)
 

@@ -64,7 +64,7 @@ class OnnxPixels:
 
 
 def from_checkpoint(
-    path: str | Path, embeddings: tuple[str, ...], device: torch.device, memory: str | None = None
+    folder: Path, embeddings: tuple[str, ...], device: torch.device, memory: str | None = None
 ) -> Recogniser:
     """Embeddings of a trained network; the class memory stays sharded over the ranks, which must all call alike.
 
@@ -72,16 +72,15 @@ def from_checkpoint(
     centroid. Those of a memory run have `cosine`, the highest one to a centroid.
 
     Args:
-        path: a run, a stage of it, or a checkpoint.
+        folder: a checkpoint, as `checkpoint.find` gives it.
         embeddings: of `meta_embedding.EMBEDDINGS`.
         device: of the network.
         memory: "mean" reads the mean of the memory for every image, a control; None reads it as trained.
 
     Raises:
-        UserError: there is no checkpoint; it is of stage plain and more than the direct feature is asked for; or it
-            infuses no memory and its mean is asked for.
+        UserError: it is of stage plain or memory and more than the direct feature is asked for; or it infuses no memory
+            and its mean is asked for.
     """
-    folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
     meta = state.stage == "meta"
     if embeddings != ("direct",) and not meta:
@@ -145,12 +144,11 @@ def from_checkpoint(
     return replace(recogniser, embed=embed)
 
 
-def memory_of(path: str | Path) -> tuple[Tensor, dict[str, Any]]:
+def memory_of(folder: Path) -> tuple[Tensor, dict[str, Any]]:
     """The whole memory of a run, K x D centroids in the space of its direct features, and facts for meta.json.
 
-    Raises UserError where there is no checkpoint, or it is of stage plain.
+    folder: a checkpoint, as `checkpoint.find` gives it. Raises UserError where it is of stage plain.
     """
-    folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
     if state.stage == "plain":
         raise UserError(f"--memory-set: {folder} is of stage plain, which has no memory; give a meta or a memory run")

@@ -90,7 +90,7 @@ def features(path: str, panels: list[str], images: Dataset, batch: int, device: 
 
 
 def _pass(path: str, names: tuple[str, ...], images: Dataset, batch: int, device: torch.device) -> list[Rows]:
-    recogniser = from_checkpoint(path, names, device)
+    recogniser = from_checkpoint(checkpoint.find(path), names, device)
     parts: list[list[Rows]] = [[] for _ in names]
     for found in each_batch(
         recogniser.embed, images, recogniser.decoding(batch, device), f"{', '.join(names)} features"

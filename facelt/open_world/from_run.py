@@ -4,6 +4,7 @@ k: classes of this rank.
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from numpy.typing import NDArray
@@ -24,9 +25,8 @@ def needed_embeddings(meta: bool) -> tuple[str, ...]:
     return ("direct", "meta", "squashed") if meta else ("direct",)
 
 
-def by_classifier(path: str, partition: Partition, device: torch.device) -> ByPrototypes:
+def by_classifier(folder: Path, partition: Partition, device: torch.device) -> ByPrototypes:
     """By the run's own classifier, with the logits that it was trained with, margins aside."""
-    folder = checkpoint.find(path)
     state = checkpoint.read_state(folder)
     config, meta = state.config, state.stage == "meta"
     kind = "cosine" if meta else config.plain_head.classifier
@@ -47,9 +47,9 @@ def by_classifier(path: str, partition: Partition, device: torch.device) -> ByPr
     return ByPrototypes(prototypes, lambda v: v["direct"])
 
 
-def own_centroids(path: str, partition: Partition, device: torch.device) -> Tensor:
+def own_centroids(folder: Path, partition: Partition, device: torch.device) -> Tensor:
     """This rank's centroids of a memory run, k x D."""
-    rows = group.together(checkpoint.read_rows, checkpoint.find(path), partition, {"memory.centroids"})
+    rows = group.together(checkpoint.read_rows, folder, partition, {"memory.centroids"})
     return rows["memory.centroids"].to(device)
 
 

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from facelt.errors import UserError
 
@@ -67,9 +68,9 @@ def as_process(main: Callable[[], int]) -> int:
 
 
 def say(text: str) -> None:
-    """One line on stderr, from rank 0."""
+    """One line on stderr, from rank 0; clear of a progress bar."""
     if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
+        tqdm.write(text, file=sys.stderr)
 
 
 def rank() -> int:
@@ -97,13 +98,18 @@ def share(value: T) -> T:
     return box[0]
 
 
+def gather(value: T) -> list[T]:
+    """Every rank's value (any picklable object), in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list[T | None] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values  # pyright: ignore[reportReturnType] - all are filled
+
+
 def first_error(error: str | None) -> str | None:
     """The error of the lowest rank that has one, on every rank: so that all stop together and one speaks."""
-    if world_size() == 1:
-        return error
-    errors: list[str | None] = [None] * world_size()
-    dist.all_gather_object(errors, error)
-    return next((e for e in errors if e is not None), None)
+    return next((e for e in gather(error) if e is not None), None)
 
 
 def on_rank_0(function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:

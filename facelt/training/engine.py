@@ -216,7 +216,7 @@ class Engine:
 def _of_moment(saved: dict[str, Tensor], name: str) -> Tensor:
     if name not in saved:
         raise UserError(
-            f"the checkpoint has no {name}: it was trained with other optimizer.params.momentum; keep that, "
-            "or another --output"
+            f"the checkpoint has no {name}: it was trained with other optimizer.params.momentum, or "
+            "freeze_backbone; keep those, or another --output"
         )
     return saved[name]

@@ -1,7 +1,8 @@
 """What a stage starts from: its own checkpoint, a plain stage, or nothing; and what is refused before it starts."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +23,21 @@ from facelt.network.backbone import load_pretrained, switch
 from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
 from facelt.training import calibration, checkpoint
-from facelt.training.checkpoint import CheckpointState
+from facelt.training.checkpoint import CheckpointState, StageSource
 from facelt.training.class_means import ClassMeans
 from facelt.training.engine import Engine
+from facelt.training.optimizer import split
 from facelt.training.run import Run
 
 # What a run keeps from its first step to its last, beside the shapes below.
 PIXEL_KNOBS = ("pixel_mean", "pixel_std")
-SAME = ("seed", "image_size", "resize", "embedding_size", *PIXEL_KNOBS)
+SAME = ("image_size", "resize", "embedding_size", *PIXEL_KNOBS)
+# … and unless --allow-change names it.
+ALLOWABLE = ("data", "seed", "batch", "sampler", "augment", "plain")
+# What may change without a word: where things lie, how often they are said or saved, how fast the work is done.
+_SILENT = {"data", "output", "log_every", "checkpoint_every", "keep_last", "keep_every", "loader_threads", "preset"}
+_SILENT |= {f"backbone.{name}" for name in ("init", "compile", "channels_last", "checkpointing")}
+_SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "width", "stem", "neck")
 # … and what of the meta head's.
@@ -38,7 +46,11 @@ FILL_BATCH = 64  # images of a rank in a pass over the set
 
 
 def check(run: Run, stage: StageName) -> None:
-    """Refuse at the start what a stage, perhaps days later, could not do: batches that do not share out alike."""
+    """Refuse at the start what a stage, perhaps days later, could not do: batches that do not share out alike.
+
+    Raises UserError for that, and for keys of DeepSpeed's that are unknown or do nothing.
+    """
+    split(run.ds)
     batch, parts = run.ds.get("train_batch_size"), run.ds.get("gradient_accumulation_steps", 1)
     if "train_micro_batch_size_per_gpu" in run.ds and isinstance(batch, int):
         micro = _count("train_micro_batch_size_per_gpu", run.ds["train_micro_batch_size_per_gpu"])
@@ -56,17 +68,35 @@ def _count(key: str, value: object) -> int:
     return value
 
 
+def recover(run: Path, config: FaceltConfig, stages: Collection[StageName]) -> None:
+    """Before anything is read of a run: its damaged checkpoints set aside, what killed writers left dropped.
+
+    stages: those that will be trained. All ranks must call it, and no other process may write the run.
+    Raises UserError where a plain stage would begin anew under a meta stage that started from it.
+    """
+    whole = {stage: checkpoint.recover(run, stage) for stage in STAGES}
+    lost = group.share(checkpoint.was_damaged(run, "plain"))
+    after = next((stage for stage in ("meta", "memory") if whole[stage] is not None), None)
+    if "plain" in stages and lost and whole["plain"] is None and after is not None:
+        raise UserError(
+            f"{run / 'plain'}: no whole checkpoint is left, and stage {after} goes on from it: give --stage {after} to "
+            "finish that, or another --output"
+        )
+    for stage in STAGES:
+        group.on_rank_0(checkpoint.tidy, run / stage, config)
+
+
 def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | None:
     """The plain stage that a stage starts from: this run's, else that of --start-from. None: from nothing."""
-    source = None if stage == "plain" else checkpoint.latest(run, "plain")
+    source = None if stage == "plain" else group.share(checkpoint.latest(run, "plain"))
     if source is None and start_from is not None:
-        source = checkpoint.latest(Path(start_from), "plain") or checkpoint.find(start_from)
-    return group.share(source)
+        source = checkpoint.newest_whole(Path(start_from), "plain") or checkpoint.find(start_from)
+    return source
 
 
 def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> FaceltConfig:
     """The configuration with the pixels of what the run resumes or starts from, where it was told no others."""
-    own = next((c for stage in reversed(STAGES) if (c := checkpoint.latest(run, stage))), None)
+    own = group.share(next((c for stage in reversed(STAGES) if (c := checkpoint.latest(run, stage))), None))
     source = own or (checkpoint.find(start_from) if start_from is not None else None)
     if source is None:
         return config
@@ -79,27 +109,105 @@ def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> Face
 
 
 def check_same_run(run: Run, folder: Path) -> CheckpointState:
-    """The state of a checkpoint, if this run resumes it with the same images, in the same network."""
+    """The state of a checkpoint, if this run resumes it with the same images in the same order, in the same network.
+
+    What else differs is said, a line each. All ranks must call it.
+    """
     state = checkpoint.read_state(folder)
-    named = (folder.parent.name, int(folder.name.removeprefix("step-")))
-    if (state.stage, state.step) != named:
-        raise UserError(f"{folder}: its state.json is of stage {state.stage}, step {state.step}; delete the folder")
     before, now = state.config, run.config
     pairs = {name: (getattr(before, name), getattr(now, name)) for name in SAME}
     pairs |= {f"backbone.{n}": (getattr(before.backbone, n), getattr(now.backbone, n)) for n in SHAPE}
     pairs |= {f"head.{n}": (getattr(before.head, n), getattr(now.head, n)) for n in HEAD_SHAPE}
     pairs["plain_head.classifier"] = (before.plain_head.classifier, now.plain_head.classifier)
-    pairs["train_batch_size"] = (state.global_batch, run.global_batch)
     for name, (was, given) in pairs.items():
         if was != given:
             raise UserError(f"{folder} was trained with {name} {was}, given {given}; keep it, or another --output")
+    _check_allowed(run, folder, state)
+    for line in changes(run, state):
+        group.say(f"stage {state.stage}: {line}")
     return state
+
+
+def _check_allowed(run: Run, folder: Path, state: CheckpointState) -> None:
+    """Refuse what changes which images are seen, or from what a meta stage started, unless it was allowed."""
+    if state.num_classes != run.partition.num_classes:
+        raise UserError(
+            f"{folder}: trained on {state.num_classes} classes, the data has {run.partition.num_classes}; "
+            "give the data it was trained on, or another --output"
+        )
+    before, now = state.config.stage(state.stage), run.config.stage(state.stage)
+    pairs = [
+        ("seed", "seed", state.config.seed, run.config.seed),
+        ("batch", "train_batch_size", state.global_batch, run.global_batch),
+        ("sampler", f"{state.stage}.sampler", before.sampler, now.sampler),
+    ]
+    if "class_aware" in (before.sampler, now.sampler):
+        name = f"{state.stage}.images_per_class"
+        pairs.append(("sampler", name, before.images_per_class, now.images_per_class))
+        name = f"{state.stage}.class_aware_from"
+        pairs.append(("sampler", name, before.class_aware_from, now.class_aware_from))
+    for name in type(run.config.augment).model_fields:
+        was, given = (getattr(config.augment, name) for config in (state.config, run.config))
+        pairs.append(("augment", f"augment.{name}", was, given))
+    for key, name, was, given in pairs:
+        if was != given and key not in run.allowed:
+            raise UserError(
+                f"{folder} was trained with {name} {was}, given {given}; keep it, give --allow-change {key}, "
+                "or another --output"
+            )
+    if state.data is not None and "data" not in run.allowed and (other := state.data.differences(run.fingerprint)):
+        raise UserError(
+            f"{folder} was trained on another set than {run.dataset.folder} ({other}; a set mended by verify --repair "
+            "is another one): give the one it was trained on, --allow-change data, or another --output"
+        )
+    plain = group.share(checkpoint.latest(run.folder, "plain")) if state.stage != "plain" else None
+    if state.source is None or plain is None or "plain" in run.allowed:
+        return
+    if source_of(plain) != state.source:
+        raise UserError(
+            f"{folder} started from step {state.source.step} of stage plain, which has moved on to {plain.name}: "
+            f"move {folder.parent} away to train it anew, or give --allow-change plain to finish it as it is"
+        )
+
+
+def source_of(folder: Path) -> StageSource | None:
+    """What is remembered of the plain checkpoint that a meta stage starts from."""
+    state = checkpoint.read_state(folder)
+    model = state.files.get(checkpoint.MODEL)
+    return None if model is None else StageSource(step=state.step, model=model.xxh3)
+
+
+def changes(run: Run, state: CheckpointState) -> list[str]:
+    """What of the configuration differs from a checkpoint's, "name was old, is now new"; other stages aside."""
+    heads = {"plain": ("plain_head.",), "meta": ("head.",), "memory": ("plain_head.", "memory_head.")}
+    others = {f"{stage}." for stage in STAGES} | {head for every in heads.values() for head in every}
+    aside = tuple(others - {f"{state.stage}.", *heads[state.stage]})
+    was = _flat(state.config.model_dump()) | _flat({"ds": state.ds or run.ds})
+    now = _flat(run.config.model_dump()) | _flat({"ds": run.ds})
+    names = [name for name in (*was, *(n for n in now if n not in was)) if not name.startswith(aside)]
+    pairs = [(name, was.get(name), now.get(name)) for name in names if name not in _SILENT]
+    return [f"{name} was {old}, is now {new}" for name, old, new in pairs if old != new]
+
+
+def _flat(block: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested block as dotted names; lists for tuples, as JSON has them."""
+    flat: dict[str, Any] = {}
+    for name, value in block.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def resume(run: Run, folder: Path, state: CheckpointState) -> Engine:
     """Network, head and optimizers of a stage as a checkpoint left them."""
     embedder, head = _build(run, state.stage)
-    embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
+    try:
+        embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: its weights are not this network's ({reason}); give another --output") from None
     engine = _engine(run, state.stage, embedder, head)
     engine.load_replicated_moments(group.together(checkpoint.read_moments, folder))
     engine.load_sharded_rows(group.together(checkpoint.read_rows, folder, run.partition))

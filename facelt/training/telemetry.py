@@ -1,13 +1,17 @@
 """What a run says and hears: progress with loss, rate and time left; TensorBoard; JSON lines; requests to stop."""
 
+import errno
 import json
 import math
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -90,11 +94,22 @@ class Telemetry:
         self._warn(report)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{report.lr:.2g}"})
         now |= report.figures
-        for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
-            self.writer.add_scalar(name, value, step)
+        with self._never_ends_a_run("TensorBoard's file"):
+            for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
+                self.writer.add_scalar(name, value, step)
         line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **now}
-        self.lines.write(json.dumps(line) + "\n")
-        self.lines.flush()
+        with self._never_ends_a_run("metrics.jsonl"):
+            _append(self.lines, json.dumps(line) + "\n")
+
+    @contextmanager
+    def _never_ends_a_run(self, what: str) -> Iterator[None]:
+        """What is only said of a run may get lost: one warning for each file, and the run goes on."""
+        try:
+            yield
+        except Exception as error:  # TensorBoard's thread hands on whatever it stumbled over
+            if what not in self.said:
+                self.said.add(what)
+                self.bar.write(f"warning: {what} cannot be written ({error}); training goes on", file=sys.stderr)
 
     def _warn(self, report: Report) -> None:
         self.in_a_row = {kind: self.in_a_row.get(kind, 0) + 1 for kind in report.warnings}
@@ -106,11 +121,24 @@ class Telemetry:
     def close(self) -> None:
         self.bar.close()
         if self.chief:
-            self.writer.close()
-            self.lines.close()
+            with self._never_ends_a_run("TensorBoard's file"):
+                self.writer.close()
+            with self._never_ends_a_run("metrics.jsonl"):
+                self.lines.close()
 
 
-def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
+def _append(lines: BinaryIO, line: str) -> None:
+    """A whole line or nothing of it: a part of one in the middle of the file would not be read again."""
+    at, content = lines.seek(0, os.SEEK_END), line.encode()
+    try:
+        if lines.write(content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        lines.truncate(at)
+        raise
+
+
+def _reopen(path: Path, stage: str, start_step: int) -> BinaryIO:
     """The file to append to, without the lines of steps that are done again: those after the last checkpoint."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
@@ -129,7 +157,7 @@ def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
             kept.append(line)
     with output_file(path, force=True) as draft:
         draft.write_text("".join(kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
+    return path.open("ab", buffering=0)
 
 
 class StopRequest:

@@ -1,15 +1,14 @@
 """One stage of a run: from its newest checkpoint, or from what it starts from, to its last step."""
 
-from pathlib import Path
-
 from facelt.config import StageName
+from facelt.errors import UserError
 from facelt.head import health
 from facelt.head.heads import HeadOutput, MetaHead
 from facelt.head.prototype_head import PrototypeHead
 from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.parallel import group
 from facelt.training import checkpoint, start
-from facelt.training.checkpoint import CheckpointState
+from facelt.training.checkpoint import CheckpointState, StageSource
 from facelt.training.engine import Engine
 from facelt.training.run import Run
 from facelt.training.schedule import Schedule
@@ -28,9 +27,9 @@ class Trainer:
         self.stage: StageName = stage
         self.knobs = run.config.stage(stage)
         self.schedule = Schedule(self.knobs, len(run.dataset), run.global_batch)
-        self.source = start.find_start(run.folder, stage, start_from)
         self.resumed = group.share(checkpoint.latest(run.folder, stage))
         self.state = start.check_same_run(run, self.resumed) if self.resumed else None
+        self.source = None if self.resumed else start.find_start(run.folder, stage, start_from)
         self.first_step = self.state.step if self.state else 0
 
     def train(self) -> bool:
@@ -40,8 +39,8 @@ class Trainer:
             return not self.run.stop.agreed(self.run.device)
         engine = self._engine()
         if not self.schedule.steps:
-            folder = self.save(engine, 0)
-            group.say(f"stage {self.stage}: no epoch to train; its memory is in {folder}")
+            self.save(engine, 0, needed=True)
+            group.say(f"stage {self.stage}: no epoch to train; its memory is in {self.run.folder / self.stage}")
             return True
         feed = self._feed(engine)
         telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
@@ -67,7 +66,7 @@ class Trainer:
             if last and isinstance(engine.head, PrototypeHead):
                 start.fill_prototypes(self.run, engine.embedder, engine.head)
             if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
-                self.save(engine, step + 1)
+                self.save(engine, step + 1, needed=asked or last)
             if asked:
                 return step + 1
         return None
@@ -83,8 +82,19 @@ class Trainer:
         assert output is not None, "a step has one micro-batch at least"
         return output
 
-    def save(self, engine: Engine, step: int) -> Path:
-        """Write a checkpoint after so many steps. All ranks must call it."""
+    def save(self, engine: Engine, step: int, needed: bool) -> None:
+        """Write a checkpoint after so many steps. All ranks must call it.
+
+        One that cannot be written is a warning, and the next is tried in its turn; raises UserError where it is needed.
+        """
+        try:
+            self._save(engine, step)
+        except UserError as error:
+            if needed:
+                raise
+            group.say(f"warning: stage {self.stage}, step {step}: no checkpoint: {error}; training goes on")
+
+    def _save(self, engine: Engine, step: int) -> None:
         partition = self.run.partition
         state = CheckpointState(
             stage=self.stage,
@@ -95,14 +105,25 @@ class Trainer:
             scalars=engine.scalars(),
             num_classes=partition.num_classes,
             starts=partition.starts(),
+            ds=self.run.ds,
+            data=self.run.fingerprint,
+            source=self._source(),
         )
-        return checkpoint.save(
+        checkpoint.save(
             self.run.folder,
             state,
             weights=engine.replicated_weights(),
             moments=engine.replicated_moments(),
             rows=engine.sharded_rows(),
         )
+
+    def _source(self) -> StageSource | None:
+        """What a stage meta or memory started from, in this process or before."""
+        if self.stage == "plain":
+            return None
+        if self.state is not None:
+            return self.state.source
+        return None if self.source is None else start.source_of(self.source)
 
     def _engine(self) -> Engine:
         if self.resumed and self.state:

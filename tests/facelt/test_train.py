@@ -1,6 +1,7 @@
 """The command: the whole recipe under the launcher, stopping and going on, and every mistake in one line."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from facelt.network import backbone
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
+from facelt.training.lock import Lock
 from recordio_tools.dataset import RecordDataset
 
 
@@ -344,8 +346,9 @@ def test_an_image_that_does_not_decode(config, data, tmp_path, capsys):
         ("ds.train_batch_size=0", "train_batch_size is 0"),
         ("ds.train_micro_batch_size_per_gpu=0", "train_micro_batch_size_per_gpu is 0"),
         ("ds.train_micro_batch_size_per_gpu=auto", "train_micro_batch_size_per_gpu is 'auto'"),
-        ("ds.optimizer.params.lr=-1", "optimizer.params: Invalid learning rate"),
-        ("ds.optimizer.params.momentum=much", "optimizer.params: "),
+        ("ds.optimizer.params.lr=-1", "optimizer.params.lr is -1"),
+        ("ds.optimizer.params.momentum=much", "optimizer.params.momentum is 'much'"),
+        ("ds.train_batch=8", "did you mean train_batch_size?"),
         ("ds.train_batch_size=many", "train_batch_size is 'many'"),
         ("ds.gradient_accumulation_steps=3", "not made of 3 equal micro-batches"),
         ("meta.images_per_class=3", "whole groups of 3"),
@@ -380,6 +383,77 @@ def test_a_run_is_not_taken_up_in_another_order(config, data, tmp_path, capsys):
     assert "trained on 5 classes, the data has 6" in refused(capsys, *command(config, more, run))
 
 
+def test_what_changes_the_images_is_refused_unless_allowed_and_what_changes_the_rates_is_said(
+    config, data, tmp_path, capsys
+):
+    run = tmp_path / "run"
+
+    def resumed(*more: str, folder: Path = data) -> list[str]:
+        return command(config, folder, run, "--stage", "plain", *more)
+
+    assert train.main(resumed("--set", "plain.epochs=1")[1:]) == 0
+    other = shutil.copytree(data, tmp_path / "other")
+    content = (other / "train.rec").read_bytes()
+    at = content.index(b"\xff\xd8\xff") + 20
+    (other / "train.rec").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert "on another set" in refused(capsys, *resumed(folder=other))
+    sampler = ["--set", "plain.sampler=class_aware"]
+    assert "--allow-change sampler" in refused(capsys, *resumed(*sampler))
+    assert "augment.flip 0.5, given 0.0" in refused(capsys, *resumed("--set", "augment.flip=0"))
+    changed = ["--set", "plain.epochs=1.5", "--set", "ds.optimizer.params.lr=0.01", *sampler, "--set", "seed=1"]
+    allowed = ["--allow-change", "sampler", "--allow-change", "seed"]
+    assert "--allow-change seed" in refused(capsys, *resumed(*changed, *allowed[:2]))
+    assert train.main(resumed(*changed, *allowed)[1:]) == 0
+    said = capsys.readouterr().err
+    for line in ("plain.epochs was 1", "ds.optimizer.params.lr was 0.05, is now 0.01", "seed was 0, is now 1"):
+        assert f"stage plain: {line}" in said
+    assert "meta." not in said
+
+
+def test_a_meta_stage_whose_plain_stage_has_moved_on_is_refused(config, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    short = ["--set", "plain.epochs=0.5", "--set", "meta.epochs=0.5"]
+    assert train.main(command(config, data, run, *short)[1:]) == 0
+    assert train.main(command(config, data, run, *short)[1:]) == 0
+    assert train.main(command(config, data, run, "--stage", "plain", "--set", "plain.epochs=1")[1:]) == 0
+    more = command(config, data, run, "--set", "plain.epochs=1", "--set", "meta.epochs=1")
+    assert "has moved on" in refused(capsys, *more)
+    assert train.main([*more, "--allow-change", "plain"][1:]) == 0
+
+
+def test_a_damaged_run_goes_on_from_the_checkpoint_before(config, data, tmp_path, capsys):
+    run, often = tmp_path / "run", ["--set", "checkpoint_every=4", "--stage", "plain", "--set", "plain.epochs=2"]
+    assert train.main(command(config, data, run, *often)[1:]) == 0
+    newest = checkpoint.latest(run, "plain")
+    want = load_file(newest / "model.safetensors")
+    (newest / "state.json").write_bytes(b"\x00" * 100)
+    assert train.main(command(config, data, run, *often)[1:]) == 0
+    assert f"warning: {newest} is damaged: unreadable state.json" in capsys.readouterr().err
+    got = load_file(newest / "model.safetensors")
+    assert all(torch.equal(got[name], tensor) for name, tensor in want.items())
+    assert newest.with_name(f"{newest.name}.damaged").is_dir()
+
+
+def test_a_plain_stage_is_not_begun_anew_under_its_meta_stage(config, data, tmp_path, capsys):
+    run, short = tmp_path / "run", ["--set", "plain.epochs=0.5", "--set", "meta.epochs=0.5"]
+    assert train.main(command(config, data, run, *short)[1:]) == 0
+    for path in (run / "plain").glob("*/model.safetensors"):
+        path.unlink()
+    for _ in range(2):
+        assert "no whole checkpoint is left" in refused(capsys, *command(config, data, run, *short))
+    assert train.main(command(config, data, run, *short, "--stage", "meta")[1:]) == 0
+
+
+def test_a_second_run_on_one_output_is_refused(config, data, tmp_path, capsys):
+    first = Lock(tmp_path / "run")
+    try:
+        assert f"another run trains here, process {os.getpid()} on" in refused(
+            capsys, *command(config, data, tmp_path / "run")
+        )
+    finally:
+        first.release()
+
+
 def test_a_run_is_not_resumed_with_a_momentum_that_it_never_had(config, data, tmp_path, capsys):
     still = ["--stage", "plain", "--set", "plain.epochs=1", "--set", "ds.optimizer.params.momentum=0"]
     assert train.main(command(config, data, tmp_path / "run", *still)[1:]) == 0
@@ -406,7 +480,7 @@ def test_a_run_begun_before_there_was_a_choice_of_pixels_resumes_with_its_own(co
     shutil.rmtree(run / "plain" / "step-00000015")
     path = run / "plain" / "step-00000008" / "state.json"
     state = json.loads(path.read_text())
-    del state["config"]["pixel_mean"], state["config"]["pixel_std"]
+    del state["config"]["pixel_mean"], state["config"]["pixel_std"], state["seal"]
     path.write_text(json.dumps(state))
     assert train.main(command(config, data, run, *init)[1:]) == 0
     assert f"pixel_mean [127.5, 127.5, 127.5], as in {path.parent}" in capsys.readouterr().err

@@ -203,8 +203,8 @@ def test_names_as_long_as_they_may_be(tmp_path):
 
 def test_files_are_flushed_before_the_rename_and_the_parent_after_it(tmp_path, monkeypatch):
     done = []
-    flush, replace = atomic._flush, os.replace
-    monkeypatch.setattr(atomic, "_flush", lambda path: (done.append(path.name), flush(path)))
+    flush, replace = atomic.flush, os.replace
+    monkeypatch.setattr(atomic, "flush", lambda path: (done.append(path.name), flush(path)))
     monkeypatch.setattr(os, "replace", lambda one, other: (done.append("rename"), replace(one, other)))
     make(tmp_path / "set")
     assert done[0] == "new"
@@ -216,7 +216,7 @@ def test_files_are_flushed_before_the_rename_and_the_parent_after_it(tmp_path, m
 def test_many_files_are_flushed_at_once_where_the_system_can(tmp_path, monkeypatch, whole):
     done = []
     monkeypatch.setattr(atomic, "MANY_FILES", 3)
-    monkeypatch.setattr(atomic, "_flush", lambda path: done.append(path.name))
+    monkeypatch.setattr(atomic, "flush", lambda path: done.append(path.name))
     if not whole:
         monkeypatch.setattr(atomic, "_flush_file_system", lambda path: False)
     with output_folder(tmp_path / "set") as partial:

@@ -8,11 +8,11 @@ from facelt.features.recognisers import (
     OnnxPixels,
     Recognised,
     Recogniser,
-    from_checkpoint,
     from_onnx,
     from_pixels,
     with_flip,
 )
+from facelt.training import checkpoint
 
 
 def test_pixels_are_grey_without_their_mean():
@@ -41,4 +41,4 @@ def test_what_is_not_there_is_said_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file; give a recogniser in ONNX"):
         from_onnx(tmp_path / "none.onnx", OnnxPixels())
     with pytest.raises(UserError, match="no checkpoint there"):
-        from_checkpoint(tmp_path, ("direct",), torch.device("cpu"))
+        checkpoint.find(tmp_path)

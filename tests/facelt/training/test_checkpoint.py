@@ -1,6 +1,8 @@
 """Checkpoints: saved at some number of ranks, loaded at any other; whole or absent; damage answered in one line."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint
+from recordio_tools import atomic
 
 ROWS = torch.arange(K * 3, dtype=torch.float32).view(K, 3)
 
@@ -127,7 +130,7 @@ def test_damage_is_named_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="format 99; expected 2"):
         checkpoint.read_state(folder)
     (folder / "state.json").write_text("{")
-    with pytest.raises(ValueError, match="unreadable checkpoint"):
+    with pytest.raises(ValueError, match=r"unreadable state\.json"):
         checkpoint.read_state(folder)
 
 
@@ -174,6 +177,124 @@ def test_only_whole_names_of_folders_are_checkpoints(tmp_path):
     assert checkpoint.latest(tmp_path, "plain") == folder
 
 
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def zero(path: Path) -> None:
+    """The end of a file, where the numbers are: what safetensors itself cannot see."""
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+
+
+def another_step(path: Path) -> None:
+    path.write_text(path.read_text().replace('"step": 5', '"step": 7'))
+
+
+DAMAGES = [
+    ("classes-00001-of-00002.safetensors", zero, "its hash differs"),
+    ("classes-00000-of-00002.safetensors", shorten, "were written"),
+    ("model.safetensors", Path.unlink, "model.safetensors is missing"),
+    ("moments.safetensors", lambda path: path.write_bytes(b""), "0 bytes"),
+    ("state.json", lambda path: path.write_text("{"), "unreadable state.json"),
+    ("state.json", another_step, "its seal differs"),
+    ("state.json", Path.unlink, "unreadable state.json"),
+]
+
+
+def choose(run: str, mend: bool) -> str:
+    """The checkpoint that training (which sets aside) or extraction (which does not) takes."""
+    return str(checkpoint.recover(Path(run), "plain") if mend else checkpoint.find(run))
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    run = tmp_path_factory.mktemp("two")
+    for step in (4, 5):
+        run_ranks(2, save_rows, str(run), step)
+    return run
+
+
+@pytest.mark.parametrize("name, damage, said", DAMAGES)
+def test_the_newest_whole_checkpoint_is_taken_and_a_damaged_one_set_aside(
+    two_checkpoints, tmp_path, capsys, name, damage, said
+):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    damage(run / "plain" / "step-00000005" / name)
+    assert choose(str(run), mend=False) == str(run / "plain" / "step-00000004")
+    warning = capsys.readouterr().err
+    assert said in warning
+    assert warning.count("\n") == 1
+    with pytest.raises(UserError, match="step-00000005 is damaged"):
+        checkpoint.find(run / "plain" / "step-00000005")
+    assert sorted(p.name for p in (run / "plain").iterdir()) == ["step-00000004", "step-00000005"]
+    assert choose(str(run), mend=True) == str(run / "plain" / "step-00000004")
+    assert said in capsys.readouterr().err
+    assert sorted(p.name for p in (run / "plain").iterdir()) == ["step-00000004", "step-00000005.damaged"]
+    assert checkpoint.was_damaged(run, "plain")
+    assert choose(str(run), mend=False) == str(run / "plain" / "step-00000004")
+
+
+def test_ranks_share_the_check_and_agree(two_checkpoints, tmp_path):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    zero(run / "plain" / "step-00000005" / "classes-00001-of-00002.safetensors")
+    assert run_ranks(3, choose, str(run), True) == [str(run / "plain" / "step-00000004")] * 3
+
+
+def test_a_stage_without_a_whole_checkpoint(two_checkpoints, tmp_path):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    for folder in (run / "plain").iterdir():
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="none of its 2 checkpoints is whole"):
+        checkpoint.find(run)
+    assert checkpoint.recover(run, "plain") is None
+    with pytest.raises(UserError, match="no checkpoint there"):
+        checkpoint.find(run)
+
+
+def test_a_checkpoint_of_another_version_is_refused_not_set_aside(two_checkpoints, tmp_path):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    (run / "plain" / "step-00000005" / "state.json").write_text(json.dumps({"format": 3}))
+    with pytest.raises(UserError, match="of another version of facelt"):
+        checkpoint.recover(run, "plain")
+    assert not checkpoint.was_damaged(run, "plain")
+
+
+def test_a_checkpoint_without_hashes_is_checked_by_its_lengths(two_checkpoints, tmp_path):
+    """As versions before wrote it."""
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    folder = run / "plain" / "step-00000005"
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({k: v for k, v in state.items() if k not in ("files", "seal")}))
+    assert checkpoint.find_damage(folder) is None
+    shorten(folder / "classes-00001-of-00002.safetensors")
+    assert "unreadable" in checkpoint.find_damage(folder)
+
+
+def test_every_nth_checkpoint_stays_for_good_and_leftovers_go(two_checkpoints, tmp_path):
+    run = shutil.copytree(two_checkpoints, tmp_path / "run")
+    plain = run / "plain"
+    for step in (6, 8, 10, 11, 12):  # as if killed again and again between rename and prune
+        (plain / "step-00000005").rename(plain / f"step-{step:08d}")
+        shutil.copytree(plain / f"step-{step:08d}", plain / "step-00000005")
+    shutil.copytree(plain / "step-00000005", plain / ".step-00000003.old")
+    (plain / "step-00000002.damaged").mkdir()
+    checkpoint.tidy(plain, FaceltConfig(keep_last=1, keep_every=2, checkpoint_every=4))
+    assert sorted(p.name for p in plain.iterdir()) == ["step-00000002.damaged", "step-00000008", "step-00000012"]
+
+
+def test_files_are_flushed_before_the_rename_and_the_folders_after(tmp_path, monkeypatch):
+    done: list[str] = []
+    flush, replace = atomic.flush, os.replace
+    for module in (atomic, checkpoint):
+        monkeypatch.setattr(module, "flush", lambda path: (done.append(path.name), flush(path)))
+    monkeypatch.setattr(os, "replace", lambda one, other: (done.append("rename"), replace(one, other)))
+    save_rows(str(tmp_path), 3)
+    at = done.index("rename")
+    assert {"model.safetensors", "moments.safetensors", "classes-00000-of-00001.safetensors"} <= set(done[:at])
+    assert "state.json" in done[:at]
+    assert done[at + 1 :] == ["plain", tmp_path.name]
+
+
 def save_without_space(run: str) -> str:
     """Rank 1's disk is full."""
 
@@ -196,4 +317,5 @@ def test_a_full_disk_of_one_rank_is_one_line_on_all_and_leaves_the_checkpoint_be
     said = run_ranks(2, save_without_space, str(tmp_path))
     assert said[0] == said[1]
     assert "cannot be written (I/O error: No space left on device); make room" in said[0]
+    assert "; a checkpoint takes 196 bytes" in said[0]
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["step-00000004"]

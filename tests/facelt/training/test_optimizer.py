@@ -7,6 +7,7 @@ import pytest
 import torch
 from ranks import run_ranks
 
+from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.training.optimizer import global_norm, split, start_moments
 
@@ -75,3 +76,42 @@ def test_deepspeed_is_left_nothing_that_would_act_on_the_network_alone():
     assert knobs == {"lr": 1, "fused": True}
     assert given["zero_optimization"] == {"stage": 2}  # the caller's own is not touched
     assert split({"optimizer": {"type": "SGD", "params": {"lr": 1}}})[2] == 0.0
+
+
+SGD = {"type": "SGD", "params": {"lr": 0.1}}
+
+
+@pytest.mark.parametrize(
+    "ds, said",
+    [
+        ({"train_batch": 8}, "train_batch is not known, or does nothing here; did you mean train_batch_size?"),
+        ({"scheduler": {"type": "WarmupLR"}}, "scheduler is not known, or does nothing here"),
+        (
+            {"torch_autocast": {"enabled": True, "dtype": "int8"}},
+            "torch_autocast.dtype is 'int8'; expected bfloat16 or",
+        ),
+        ({"torch_autocast": {"enabled": "yes"}}, "torch_autocast.enabled is 'yes'"),
+        ({"torch_autocast": {"enable": True}}, "did you mean torch_autocast.enabled?"),
+        ({"optimizer": {**SGD, "legacy_fusion": True}}, "optimizer.legacy_fusion is not known"),
+        ({"optimizer": {"type": "SGD", "params": {}}}, "optimizer.params.lr is None"),
+        *(
+            (
+                {"optimizer": {"type": "SGD", "params": {"lr": 0.1, name: value}}},
+                f"optimizer.params.{name} is {value!r}",
+            )
+            for name in ("lr", "momentum", "weight_decay", "dampening")
+            for value in (-1, "0.1", True, float("nan"), float("inf"))
+        ),
+        ({"optimizer": {"type": "SGD", "params": {"lr": 0.1, "nesterov": True}}}, "does nothing without momentum"),
+        ({"optimizer": {"type": "SGD", "params": {"lr": 0.1, "nesterov": "on"}}}, "expected true or false"),
+        (
+            {"optimizer": {"type": "SGD", "params": {"lr": 0.1, "momentun": 1}}},
+            "did you mean optimizer.params.momentum?",
+        ),
+    ],
+)
+def test_keys_that_do_nothing_and_values_that_cannot_be_are_one_line(ds, said):
+    with pytest.raises(UserError) as caught:
+        split({"train_batch_size": 8, "optimizer": SGD, **ds})
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -58,6 +58,7 @@ def test_a_memory_is_made_anew_every_so_many_steps_and_never_at_the_first(update
     ],
 )
 def test_batches_that_do_not_share_out_alike_are_refused(ds, ranks, said):
+    ds = {**ds, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
     dataset = SimpleNamespace(labels=torch.arange(20).numpy() % 5, num_classes=5)
     run = SimpleNamespace(ds=ds, config=FaceltConfig(), dataset=dataset, partition=Partition(5, 0, ranks))
     if said is None:

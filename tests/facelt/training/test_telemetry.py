@@ -93,3 +93,48 @@ def test_a_metrics_file_of_something_else_is_refused_in_one_line_and_left(tmp_pa
         Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), 0)
     assert "\n" not in str(caught.value)
     assert path.is_dir() if content is None else path.read_bytes() == content
+
+
+def report(step: int) -> Report:
+    return Report(step, {"loss": torch.tensor(1.0)}, torch.tensor([True]), 0.1)
+
+
+class FullDisk:
+    """A file that takes a part of a line once, and TensorBoard's writer that fails."""
+
+    def __init__(self, lines) -> None:
+        self.lines, self.full = lines, True
+
+    def write(self, content: bytes) -> int:
+        return self.lines.write(content[: 5 if self.full else None])
+
+    def add_scalar(self, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    def __getattr__(self, name: str):
+        return getattr(self.lines, name)
+
+
+def test_what_cannot_be_written_is_one_warning_and_never_ends_a_run(tmp_path, capsys):
+    telemetry = Telemetry(tmp_path, "plain", Schedule(StageConfig(epochs=9), 4, 4), 0)
+    telemetry.log(report(0))
+    telemetry.lines = telemetry.writer = FullDisk(telemetry.lines)
+    for step in (1, 2):
+        telemetry.log(report(step))
+    telemetry.lines.full = False
+    telemetry.log(report(3))
+    telemetry.close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 3], "no line is torn"
+    said = capsys.readouterr().err
+    assert said.count("metrics.jsonl cannot be written") == said.count("TensorBoard's file cannot be written") == 1
+
+
+def test_a_torn_event_file_of_tensorboard_does_not_matter(tmp_path):
+    for start in (0, 1):
+        telemetry = Telemetry(tmp_path, "plain", Schedule(StageConfig(epochs=9), 4, 4), start)
+        telemetry.log(report(start))
+        telemetry.close()
+        for path in (tmp_path / "tensorboard" / "plain").iterdir():
+            path.write_bytes(path.read_bytes()[:-3])
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2

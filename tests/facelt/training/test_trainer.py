@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import TINY
 
 from facelt.config import FaceltConfig
+from facelt.errors import UserError
 from facelt.head.classifier import Classifier
 from facelt.images.dali import Decoding, ImagePipeline
 from facelt.images.feed import RankPlan
@@ -195,3 +196,31 @@ def test_a_finished_stage_is_not_trained_again_nor_is_its_engine_built(make_run,
     monkeypatch.setattr(start, "Engine", None)
     assert Trainer(run, "plain").train()
     assert "stage plain: finished in" in capsys.readouterr().err
+
+
+def test_a_save_that_fails_is_a_warning_and_the_last_one_ends_the_run(make_run, monkeypatch, capsys):
+    run = make_run({**BLOCK, "checkpoint_every": 1, "keep_last": 9})
+    save, broken = checkpoint.save_file, {1, 3}
+
+    def fill(tensors, path):
+        if int(path.parent.name.split("step-")[1].split(".")[0]) in broken:
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", fill)
+    trainer = Trainer(run, "plain")
+    assert trainer.schedule.steps > 3
+    assert trainer.train()
+    said = [line for line in capsys.readouterr().err.splitlines() if "no checkpoint" in line]
+    assert len(said) == 2
+    assert "step 1: no checkpoint" in said[0]
+    assert "bytes" in said[0]
+    steps = trainer.schedule.steps
+    kept = [f"step-{step:08d}" for step in range(1, steps + 1) if step not in broken]
+    assert sorted(p.name for p in (run.folder / "plain").iterdir()) == kept
+
+    broken.add(steps)
+    other = make_run({**BLOCK, "checkpoint_every": 2}, folder="other")
+    with pytest.raises(UserError, match="cannot be written"):
+        Trainer(other, "plain").train()
+    assert checkpoint.latest(other.folder, "plain") is not None
