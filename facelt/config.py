@@ -233,7 +233,10 @@ class FaceltConfig(Block):
     pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; where `backbone.init` names a file, the
     defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
-    rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
+    rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
+    stall_minutes: a rank that stays so long in one stage of a step ends the run. ddp_timeout: seconds that a collective
+    waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
+    the stage's first step (or of 1), after which the run ends.
     """
 
     data: str | None = None
@@ -253,6 +256,11 @@ class FaceltConfig(Block):
     head: MetaHeadConfig = MetaHeadConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
+    checkpoint_minutes: Positive = 15
+    stall_minutes: Positive = 5
+    ddp_timeout: Positive = 1800
+    max_skipped: Count = 50
+    max_loss_growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 100
     loader_threads: Count = 2
 
     @model_validator(mode="after")

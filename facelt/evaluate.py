@@ -10,7 +10,6 @@ whatever its label. REPORT is a folder: report.json, table.md.
 """
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from facelt.open_world.report import Answers, Source, Trial, make_report, table
 from facelt.open_world.shots import Bounds
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.training import checkpoint, stopping
 from facelt.training.checkpoint import CheckpointState
 from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.cli.arguments import natural, positive
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         bounds = Bounds(args.many, args.few, args.bounds == "inclusive")
         thresholds = sorted(set(args.thresholds or [args.threshold]))
         device = group.join()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
+        stopping.leave_in_one_line("facelt.evaluate")
         group.on_rank_0(check_writable, args.output, force=args.force, folder=True)
         folder = checkpoint.find(args.checkpoint)
         state = checkpoint.read_state(folder)

@@ -8,14 +8,22 @@ import json
 import sys
 from pathlib import Path
 
+from facelt.parallel import heartbeat
+from facelt.training import stopping
+
+if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
+    heartbeat.begin("facelt.train")
+    stopping.listen()  # the imports below take seconds, in which a signal is heard already
+
 from facelt import recipes
 from facelt.config import STAGES, load
 from facelt.errors import UserError, one_line
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import start
+from facelt.training.optimizer import split
 from facelt.training.run import Run
-from facelt.training.telemetry import StopRequest
+from facelt.training.stopping import StopRequest
 from facelt.training.trainer import Trainer
 from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser
@@ -25,18 +33,22 @@ from recordio_tools.dataset import RecordDataset
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; 0 finished, or stopped as asked. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
-    with one_line("facelt.train"):
-        run = make_run(args)
+    with stopping.listening() as stop, heartbeat.kept("facelt.train") as beat, one_line("facelt.train"):
+        run = make_run(args, stop)
         stages = STAGES if args.stage is None else (args.stage,)
+        split(run.ds)  # refuses an optimizer that cannot be, before the folder is made
         for stage in stages:
             start.check(run, stage)
+        beat.open(run.folder / "heartbeat", group.world_size(), group.barrier)
         for stage in stages:
             if not Trainer(run, stage, args.start_from).train():
                 break
+        stop.finished()
+        group.barrier()  # a rank that ends before the others is not gone
     return 0
 
 
-def make_run(args: argparse.Namespace) -> Run:
+def make_run(args: argparse.Namespace, stop: StopRequest) -> Run:
     """Join the ranks and open what the arguments name. Raises UserError for what is missing or does not fit."""
     init = [f"backbone.init={json.dumps(args.init)}"] if args.init else []
     recipe = recipes.find(args.deepspeed_config)
@@ -45,7 +57,8 @@ def make_run(args: argparse.Namespace) -> Run:
     if data is None or output is None:
         name = "data" if data is None else "output"
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
-    device, stop = group.join(), StopRequest()
+    heartbeat.allow(config.stall_minutes)
+    device = group.join(config.ddp_timeout / 60)
     if str(recipe) != args.deepspeed_config:
         group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from facelt.errors import UserError
+from facelt.parallel import heartbeat
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -22,6 +23,8 @@ _LOCAL_RANKS = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
 
 def join(timeout_minutes: float = 30.0) -> torch.device:
     """Join the process group (NCCL with CUDA, else gloo) and return this rank's device.
+
+    timeout_minutes: how long a collective waits for a rank.
 
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as a launcher sets them, or SLURM_* under srun;
     with neither, a group of one. CPU threads are the cores divided by the ranks of this machine, unless
@@ -85,6 +88,7 @@ def world_size() -> int:
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:
+        heartbeat.mark("collective")
         dist.barrier()
 
 
@@ -93,6 +97,7 @@ def share(value: T) -> T:
     if world_size() == 1:
         return value
     box = [value]
+    heartbeat.mark("collective")
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -102,6 +107,7 @@ def first_error(error: str | None) -> str | None:
     if world_size() == 1:
         return error
     errors: list[str | None] = [None] * world_size()
+    heartbeat.mark("collective")
     dist.all_gather_object(errors, error)
     return next((e for e in errors if e is not None), None)
 

@@ -8,7 +8,7 @@ import torch
 
 from facelt.config import FaceltConfig
 from facelt.parallel.partition import Partition
-from facelt.training.telemetry import StopRequest
+from facelt.training.stopping import StopRequest
 from recordio_tools.dataset import RecordDataset
 
 

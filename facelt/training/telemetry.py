@@ -1,8 +1,7 @@
-"""What a run says and hears: progress with loss, rate and time left; TensorBoard; JSON lines; requests to stop."""
+"""What a run says: progress with loss, rate and time left; TensorBoard; JSON lines."""
 
 import json
 import math
-import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -72,16 +71,11 @@ class Telemetry:
         self.bar.update(self.global_batch)
 
     def log(self, report: Report) -> None:
-        """Report a step: its shares are summed over ranks. Raises UserError when the loss is not finite."""
+        """Report a step: its shares are summed over ranks. What is not finite is null in metrics.jsonl."""
         step, correct_B = report.step, report.correct_B
         accuracy = correct_B.float().sum() / (correct_B.numel() * group.world_size())
         shares = torch.stack([*(p.float() for p in report.parts.values()), accuracy])
         now = dict(zip([*report.parts, "accuracy"], collectives.all_sum(shares).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in now.values()):
-            raise UserError(
-                f"the loss at step {step} of stage {self.stage} is not finite ({now}): lower optimizer.params.lr, "
-                f"or delete the newest folder of {self.run / self.stage} to go back to the one before"
-            )
         seconds = max(time.monotonic() - self.since, 1e-9)
         rate = (step + 1 - self.since_step) * self.global_batch / seconds
         self.since, self.since_step = time.monotonic(), step + 1
@@ -92,7 +86,8 @@ class Telemetry:
         now |= report.figures
         for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
             self.writer.add_scalar(name, value, step)
-        line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **now}
+        finite = {name: value if math.isfinite(value) else None for name, value in now.items()}
+        line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **finite}
         self.lines.write(json.dumps(line) + "\n")
         self.lines.flush()
 
@@ -101,7 +96,12 @@ class Telemetry:
         for kind, text in report.warnings.items():
             if self.in_a_row[kind] >= PATIENCE and kind not in self.said:
                 self.said.add(kind)
-                self.bar.write(f"stage {self.stage}, step {report.step}: {text}", file=sys.stderr)
+                self.say(report.step, text)
+
+    def say(self, step: int, text: str) -> None:
+        """One line of a step, from rank 0, above the progress bar."""
+        if self.chief:
+            self.bar.write(f"stage {self.stage}, step {step}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()
@@ -130,19 +130,3 @@ def _reopen(path: Path, stage: str, start_step: int) -> TextIO:
     with output_file(path, force=True) as draft:
         draft.write_text("".join(kept), encoding="utf-8")
     return path.open("a", encoding="utf-8")
-
-
-class StopRequest:
-    """SIGTERM or SIGUSR1 (as Slurm sends before the end), from its making on: save at the next log step and stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-
-    def agreed(self, device: torch.device) -> bool:
-        """Whether any rank was asked. All ranks must call it."""
-        return bool(collectives.all_max(torch.tensor(float(self.asked), device=device)))

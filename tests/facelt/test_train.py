@@ -131,7 +131,13 @@ def test_centroids_may_be_refreshed_from_the_whole_set(config, data, tmp_path):
 
 def test_margins_samples_and_what_adaface_remembers_survive_a_stop(config, data, tmp_path):
     adaface = ["plain_head.classifier=cosine", "plain_head.scale=16", "plain_head.margin=adaface"]
-    adaface += ["plain_head.margin_size=0.4", "plain.sample_rate=0.5", "meta.sample_rate=0.5", "preset=facelt"]
+    adaface += [
+        "plain_head.margin_size=0.4",
+        "plain.sample_rate=0.5",
+        "meta.sample_rate=0.5",
+        "preset=facelt",
+        "meta.lr_scale=0.1",
+    ]
     knobs = [word for knob in adaface for word in ("--set", knob)]
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     assert train.main([*command(config, data, straight, *knobs)[1:]]) == 0
