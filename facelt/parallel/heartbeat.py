@@ -118,20 +118,19 @@ class Heartbeat:
         """The last beats of the other ranks; of those that never wrote one, nothing."""
         return [beat for rank in range(self.ranks) if rank != self.beat.rank and (beat := self._read(rank)) is not None]
 
-    def gone(self, patience: float = SILENT) -> list[tuple[Beat, str]]:
+    def gone(self) -> list[tuple[Beat, str]]:
         """The ranks that have ended, or give no sign of life: with what is known of it ("" for one that said so)."""
         before = {beat.rank: beat.beats for beat in self.others()}
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + SILENT
         while True:
-            beats = self.others()
-            found = [(beat, (beat.left and "") or self._cause(beat)) for beat in beats if beat.left or self._dead(beat)]
             late = time.monotonic() >= deadline
-            if found or late or not beats:
-                break
+            dead = {beat.rank for beat in self.others() if self._dead(beat)}
+            beats = self.others()  # read after that: a rank writes its last words, then ends
+            if found := [beat for beat in beats if beat.left or beat.rank in dead]:
+                return [(beat, "" if beat.left else self._cause(beat)) for beat in found]
+            if late:
+                return [(beat, "gives no sign of life") for beat in beats if beat.beats == before.get(beat.rank)]
             time.sleep(0.1)
-        if not found:
-            found = [(beat, "gives no sign of life") for beat in beats if beat.beats == before.get(beat.rank)]
-        return found
 
     @contextmanager
     def last_words(self) -> Iterator[None]:
@@ -178,7 +177,8 @@ class Heartbeat:
     def _watch(self) -> None:
         while not self._closed.wait(EVERY):
             self._write()
-            dead = [(beat, self._cause(beat)) for beat in self.others() if self._dead(beat) and not beat.left]
+            ended = {beat.rank for beat in self.others() if self._dead(beat)}
+            dead = [(beat, self._cause(beat)) for beat in self.others() if beat.rank in ended and not beat.left]
             if dead and not self._closed.wait(2 * EVERY) and not self._ending.locked():
                 self._end_for(dead)  # NCCL would wait on
             allowed = self.stall_seconds * (1 if self.stepped else START)
