@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ON_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench gpu lint docs clean
+.PHONY: help demo test faults bench gpu lint docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(READY) ## the whole way on a laptop: data, training, features, tables (f
 
 test: $(READY) ## all tests
 	$(ON_PATH) $(BIN)/python -m pytest
+
+faults: $(READY) ## every fault of the injector: killed at each seam of a save, at 1, 2 and 3 ranks (an hour or more)
+	$(ON_PATH) FACELT_FAULTS=whole $(BIN)/python -m pytest --timeout=0 tests/faults
 
 bench: $(READY) ## what is measured, as ratios to a reference in the same run (not the presets: half an hour)
 	@for bench in $(filter-out tests/bench/presets.py,$(wildcard tests/bench/*.py)); do echo "== $$bench"; $(ON_PATH) $(BIN)/python $$bench || exit 1; done

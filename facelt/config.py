@@ -334,7 +334,10 @@ class FaceltConfig(Block):
     defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
     resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
-    rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps.
+    rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
+    stall_minutes: a rank that stays so long in one stage of a step ends the run. ddp_timeout: seconds that a collective
+    waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
+    the stage's first step (or of 1), after which the run ends.
     keep_last: how many checkpoints of a stage are kept. keep_every: every n-th of those by checkpoint_every stays for
     good; None: none does.
     """
@@ -361,6 +364,11 @@ class FaceltConfig(Block):
     checkpoint_every: Count = 2000
     keep_last: Count = 2
     keep_every: Count | None = None
+    checkpoint_minutes: Positive = 15
+    stall_minutes: Positive = 5
+    ddp_timeout: Positive = 1800
+    max_skipped: Count = 50
+    max_loss_growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 100
     loader_threads: Count = 2
 
     @model_validator(mode="after")

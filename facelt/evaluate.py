@@ -13,7 +13,6 @@ REPORT is a folder: report.html, report.json, table.md, per_class.csv.
 
 import argparse
 import math
-import signal
 import sys
 
 import numpy as np
@@ -35,7 +34,7 @@ from facelt.open_world.shots import Bounds
 from facelt.open_world.trial import Answers, Trial
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.training import checkpoint, stopping
 from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         settle(args)
         bounds = Bounds(args.many, args.few, args.bounds == "inclusive")
         device = group.join()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
+        stopping.leave_in_one_line("facelt.evaluate")
         group.on_rank_0(check_writable, args.output, force=args.force, folder=True)
         other = None if args.compare is None else group.together(OtherReport.read, args.compare)
         sets = group.together(open_sets, args)

@@ -11,10 +11,14 @@ identities), meta.json (what made it), norm.npy and, of a meta run, reachability
 """
 
 import argparse
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+from facelt.training import stopping
+
+if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-extract":
+    stopping.leave_in_one_line("facelt.extract")  # the imports below take seconds, in which a signal is heard already
 
 import torch
 
@@ -47,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
             missing = "--data" if args.data is None else "--output"
             raise UserError(f"{missing} is missing; give --data and --output, or --memory-set OUT alone for the memory")
         device = group.join()
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a launcher's: leave through the clean-up below
+        stopping.leave_in_one_line("facelt.extract")
         sources = args.data or []
         outputs = [output_folders(args, source) for source in sources]
         every = [folder for folders in outputs for folder in folders]

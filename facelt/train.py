@@ -9,6 +9,13 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from facelt.parallel import heartbeat
+from facelt.training import stopping
+
+if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
+    heartbeat.begin("facelt.train")
+    stopping.listen()  # the imports below take seconds, in which a signal is heard already
+
 from facelt import recipes
 from facelt.config import STAGES, load
 from facelt.errors import UserError, one_line
@@ -16,8 +23,9 @@ from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import start
 from facelt.training.lock import Lock
+from facelt.training.optimizer import split
 from facelt.training.run import Run
-from facelt.training.telemetry import StopRequest
+from facelt.training.stopping import StopRequest
 from facelt.training.trainer import Trainer
 from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser
@@ -27,21 +35,30 @@ from recordio_tools.dataset import RecordDataset
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; 0 finished, or stopped as asked. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
-    with one_line("facelt.train"), ExitStack() as held:
-        run = make_run(args, held)
+    with (
+        stopping.listening() as stop,
+        heartbeat.kept("facelt.train") as beat,
+        one_line("facelt.train"),
+        ExitStack() as held,
+    ):
+        run = make_run(args, stop, held)
         stages = run.config.stages if args.stage is None else (args.stage,)
+        split(run.ds)  # refuses an optimizer that cannot be, before the folder is made
         for stage in stages:
             start.check(run, stage)
+        beat.keep_in(run.folder / "heartbeat", group.world_size(), group.barrier)
         for stage in stages:
             if not Trainer(run, stage, args.start_from).train():
                 break
+        stop.finished()
+        group.barrier()  # a rank that ends before the others is not gone
     return 0
 
 
-def make_run(args: argparse.Namespace, held: ExitStack) -> Run:
+def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Run:
     """Join the ranks and open what the arguments name. Raises UserError for what is missing or does not fit.
 
-    held: lets go of the lock on the output.
+    stop: what the run hears. held: lets go of the lock on the output.
     """
     init = [f"backbone.init={json.dumps(args.init)}"] if args.init else []
     recipe = recipes.find(args.deepspeed_config)
@@ -50,7 +67,8 @@ def make_run(args: argparse.Namespace, held: ExitStack) -> Run:
     if data is None or output is None:
         name = "data" if data is None else "output"
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
-    device, stop = group.join(), StopRequest()
+    heartbeat.allow(config.stall_minutes)
+    device = group.join(config.ddp_timeout / 60)
     if str(recipe) != args.deepspeed_config:
         group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)

@@ -199,9 +199,13 @@ for ((i = 0; i < 500; i++)); do sleep 0.02; done
         ("save meta 9 true; sleep 0.1; save plain 12 false; exit 0", [], 0, True),
         ("save plain 5 false; exit 2", [], 2, False),
         ("exit 138", [], 1, False),  # it would stop there for ever
+        ("exit 75", [], 0, True),  # before a step was done
+        ('echo 3 > "$RUN/queued_in_vain"; exit 75', [], 1, False),  # … three times in a row
+        ('save plain 5 false; echo 3 > "$RUN/queued_in_vain"; exit 75', [], 0, True),
     ],
 )
 def test_what_is_queued_again(leave, more, status, queued, job, tmp_path):
+    (tmp_path / "run").mkdir()
     save = 'save() { mkdir -p "$RUN/$1/step-$2"; echo "{\\"finished\\": $3}" > "$RUN/$1/step-$2/state.json"; }; '
     replace_python(tmp_path, PYTHON_THAT_LEAVES)
     job |= {"LEAVE": save + leave, "RUN": str(tmp_path / "run")}

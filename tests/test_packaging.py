@@ -24,7 +24,11 @@ COMMANDS = (
     "megaface-eval",
     "recordio-tools",
 )
-TEMPLATES = ["facelt/figures/page.html.jinja", "facelt/open_world/report.html.jinja", "megaface_eval/report/report.html.jinja"]
+TEMPLATES = [
+    "facelt/figures/page.html.jinja",
+    "facelt/open_world/report.html.jinja",
+    "megaface_eval/report/report.html.jinja",
+]
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]
 OFFLINE = {**os.environ, "PIP_NO_INDEX": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
 

@@ -26,6 +26,7 @@ from facelt.images.sampling import (
     step_seed,
     uniforms,
 )
+from facelt.parallel import heartbeat
 from recordio_tools.dataset import RecordDataset
 
 
@@ -107,6 +108,7 @@ class Feed:
         """
         parts = self.plan.sampler.indices(step).reshape(self.plan.micro_batches, -1)
         for part, indices_G in enumerate(parts):
+            heartbeat.mark("data", step)
             with one_line("facelt.train", every_rank=True):
                 images_B3SS = next(self._images)
             yield MicroBatch(images_B3SS, self.labels[indices_G].to(self.device), step_seed(self.plan.seed, step, part))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from facelt.images.dali import Dataset, Decoding, ImagePipeline
 from facelt.images.sampling import SequentialSampler, local
-from facelt.parallel import group
+from facelt.parallel import group, heartbeat
 
 T = TypeVar("T")
 
@@ -55,6 +55,7 @@ def each_batch(function: Callable[[Tensor], T], dataset: Dataset, decoding: Deco
     pipeline = ImagePipeline(dataset, _PassPlan(sampler, rank, ranks), decoding)
     with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1) as bar:
         for i, images_B3SS in enumerate(pipeline):
+            heartbeat.mark("pass over the set")
             valid_G = sampler.positions(i) < len(dataset)
             yield Batch(sampler.indices(i), valid_G, function(images_B3SS))
             bar.update(int(valid_G.sum()))

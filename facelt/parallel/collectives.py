@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from facelt.parallel import heartbeat
 from facelt.parallel.group import rank, world_size
 
 
@@ -34,8 +35,10 @@ class Traffic:
         self.calls = self.bytes = 0
 
     def count(self, tensor: Tensor) -> None:
+        """A collective is about to begin; whoever watches this rank is told too."""
         if torch.compiler.is_compiling():
             return  # a graph would be traced anew whenever the figures have changed
+        heartbeat.mark("collective")
         self.calls += 1
         self.bytes += tensor.numel() * tensor.element_size()
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from facelt.errors import UserError
+from facelt.parallel import heartbeat
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -23,6 +24,8 @@ _LOCAL_RANKS = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
 
 def join(timeout_minutes: float = 30.0) -> torch.device:
     """Join the process group (NCCL with CUDA, else gloo) and return this rank's device.
+
+    timeout_minutes: how long a collective waits for a rank.
 
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as a launcher sets them, or SLURM_* under srun;
     with neither, a group of one. CPU threads are the cores divided by the ranks of this machine, unless
@@ -86,6 +89,7 @@ def world_size() -> int:
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:
+        heartbeat.mark("collective")
         dist.barrier()
 
 
@@ -94,6 +98,7 @@ def share(value: T) -> T:
     if world_size() == 1:
         return value
     box = [value]
+    heartbeat.mark("collective")
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -103,6 +108,7 @@ def gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[T | None] = [None] * world_size()
+    heartbeat.mark("collective")
     dist.all_gather_object(values, value)
     return values  # pyright: ignore[reportReturnType] - all are filled
 

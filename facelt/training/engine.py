@@ -11,15 +11,15 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
 from torch import Tensor, nn
 
 from facelt.errors import UserError
 from facelt.head.heads import Head, HeadOutput
 from facelt.network.embedder import Embedded, Embedder
-from facelt.parallel import collectives
+from facelt.parallel import collectives, heartbeat
 from facelt.training import deepspeed_internals as internals
-from facelt.training.optimizer import global_norm, split, start_moments
+from facelt.training.optimizer import norm_and_loss, split, start_moments
 
 internals.quieten()
 
@@ -30,6 +30,8 @@ class Engine:
     embedder: the replicated module; only parameters that require a gradient are trained. head: class-sharded.
     ds: DeepSpeed's configuration.
     gradient_norm: that of the whole model at the last step, before clipping (inf or nan: the step was skipped).
+    loss: of the last step, all ranks' images; known on all ranks. skipped: whether that step was.
+    explained: whether steps also find out `largest_gradient`, the parameter whose gradient was the largest.
     skipped_steps: how many were skipped since the start, in both halves on all ranks.
     Raises UserError for an optimizer or a precision that the two halves cannot share.
     """
@@ -58,7 +60,9 @@ class Engine:
         internals.start_moments(self.engine)
         self.scaler = internals.take_scaler(self.engine)
         self.optimizer.register_step_pre_hook(self._settle)
-        self.gradient_norm, self.skipped_steps = 0.0, 0
+        self.gradient_norm, self.loss, self.skipped_steps = 0.0, 0.0, 0
+        self._shares: list[Tensor] = []
+        self.explained, self.largest_gradient = False, "unknown"
 
     @property
     def global_batch(self) -> int:
@@ -92,7 +96,10 @@ class Engine:
 
         seed: of what the head draws in this micro-batch; the same on all ranks.
         """
+        heartbeat.mark("forward")
         output: HeadOutput = self.head(self.embed(images_B3HW), labels_G, seed)
+        self._shares.append(output.loss.detach())
+        heartbeat.mark("backward")
         self.engine.backward(output.loss * self.loss_scale)
         return output
 
@@ -107,10 +114,13 @@ class Engine:
         for param_group in self.head_optimizer.param_groups:
             param_group["lr"] = lr * param_group["lr_scale"]
         boundary = self.engine.is_gradient_accumulation_boundary()
+        heartbeat.mark("update")
+        if boundary and self.explained:
+            self.largest_gradient = self._largest_gradient()
         self.engine.step()
         if not boundary:
             return
-        overflow = not math.isfinite(self.gradient_norm)
+        overflow = self.skipped
         if not overflow:
             self.head_optimizer.step()
         self.head.after_step(not overflow)
@@ -133,8 +143,10 @@ class Engine:
         heads = [p.grad for p in self.head.parameters() if p.grad is not None]
         partitioned = self.engine.zero_optimization()
         sharded, replicated = (heads + theirs, []) if partitioned else (heads, theirs)
-        norm = global_norm(sharded, replicated, next(self.head.parameters()).device).item() / self.loss_scale
-        self.gradient_norm = norm
+        share = torch.stack([part.to(self.head_dtype) for part in self._shares]).mean()
+        self._shares.clear()
+        norm, self.loss = norm_and_loss(sharded, replicated, share)
+        norm = self.gradient_norm = norm / self.loss_scale
         if not math.isfinite(norm):
             for param_group in self.optimizer.param_groups:
                 for parameter in param_group["params"]:
@@ -144,6 +156,20 @@ class Engine:
         for optimizer in (self.optimizer, self.head_optimizer):
             scale = None if divisor == 1 else torch.tensor(divisor)
             optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue] - its fused kernel divides by it
+
+    @property
+    def skipped(self) -> bool:
+        """Whether the last step was skipped, in both halves on all ranks: its gradient was not finite."""
+        return not math.isfinite(self.gradient_norm)
+
+    def _largest_gradient(self) -> str:
+        """The name of the parameter whose gradient has the largest norm over all ranks, a non-finite one first."""
+        network = [(name, safe_get_full_grad(p)) for name, p in self._trained()]
+        heads = [(name, p.grad) for name, p in self._learned()]
+        found = [(name, gradient) for name, gradient in network + heads if gradient is not None]
+        norms = torch.stack([torch.linalg.vector_norm(gradient.double()) for _, gradient in found])
+        norms = torch.where(norms.isfinite(), norms, torch.inf)
+        return found[int(collectives.all_max(norms).argmax())][0]
 
     @property
     def loss_scale(self) -> float:

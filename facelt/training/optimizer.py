@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -28,16 +29,17 @@ AUTOCAST_TYPES = ("bfloat16", "float16")
 _ROW = 4096
 
 
-def global_norm(sharded: Iterable[Tensor], replicated: Iterable[Tensor], device: torch.device) -> Tensor:
-    """‖g‖ of the whole model, a float64 scalar, the same on all ranks; inf or nan where any element of any rank is.
+def norm_and_loss(sharded: Iterable[Tensor], replicated: Iterable[Tensor], loss: Tensor) -> tuple[float, float]:
+    """‖g‖ of the whole model, and the loss, the same on all ranks; inf or nan where any element of any rank is.
 
     sharded: this rank's gradients of what each rank holds a part of. replicated: gradients that all ranks hold alike,
-    which count once. One collective of one number.
+    which count once. loss: this rank's share, a scalar. One collective of two float64 numbers.
     """
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros((), dtype=torch.float64, device=loss.device)
     for tensor in (*sharded, *(replicated if group.rank() == 0 else ())):
         total += _square_sum(tensor)
-    return collectives.all_sum(total).sqrt()
+    square, whole = collectives.all_sum(torch.stack([total, loss.detach().double()])).tolist()
+    return math.sqrt(square) if square >= 0 else math.nan, whole
 
 
 def _square_sum(tensor: Tensor) -> Tensor:

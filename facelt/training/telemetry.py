@@ -1,10 +1,9 @@
-"""What a run says and hears: progress with loss, rate and time left; TensorBoard; JSON lines; requests to stop."""
+"""What a run says: progress with loss, rate and time left; TensorBoard; JSON lines."""
 
 import errno
 import json
 import math
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -76,16 +75,11 @@ class Telemetry:
         self.bar.update(self.global_batch)
 
     def log(self, report: Report) -> None:
-        """Report a step: its shares are summed over ranks. Raises UserError when the loss is not finite."""
+        """Report a step: its shares are summed over ranks. What is not finite is null in metrics.jsonl."""
         step, correct_B = report.step, report.correct_B
         accuracy = correct_B.float().sum() / (correct_B.numel() * group.world_size())
         shares = torch.stack([*(p.float() for p in report.parts.values()), accuracy])
         now = dict(zip([*report.parts, "accuracy"], collectives.all_sum(shares).tolist(), strict=True))
-        if not all(math.isfinite(value) for value in now.values()):
-            raise UserError(
-                f"the loss at step {step} of stage {self.stage} is not finite ({now}): lower optimizer.params.lr, "
-                f"or delete the newest folder of {self.run / self.stage} to go back to the one before"
-            )
         seconds = max(time.monotonic() - self.since, 1e-9)
         rate = (step + 1 - self.since_step) * self.global_batch / seconds
         self.since, self.since_step = time.monotonic(), step + 1
@@ -97,7 +91,8 @@ class Telemetry:
         with self._never_ends_a_run("TensorBoard's file"):
             for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
                 self.writer.add_scalar(name, value, step)
-        line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **now}
+        finite = {name: value if math.isfinite(value) else None for name, value in now.items()}
+        line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **finite}
         with self._never_ends_a_run("metrics.jsonl"):
             _append(self.lines, json.dumps(line) + "\n")
 
@@ -116,7 +111,12 @@ class Telemetry:
         for kind, text in report.warnings.items():
             if self.in_a_row[kind] >= PATIENCE and kind not in self.said:
                 self.said.add(kind)
-                self.bar.write(f"stage {self.stage}, step {report.step}: {text}", file=sys.stderr)
+                self.say(report.step, text)
+
+    def say(self, step: int, text: str) -> None:
+        """One line of a step, from rank 0, above the progress bar."""
+        if self.chief:
+            self.bar.write(f"stage {self.stage}, step {step}: {text}", file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()
@@ -158,19 +158,3 @@ def _reopen(path: Path, stage: str, start_step: int) -> BinaryIO:
     with output_file(path, force=True) as draft:
         draft.write_text("".join(kept), encoding="utf-8")
     return path.open("ab", buffering=0)
-
-
-class StopRequest:
-    """SIGTERM or SIGUSR1 (as Slurm sends before the end), from its making on: save at the next log step and stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._ask)
-
-    def _ask(self, *_: object) -> None:
-        self.asked = True
-
-    def agreed(self, device: torch.device) -> bool:
-        """Whether any rank was asked. All ranks must call it."""
-        return bool(collectives.all_max(torch.tensor(float(self.asked), device=device)))

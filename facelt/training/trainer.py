@@ -6,9 +6,11 @@ from facelt.head import health
 from facelt.head.heads import HeadOutput, MetaHead
 from facelt.head.prototype_head import PrototypeHead
 from facelt.images.feed import Feed, RankPlan, make_sampler
-from facelt.parallel import group
-from facelt.training import checkpoint, start
+from facelt.parallel import group, heartbeat
+from facelt.training import checkpoint, divergence, start
+from facelt.training.agreement import Agreement
 from facelt.training.checkpoint import CheckpointState, StageSource
+from facelt.training.divergence import Divergence
 from facelt.training.engine import Engine
 from facelt.training.run import Run
 from facelt.training.schedule import Schedule
@@ -31,12 +33,15 @@ class Trainer:
         self.state = start.check_same_run(run, self.resumed) if self.resumed else None
         self.source = None if self.resumed else start.find_start(run.folder, stage, start_from)
         self.first_step = self.state.step if self.state else 0
+        self.divergence = Divergence(run.config, self.state.scalars if self.state else {})
 
     def train(self) -> bool:
         """Go on to the last step. False when asked to stop before or at it."""
         if self.resumed and self.first_step >= self.schedule.steps:
             group.say(f"stage {self.stage}: finished in {self.resumed}")
-            return not self.run.stop.agreed(self.run.device)
+            return True
+        heartbeat.settle(False)
+        heartbeat.mark("start")
         engine = self._engine()
         if not self.schedule.steps:
             self.save(engine, 0, needed=True)
@@ -45,7 +50,8 @@ class Trainer:
         feed = self._feed(engine)
         telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
         try:
-            stopped_at = self._loop(engine, feed, telemetry)
+            with self.run.stop.heeded():
+                stopped_at = self._loop(engine, feed, telemetry)
         finally:
             telemetry.close()
         if stopped_at is not None:
@@ -56,20 +62,39 @@ class Trainer:
         """Steps to the last, or to a request to stop; then the steps done."""
         engine.embedder.train()
         engine.embedder.backbone.train(not self.knobs.freeze_backbone)
+        agreement, due = Agreement(self.run.stop, self.run.device, self.run.config.checkpoint_minutes), False
         for step in range(self.first_step, self.schedule.steps):
-            output, asked = self.train_step(engine, feed, step), False
+            output = self.train_step(engine, feed, step)
+            heartbeat.settle(True)
             telemetry.advance()
             last = step == self.schedule.steps - 1
+            self._judge(engine, telemetry, step, last)
             if step % self.run.config.log_every == 0 or last:
                 telemetry.log(self._report(engine, output, step))
-                asked = self.run.stop.agreed(self.run.device)
             if last and isinstance(engine.head, PrototypeHead):
                 start.fill_prototypes(self.run, engine.embedder, engine.head)
-            if asked or last or (step + 1) % self.run.config.checkpoint_every == 0:
-                self.save(engine, step + 1, needed=asked or last)
-            if asked:
+            decision = agreement.after_step(last)
+            due |= decision.stop or decision.save or last or (step + 1) % self.run.config.checkpoint_every == 0
+            if due and self.divergence.sound:
+                self.save(engine, step + 1, needed=decision.stop or last)
+                agreement.saved()
+                due = False
+            if decision.stop:
                 return step + 1
         return None
+
+    def _judge(self, engine: Engine, telemetry: Telemetry, step: int, last: bool) -> None:
+        """Say that a step was bad; raise UserError where the run has diverged."""
+        watch = self.divergence
+        if (words := watch.after_step(step, engine.loss, engine.skipped, engine.loss_scale > 1)) is not None:
+            telemetry.say(step, words)
+        engine.explained = watch.bad > 0 or watch.budget == 1
+        if watch.over or (last and not watch.sound):
+            heartbeat.mark("save")
+            group.on_rank_0(divergence.set_aside, self.run.folder / self.stage, watch.unsound_from)
+            keys = self.run.dataset.keys[self._plan(engine).sampler.indices(step)]
+            left = group.share(checkpoint.latest(self.run.folder, self.stage))
+            raise UserError(watch.ending(f"stage {self.stage}, step {step}", keys, engine.largest_gradient, left))
 
     def train_step(self, engine: Engine, feed: Feed, step: int) -> HeadOutput:
         """One optimizer step, of one or several micro-batches. What the head gave for the last of them."""
@@ -95,14 +120,17 @@ class Trainer:
             group.say(f"warning: stage {self.stage}, step {step}: no checkpoint: {error}; training goes on")
 
     def _save(self, engine: Engine, step: int) -> None:
+        heartbeat.mark("save", step)
         partition = self.run.partition
+        weights, moments, rows = engine.replicated_weights(), engine.replicated_moments(), engine.sharded_rows()
+        group.together(divergence.check_finite, weights | moments | rows, f"stage {self.stage}, after {step} steps")
         state = CheckpointState(
             stage=self.stage,
             step=step,
             finished=step == self.schedule.steps,
             global_batch=engine.global_batch,
             config=self.run.config,
-            scalars=engine.scalars(),
+            scalars={**engine.scalars(), **self.divergence.scalars()},
             num_classes=partition.num_classes,
             starts=partition.starts(),
             ds=self.run.ds,
@@ -112,9 +140,9 @@ class Trainer:
         checkpoint.save(
             self.run.folder,
             state,
-            weights=engine.replicated_weights(),
-            moments=engine.replicated_moments(),
-            rows=engine.sharded_rows(),
+            weights=weights,
+            moments=moments,
+            rows=rows,
         )
 
     def _source(self) -> StageSource | None:
@@ -132,8 +160,11 @@ class Trainer:
         return start.begin(self.run, self.stage, self.source)
 
     def _feed(self, engine: Engine) -> Feed:
+        return Feed(self.run.dataset, self._plan(engine), self.run.config, self.run.device)
+
+    def _plan(self, engine: Engine) -> RankPlan:
         run = self.run
-        share = RankPlan(
+        return RankPlan(
             sampler=make_sampler(self.knobs, run.dataset, engine.global_batch, run.config.seed),
             seed=run.config.seed,
             rank=run.partition.rank,
@@ -142,7 +173,6 @@ class Trainer:
             first_step=self.first_step,
             steps=self.schedule.steps,
         )
-        return Feed(run.dataset, share, run.config, run.device)
 
     def _report(self, engine: Engine, output: HeadOutput, step: int) -> Report:
         figures = {**engine.figures(), **health.measure(engine.head, output.seen)}

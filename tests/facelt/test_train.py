@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from faces import write_faces
-from launching import ROOT, command, environment, launch
+from launching import LAUNCHER, ROOT, command, environment, free_port, launch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY
@@ -190,7 +190,13 @@ def test_centroids_may_be_refreshed_from_the_whole_set(config, data, tmp_path):
 
 def test_margins_samples_and_what_adaface_remembers_survive_a_stop(config, data, tmp_path):
     adaface = ["plain_head.classifier=cosine", "plain_head.scale=16", "plain_head.margin=adaface"]
-    adaface += ["plain_head.margin_size=0.4", "plain.sample_rate=0.5", "meta.sample_rate=0.5", "preset=cosine"]
+    adaface += [
+        "plain_head.margin_size=0.4",
+        "plain.sample_rate=0.5",
+        "meta.sample_rate=0.5",
+        "preset=cosine",
+        "meta.lr_scale=0.1",
+    ]
     knobs = [word for knob in adaface for word in ("--set", knob)]
     straight, halves = tmp_path / "straight", tmp_path / "halves"
     assert train.main([*command(config, data, straight, *knobs)[1:]]) == 0
@@ -229,6 +235,21 @@ def test_stopped_in_the_middle_it_goes_on_as_if_it_had_not(config, data, tmp_pat
         got = load_file(checkpoint.latest(halves, "meta") / file)
         for name in want:
             torch.testing.assert_close(got[name], want[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_sigterm_to_the_launcher_saves_on_all_ranks(config, data, tmp_path):
+    """The front command dies at once; its ranks notice."""
+    run, long = tmp_path / "run", ["--set", "plain.epochs=400", "--set", "log_every=100000"]
+    full = [str(LAUNCHER), "--num_gpus", "2", "--master_port", str(free_port()), *command(config, data, run, *long)]
+    process = subprocess.Popen(full, cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    lines = run / "metrics.jsonl"
+    while process.poll() is None and not (lines.exists() and lines.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]  # to the end of the ranks, which write there too
+    assert process.returncode == -signal.SIGTERM
+    assert "run the same command to resume" in said
+    assert not checkpoint.read_state(checkpoint.latest(run, "plain")).finished
 
 
 def test_a_stage_starts_from_the_plain_stage_of_another_run_and_meta_from_its_own(config, data, tmp_path):

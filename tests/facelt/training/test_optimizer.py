@@ -9,36 +9,38 @@ from ranks import run_ranks
 
 from facelt.errors import UserError
 from facelt.parallel import group
-from facelt.training.optimizer import global_norm, split, start_moments
+from facelt.training.optimizer import norm_and_loss, split, start_moments
 
 KNOBS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
 
 
-def norm_over_ranks(bad: float | None) -> float:
+def norm_over_ranks(bad: float | None) -> tuple[float, float]:
     rows = torch.arange(70_000, dtype=torch.float32).view(700, 100).tensor_split(group.world_size())[group.rank()]
     if bad is not None and group.rank() == group.world_size() - 1:
         rows = rows.clone()
         rows[-1, -1] = bad
     same = torch.full((5, 3), 1000.0)
-    return global_norm([rows, torch.zeros(0)], [same], rows.device).item()
+    return norm_and_loss([rows, torch.zeros(0)], [same], torch.tensor(1.0 + group.rank()))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_sharded_gradients_add_up_and_replicated_ones_count_once(ranks):
     n = 69_999
     want = math.sqrt(n * (n + 1) * (2 * n + 1) / 6 + 15 * 1000.0**2)
-    assert run_ranks(ranks, norm_over_ranks, None) == pytest.approx([want] * ranks, rel=1e-7)
+    norms, losses = zip(*run_ranks(ranks, norm_over_ranks, None), strict=True)
+    assert norms == pytest.approx([want] * ranks, rel=1e-7)
+    assert losses == (sum(range(1, ranks + 1)),) * ranks
 
 
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_one_element_of_one_rank_spoils_it_for_all(bad):
-    assert not any(math.isfinite(norm) for norm in run_ranks(2, norm_over_ranks, bad))
+    assert not any(math.isfinite(norm) for norm, _ in run_ranks(2, norm_over_ranks, bad))
 
 
 def test_millions_of_elements_lose_no_digits():
     gradient = torch.rand(5_000_000, generator=torch.Generator().manual_seed(1)).view(5000, 1000)
     want = np.sqrt(np.square(gradient.numpy().astype(np.float64)).sum())
-    assert global_norm([gradient], [], gradient.device).item() == pytest.approx(want, rel=1e-7)
+    assert norm_and_loss([gradient], [], torch.zeros(()))[0] == pytest.approx(want, rel=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,8 +1,6 @@
-"""What is logged, by hand; a loss that is not finite; lines of steps done again; requests to stop."""
+"""What is logged, by hand; a loss that is not finite; lines of steps done again."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from facelt.config import StageConfig
 from facelt.errors import UserError
 from facelt.parallel import group
 from facelt.training.schedule import Schedule
-from facelt.training.telemetry import Report, StopRequest, Telemetry
+from facelt.training.telemetry import Report, Telemetry
 
 
 def log_one(run: str) -> None:
@@ -48,14 +46,12 @@ def test_a_warning_is_said_once_when_it_lasts(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_ends_the_run_in_words(tmp_path, loss):
+def test_a_loss_that_is_not_finite_is_null_in_the_lines(tmp_path, loss):
     telemetry = Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), 0)
-    with pytest.raises(
-        ValueError, match=r"the loss at step 3 of stage meta is not finite .* lower optimizer.params.lr"
-    ):
-        telemetry.log(Report(3, {"cross_entropy": torch.tensor(loss)}, torch.tensor([True]), 0.1))
+    telemetry.log(Report(3, {"cross_entropy": torch.tensor(loss)}, torch.tensor([True]), 0.1))
     telemetry.close()
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    (line,) = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert (line["cross_entropy"], line["accuracy"]) == (None, 1)
 
 
 def test_lines_of_steps_that_are_done_again_and_a_torn_one_are_dropped(tmp_path):
@@ -67,19 +63,6 @@ def test_lines_of_steps_that_are_done_again_and_a_torn_one_are_dropped(tmp_path)
     Telemetry(tmp_path, "meta", Schedule(StageConfig(epochs=9), 4, 4), start_step=1).close()
     kept = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert kept == lines[:-1]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_asks_to_stop(number):
-    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        stop = StopRequest()
-        assert not stop.agreed(torch.device("cpu"))
-        os.kill(os.getpid(), number)
-        assert stop.agreed(torch.device("cpu"))
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 @pytest.mark.parametrize("content", [b"12\n{}\n", b"\xff\xfe\n{}\n", None])

@@ -1,7 +1,6 @@
 """Two stages of the trainer against a loop in plain torch: no shards, no blocks, no DeepSpeed, the dense equations."""
 
 import json
-import signal
 from io import BytesIO
 
 import dense
@@ -24,7 +23,7 @@ from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.training import checkpoint, start
 from facelt.training.run import Run
-from facelt.training.telemetry import StopRequest
+from facelt.training.stopping import StopRequest
 from facelt.training.trainer import Trainer
 from recordio_tools.dataset import RecordDataset
 
@@ -46,7 +45,7 @@ class SmoothEmbedder(Embedder):
 def make_run(tmp_path, monkeypatch):
     """A run on a small set, whatever the block; signals are restored afterwards."""
     monkeypatch.setattr(start, "Embedder", SmoothEmbedder)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    stop = StopRequest()
     dataset = RecordDataset(write_faces(tmp_path / "data"))
 
     def make(block: dict = BLOCK, folder: str = "run") -> Run:
@@ -59,12 +58,11 @@ def make_run(tmp_path, monkeypatch):
             partition=Partition(K),
             device=device,
             folder=tmp_path / folder,
-            stop=StopRequest(),
+            stop=stop,
         )
 
     yield make
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    stop.close()
 
 
 def batches(run: Run, sampler: UniformSampler | ClassAwareSampler, steps: int) -> list[tuple]:
