@@ -419,6 +419,9 @@ def test_a_run_that_has_diverged_is_refused(linear, sets, tmp_path, capsys):
     shard = next(folder.glob("classes-*"))
     rows = checkpoint.read_rows(folder, Partition(K))
     save_file({name: torch.full_like(rows[name], torch.nan) for name in rows}, shard)
+    state = json.loads((folder / "state.json").read_text())
+    state = {key: value for key, value in state.items() if key not in ("files", "seal")}  # as before they were hashed
+    (folder / "state.json").write_text(json.dumps(state))
     assert "is not finite: the run has diverged" in refused(capsys, arguments(run, sets, tmp_path / "out"))
 
 

@@ -65,7 +65,7 @@ def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recipes")
     write_faces(folder / "train", classes=4, images=5, size=40)
     write_faces(folder / "test", classes=4, images=3, size=40)
-    write_faces(folder / "open", classes=2, images=3, size=40)
+    write_faces(folder / "open", classes=2, images=3, size=40, called="stranger")
     torch.save(backbone.build("resnet10", 8, "imagenet", "local").state_dict(), folder / "init.pth")
     return folder
 
