@@ -21,6 +21,7 @@ COMMANDS = (
     "facelt-draw",
     "facelt-fairness",
     "facelt-sweep",
+    "facelt-status",
     "megaface-eval",
     "recordio-tools",
 )
