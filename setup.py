@@ -28,7 +28,7 @@ setup(
         "": ["py.typed"],
         "facelt.jobs": ["*.json"],
         "facelt.figures": ["*.jinja"],
-        "facelt.open_world": ["*.jinja"],
+        "facelt.open_world.report": ["*.jinja"],
         "megaface_eval.report": ["*.jinja"],
     },
     entry_points={

@@ -21,20 +21,22 @@ import torch
 from facelt.errors import UserError, one_line
 from facelt.features.recognisers import from_checkpoint
 from facelt.features.stored import read_features
-from facelt.open_world import from_run, page, table
-from facelt.open_world.comparing import OtherReport
 from facelt.open_world.figures import DRAWS
-from facelt.open_world.from_training_set import MADE_OF_TRAINING, by_memory, make_readings
-from facelt.open_world.odin import with_odin
-from facelt.open_world.reading import Columns, Knobs, Reading, read_set
-from facelt.open_world.report import make_report
-from facelt.open_world.schema import Source
+from facelt.open_world.readings import from_run
+from facelt.open_world.readings.from_training_set import MADE_OF_TRAINING, by_memory, make_readings
+from facelt.open_world.readings.odin import with_odin
+from facelt.open_world.readings.reading import Columns, Knobs, Reading, read_set
+from facelt.open_world.report import page, table
+from facelt.open_world.report.comparing import OtherReport
+from facelt.open_world.report.report import make_report
+from facelt.open_world.report.schema import Source
+from facelt.open_world.report.trial import Answers, Trial
 from facelt.open_world.sets import Batches, Given, ImageBatches, RowBatches, Sets
 from facelt.open_world.shots import Bounds
-from facelt.open_world.trial import Answers, Trial
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint, stopping
+from facelt.run_folder import checkpoint
+from facelt.training.ending import stopping
 from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser

@@ -15,7 +15,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from facelt.training import stopping
+from facelt.training.ending import stopping
 
 if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-extract":
     stopping.leave_in_one_line("facelt.extract")  # the imports below take seconds, in which a signal is heard already
@@ -35,7 +35,7 @@ from facelt.features.recognisers import (
 )
 from facelt.head.meta_embedding import EMBEDDINGS
 from facelt.parallel import group
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 from recordio_tools.atomic import check_writable
 from recordio_tools.cli.arguments import positive
 from recordio_tools.command_line import Parser

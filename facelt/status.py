@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from facelt.config import STAGES
 from facelt.errors import UserError, one_line
-from facelt.training import checkpoint, lock
-from facelt.training.checkpoint import CheckpointState
+from facelt.run_folder import checkpoint, lock
+from facelt.run_folder.checkpoint import CheckpointState
 from facelt.training.schedule import Schedule
 from recordio_tools.cli.arguments import positive
 from recordio_tools.command_line import Parser

@@ -28,7 +28,7 @@ from facelt.open_world.figures import DRAWS
 from facelt.open_world.sets import Given, Sets
 from facelt.open_world.shots import Bounds
 from facelt.parallel import group
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 from recordio_tools.atomic import check_usable, check_writable, output_file, output_folder
 from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from facelt.parallel import heartbeat
-from facelt.training import stopping
+from facelt.training.ending import stopping
 
 if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
     heartbeat.begin("facelt.train")
@@ -21,11 +21,11 @@ from facelt.config import STAGES, load
 from facelt.errors import UserError, one_line
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
+from facelt.run_folder.lock import Lock
 from facelt.training import start
-from facelt.training.lock import Lock
+from facelt.training.ending.stopping import StopRequest
 from facelt.training.optimizer import split
 from facelt.training.run import Run
-from facelt.training.stopping import StopRequest
 from facelt.training.trainer import Trainer
 from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser

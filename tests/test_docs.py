@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from facelt.training.checkpoint import CheckpointState
+from facelt.run_folder.checkpoint import CheckpointState
 from megaface_eval.report import conventions, schema
 
 ROOT = Path(__file__).parents[1]

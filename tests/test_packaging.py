@@ -27,7 +27,7 @@ COMMANDS = (
 )
 TEMPLATES = [
     "facelt/figures/page.html.jinja",
-    "facelt/open_world/report.html.jinja",
+    "facelt/open_world/report/report.html.jinja",
     "megaface_eval/report/report.html.jinja",
 ]
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]

@@ -14,21 +14,22 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # "." are the doors: the package's own modules that the list does not name.
 ROOMS = {
     "facelt": [
-        "errors", "recipes", "config", "parallel", "network", "images", "head", "training", "features", "open_world",
-        "figures", ".",
+        "errors", "recipes", "config", "parallel", "network", "images", "head", "run_folder", "training.ending",
+        "training", "features", "open_world", "open_world.readings", "open_world.report", "figures", ".",
     ],
     "megaface_eval": [
         "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",
         "evaluate", "report", ".",
     ],
     "recordio_tools": [
-        "errors", "command_line", "atomic", "format", "writer", "dataset", "look", "rewrite", "check", "sources",
-        "align", "cli", ".",
+        "errors", "command_line", "atomic", "plot_style", "format", "writer", "dataset", "look", "rewrite", "check",
+        "sources", "align", "cli", ".",
     ],
 }  # fmt: skip
 # What the evaluator may take from recordio_tools; all else passes through files.
 COMMON = tuple(
-    f"recordio_tools.{name}." for name in ("errors", "command_line", "atomic", "sources.attributes", "sources.bins")
+    f"recordio_tools.{name}."
+    for name in ("errors", "command_line", "atomic", "plot_style", "sources.attributes", "sources.bins")
 )
 # The only modules that may name a library.
 HOMES = {
@@ -36,7 +37,7 @@ HOMES = {
     "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
     "onnxruntime": {"facelt/features/recognisers.py", "recordio_tools/align/onnx_detectors.py"},
-    "scipy": {"facelt/open_world/openmax.py", "megaface_eval/protocols/metrics.py"},
+    "scipy": {"facelt/open_world/readings/openmax.py", "megaface_eval/protocols/metrics.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),
     "pickle": {"recordio_tools/sources/bins.py"},

@@ -21,7 +21,7 @@ from facelt.images.dali import Decoding
 from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 
 GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
@@ -120,19 +120,29 @@ def from_checkpoint(
         prototypes = CentroidMemory(partition, config.embedding_size, retrieval="cosine")
         rows = group.together(checkpoint.read_rows, folder, partition, {"memory.centroids"})
         prototypes.load_state_dict({"centroids": rows["memory.centroids"]})
-        prototypes.to(device)
-
-        def embed_beside_prototypes(images_B3SS: Tensor) -> Recognised:
-            direct_BD = embedder(images_B3SS).direct_BD
-            highest_G = prototypes.highest_cosine(collectives.gather(direct_BD))
-            return Recognised([direct_BD], {"cosine": collectives.own_rows(highest_G)})
-
-        return replace(recogniser, embed=embed_beside_prototypes)
+        return replace(recogniser, embed=_beside_prototypes(embedder, prototypes.to(device)))
     # Where nothing but γ is wanted of the memory, its mean is read: that costs no product.
-    head = MetaHead(state.config, partition, "mean" if embeddings == ("direct",) else memory)
-    names = head.state_dict().keys()
-    head.load_state_dict(group.together(checkpoint.read_rows, folder, partition, names))
+    head = MetaHead(config, partition, "mean" if embeddings == ("direct",) else memory)
+    head.load_state_dict(group.together(checkpoint.read_rows, folder, partition, head.state_dict().keys()))
     head.to(device).eval().requires_grad_(False)
+    return replace(recogniser, embed=_through_meta_head(embedder, head, embeddings))
+
+
+def _beside_prototypes(embedder: Embedder, prototypes: CentroidMemory) -> Callable[[Tensor], Recognised]:
+    """Direct features, and the highest cosine of each to a centroid."""
+
+    def embed(images_B3SS: Tensor) -> Recognised:
+        direct_BD = embedder(images_B3SS).direct_BD
+        highest_G = prototypes.highest_cosine(collectives.gather(direct_BD))
+        return Recognised([direct_BD], {"cosine": collectives.own_rows(highest_G)})
+
+    return embed
+
+
+def _through_meta_head(
+    embedder: Embedder, head: MetaHead, embeddings: tuple[str, ...]
+) -> Callable[[Tensor], Recognised]:
+    """The embeddings that are asked for, and γ."""
 
     def embed(images_B3SS: Tensor) -> Recognised:
         embedded = embedder(images_B3SS)
@@ -141,7 +151,7 @@ def from_checkpoint(
         every |= {"meta": v.meta_BD, "squashed": v.squashed_BD}
         return Recognised([every[name] for name in embeddings], {"reachability": v.reach_B})
 
-    return replace(recogniser, embed=embed)
+    return embed
 
 
 def memory_of(folder: Path) -> tuple[Tensor, dict[str, Any]]:

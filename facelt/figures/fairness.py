@@ -12,8 +12,9 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from facelt.figures.plotting import COLOURS, STYLED, plain
+from facelt.figures.plotting import STYLED, plain
 from facelt.open_world.figures import Bools, ClassAccuracy, Figure, Floats, Ints, Weights, bootstrap, per_group, share
+from recordio_tools.plot_style import COLOURS
 
 FORMAT = 1
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from facelt.figures.answers import Answers
-from facelt.figures.plotting import COLOURS, STYLED, percent, plain
+from facelt.figures.plotting import STYLED, percent, plain
 from facelt.open_world.figures import ClassAccuracy, Figure, FMeasure, ImageAccuracy, Weights, bootstrap, per_group
 from facelt.open_world.shots import SHOTS, Bounds
+from recordio_tools.plot_style import COLOURS
 
 Measure = Literal["f_measure", "all", "many", "medium", "few"]
 FORMAT = 1

@@ -23,8 +23,8 @@ from facelt.network.attention import ModulatedAttention
 from facelt.network.embedder import Embedder
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
-from facelt.training.checkpoint import CheckpointState
+from facelt.run_folder import checkpoint
+from facelt.run_folder.checkpoint import CheckpointState
 from recordio_tools.dataset import RecordDataset
 
 

@@ -3,7 +3,7 @@
 import base64
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -13,23 +13,9 @@ from PIL import Image
 
 from facelt.errors import UserError
 from recordio_tools.atomic import check_writable, output_file
+from recordio_tools.plot_style import STYLE
 
-COLOURS = ("#0b6e99", "#d1495b", "#2e7d32", "#b07d00", "#6a4c93", "#5c6770", "#e07a1f", "#008080")
 SHOT_COLOURS = {"many": "#0b6e99", "medium": "#b07d00", "few": "#d1495b"}
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#d9dde1",
-    "grid.linewidth": 0.6,
-    "axes.edgecolor": "#8a939b",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-}
 STYLED = matplotlib.rc_context(STYLE)
 SUFFIXES = (".png", ".svg", ".pdf")
 INCH = 1.15  # of a face in a sheet

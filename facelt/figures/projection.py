@@ -23,7 +23,7 @@ from facelt.head.meta_embedding import EMBEDDINGS
 from facelt.images.dali import Dataset
 from facelt.images.one_pass import each_batch
 from facelt.open_world.shots import Bounds
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 
 PANELS = ("plain", *EMBEDDINGS)
 TITLES = {"plain": "plain model", "direct": "direct feature", "meta": "dynamic meta-embedding"}

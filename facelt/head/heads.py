@@ -169,8 +169,6 @@ class MetaHead(Head):
             products=self.products,
         )
         self.memory.centroids.requires_grad_(knobs.centroid_update in ("released", "gradient"))
-        # Of the micro-batches since the last step: direct features and labels that the centroids will follow.
-        self._to_follow: list[tuple[Tensor, Tensor]] = []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The centroids stand apart from the rest: they have a rate and may have a weight decay of their own."""
@@ -223,7 +221,7 @@ class MetaHead(Head):
             hinge_B=hinge_B if self.knobs.centroid_weight else None,
         )
         if self.training and self.knobs.centroid_update == "mean":
-            self._to_follow.append((seen.direct_GD, labels_G))
+            self.memory.note(seen.direct_GD, labels_G)
         first, *others = parts.values()
         loss = sum(others, start=first)
         return HeadOutput(loss, {name: part.detach() for name, part in parts.items()}, correct_B, seen)
@@ -268,7 +266,4 @@ class MetaHead(Head):
 
     def after_step(self, applied: bool) -> None:
         """Move the centroids towards the class means of the step's features, where those are what moves them."""
-        if self._to_follow and applied:
-            features, labels = zip(*self._to_follow, strict=True)
-            self.memory.follow(torch.cat(features), torch.cat(labels), self.knobs.centroid_momentum)
-        self._to_follow.clear()
+        self.memory.follow_noted(self.knobs.centroid_momentum, applied)

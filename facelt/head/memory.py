@@ -120,6 +120,7 @@ class CentroidMemory(nn.Module):
         super().__init__()
         self.partition, self.retrieval, self.softmax = partition, retrieval, softmax or retrieval != "hallucinator"
         self.centroid_gradient, self.products, self.block = centroid_gradient, products, block
+        self._noted: list[tuple[Tensor, Tensor]] = []
         self.centroids = nn.Parameter(torch.zeros(partition.size, embedding_size))
         if retrieval == "hallucinator":
             self.hallucinator_weight = nn.Parameter(torch.zeros(partition.size, embedding_size))
@@ -212,6 +213,17 @@ class CentroidMemory(nn.Module):
         """The highest cosine of each image to a centroid, for all G images, on all ranks. One product."""
         keys = Keys(self.centroids, None, inverse_norms(self.centroids))
         return collectives.table(self._best(normalize(features_GD), keys, None)[0]).amax(0)
+
+    def note(self, features_GD: Tensor, labels_G: Tensor) -> None:
+        """Keep features, detached, of a micro-batch that the centroids will follow after the step."""
+        self._noted.append((features_GD, labels_G))
+
+    def follow_noted(self, momentum: float, applied: bool) -> None:
+        """`follow` what was noted since the last step, unless that was skipped; nothing is noted any more."""
+        if self._noted and applied:
+            features, labels = zip(*self._noted, strict=True)
+            self.follow(torch.cat(features), torch.cat(labels), momentum)
+        self._noted.clear()
 
     @torch.no_grad()
     def follow(self, features_ND: Tensor, labels_N: Tensor, momentum: float) -> None:

@@ -34,8 +34,6 @@ class PrototypeHead(PlainHead):
         self.register_buffer("counts_k", counts_K[slice(*partition.bounds())], persistent=False)
         self.smallest = int(counts_K.min())
         self.calibrated: dict[str, float] = {}
-        # Of the micro-batches since the last step: unit features and labels that the centroids will follow.
-        self._to_follow: list[tuple[Tensor, Tensor]] = []
 
     counts_k: Tensor
 
@@ -48,7 +46,7 @@ class PrototypeHead(PlainHead):
         losses_G, correct_G = self._by_memory(unit_GD, labels_G, chosen)
         parts["memory"] = self.knobs.weight * losses_G.mean() / group.world_size()
         if self.training:
-            self._to_follow.append((unit_GD.detach(), labels_G))
+            self.memory.note(unit_GD.detach(), labels_G)
         loss = torch.stack([*parts.values()]).sum()
         shares = {name: part.detach() for name, part in parts.items()}
         return HeadOutput(loss, shares, collectives.own_rows(correct_G))
@@ -64,10 +62,7 @@ class PrototypeHead(PlainHead):
 
     def after_step(self, applied: bool) -> None:
         """Move the centroids towards the class means of the step's unit features."""
-        if self._to_follow and applied:
-            features, labels = zip(*self._to_follow, strict=True)
-            self.memory.follow(torch.cat(features), torch.cat(labels), self.knobs.momentum)
-        self._to_follow.clear()
+        self.memory.follow_noted(self.knobs.momentum, applied)
 
     def scalars(self) -> dict[str, float]:
         """What the margin remembers, and what the memory was calibrated to."""

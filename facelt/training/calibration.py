@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+from tqdm import tqdm
 
 from facelt.errors import UserError
 from facelt.head.blocked import ClassBlocks, Keys, Pairs, finite, inverse_norms
-from facelt.parallel import collectives
+from facelt.parallel import collectives, group, heartbeat
 from facelt.parallel.partition import Partition
 
 SAMPLE = 4096  # images that are scored
@@ -58,7 +59,10 @@ def calibrate(
     temperatures_T = unit_SD.new_tensor(TEMPERATURES)
     losses_T = torch.zeros_like(temperatures_T)
     highest = []
-    for part_PD, labels_P in zip(unit_SD.split(PART), labels_S.split(PART), strict=True):
+    parts = list(zip(unit_SD.split(PART), labels_S.split(PART), strict=True))
+    bar = tqdm(parts, desc="calibrating", unit="part", delay=2, leave=False, disable=group.rank() > 0)
+    for part_PD, labels_P in bar:
+        heartbeat.mark("calibration")
         top_P, sum_TP, own_P = _scores(part_PD, labels_P, centroids_kD, counts_k, partition, temperatures_T)
         losses_T += (temperatures_T[:, None] * (top_P - own_P) + sum_TP.log()).sum(1)
         highest.append(top_P)

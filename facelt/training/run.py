@@ -11,7 +11,7 @@ from facelt.config import FaceltConfig
 from facelt.images.fingerprint import Fingerprint, fingerprint
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
-from facelt.training.stopping import StopRequest
+from facelt.training.ending.stopping import StopRequest
 from recordio_tools.dataset import RecordDataset
 
 

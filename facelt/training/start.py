@@ -22,8 +22,9 @@ from facelt.images.sampling import local
 from facelt.network.backbone import load_pretrained, switch
 from facelt.network.embedder import Embedder
 from facelt.parallel import collectives, group
-from facelt.training import calibration, checkpoint
-from facelt.training.checkpoint import CheckpointState, StageSource
+from facelt.run_folder import checkpoint
+from facelt.run_folder.checkpoint import CheckpointState, StageSource
+from facelt.training import calibration
 from facelt.training.class_means import ClassMeans
 from facelt.training.engine import Engine
 from facelt.training.optimizer import split

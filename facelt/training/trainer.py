@@ -7,10 +7,12 @@ from facelt.head.heads import HeadOutput, MetaHead
 from facelt.head.prototype_head import PrototypeHead
 from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.parallel import group, heartbeat
-from facelt.training import checkpoint, divergence, start
-from facelt.training.agreement import Agreement
-from facelt.training.checkpoint import CheckpointState, StageSource
-from facelt.training.divergence import Divergence
+from facelt.run_folder import checkpoint
+from facelt.run_folder.checkpoint import CheckpointState, StageSource
+from facelt.training import start
+from facelt.training.ending import divergence
+from facelt.training.ending.agreement import Agreement
+from facelt.training.ending.divergence import Divergence
 from facelt.training.engine import Engine
 from facelt.training.run import Run
 from facelt.training.schedule import Schedule

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sized
 from itertools import cycle
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,22 +11,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from megaface_eval.report.schema import ColumnHead, MethodReport, OpenSet, Report, Verification
 from megaface_eval.report.wording import percent, size_name
+from recordio_tools.plot_style import COLOURS, STYLE
 
-COLOURS = ("#0b6e99", "#d1495b", "#2e7d32", "#b07d00", "#6a4c93", "#5c6770", "#e07a1f", "#008080")
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#d9dde1",
-    "grid.linewidth": 0.6,
-    "axes.edgecolor": "#8a939b",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-}
 STYLED = matplotlib.rc_context(STYLE)
 
 

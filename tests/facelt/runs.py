@@ -10,7 +10,7 @@ from facelt.config import FaceltConfig, StageName
 from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 
 
 def write_random_run(folder: Path, classes: int, **block: Any) -> Path:

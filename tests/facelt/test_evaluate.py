@@ -18,9 +18,9 @@ from facelt import evaluate, extract
 from facelt.config import FaceltConfig
 from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.embedder import Embedder
-from facelt.open_world.schema import Report
+from facelt.open_world.report.schema import Report
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 
 K, EACH = 5, 6

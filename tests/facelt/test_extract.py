@@ -19,7 +19,7 @@ from facelt.config import FaceltConfig
 from facelt.head.heads import MetaHead
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 from recordio_tools.dataset import RecordDataset
 
 K, D = 5, 16

@@ -10,7 +10,7 @@ from faces import write_faces
 from facelt import evaluate, recipes, train
 from facelt.config import IMAGENET_PIXELS, load
 from facelt.network import backbone
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 from recordio_tools.errors import UserError
 
 ROOT = Path(__file__).parents[2]

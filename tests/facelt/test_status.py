@@ -11,8 +11,8 @@ import torch
 from facelt import status
 from facelt.config import FaceltConfig
 from facelt.images.fingerprint import Fingerprint
-from facelt.training import checkpoint
-from facelt.training.checkpoint import CheckpointState
+from facelt.run_folder import checkpoint
+from facelt.run_folder.checkpoint import CheckpointState
 
 DATA = Fingerprint(images=80, classes=5, labels="", records="", sample="")
 CONFIG = FaceltConfig.model_validate({"plain": {"epochs": 10}, "meta": {"epochs": 5}})

@@ -9,7 +9,7 @@ from runs import write_random_run
 from tiny import TINY
 
 from facelt import sweep
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 
 K = 5
 

@@ -24,8 +24,8 @@ from facelt.head.classifier import Classifier
 from facelt.network import backbone
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
-from facelt.training.lock import Lock
+from facelt.run_folder import checkpoint
+from facelt.run_folder.lock import Lock
 from recordio_tools.dataset import RecordDataset
 
 

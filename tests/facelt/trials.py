@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from facelt.open_world.schema import Source
+from facelt.open_world.report.schema import Source
+from facelt.open_world.report.trial import Answers, Trial
 from facelt.open_world.shots import Bounds
-from facelt.open_world.trial import Answers, Trial
 
 K, BOUNDS = 7, Bounds(many=10, few=3)
 COUNTS = np.array([20, 10, 5, 3, 1, 2, 30])  # many: 0, 1, 6; medium: 2; few: 3, 4, 5

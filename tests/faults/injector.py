@@ -99,7 +99,7 @@ class _Seams:
         self.path, self.fault, self.count = path, fault, 0
 
     def put_in_place(self) -> None:
-        from facelt.training import checkpoint
+        from facelt.run_folder import checkpoint
         from recordio_tools import atomic
 
         for module, name in ((os, "rename"), (os, "replace"), (shutil, "rmtree"), (atomic, "_exchange")):

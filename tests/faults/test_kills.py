@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tiny import TINY
 
 from facelt.parallel.heartbeat import AGAIN
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 
 WHOLE = os.environ.get("FACELT_FAULTS") == "whole"
 BATCH = 12  # of three ranks too, in whole pairs of images of a class

@@ -12,7 +12,7 @@ from facelt.features.recognisers import (
     from_pixels,
     with_flip,
 )
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 
 
 def test_pixels_are_grey_without_their_mean():

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint
+from facelt.run_folder import checkpoint
 from recordio_tools.dataset import RecordDataset
 
 

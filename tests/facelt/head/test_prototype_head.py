@@ -98,12 +98,12 @@ def evaluated() -> tuple[int, int]:
     head = head_of({}, inputs()).eval()
     B = G // group.world_size()
     head(Embedded(inputs()["f"][group.rank() * B :][:B]), inputs()["y"])
-    after_evaluation = len(head._to_follow)
+    after_evaluation = len(head.memory._noted)
     head.train()(Embedded(inputs()["f"][group.rank() * B :][:B]), inputs()["y"])
     before = head.memory.centroids.clone()
     head.after_step(applied=False)
     assert torch.equal(before, head.memory.centroids)
-    return after_evaluation, len(head._to_follow)
+    return after_evaluation, len(head.memory._noted)
 
 
 def test_centroids_follow_training_alone_and_no_skipped_step():

@@ -21,9 +21,10 @@ from facelt.images.sampling import ClassAwareSampler, UniformSampler
 from facelt.network.embedder import Embedder
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
-from facelt.training import checkpoint, start
+from facelt.run_folder import checkpoint
+from facelt.training import start
+from facelt.training.ending.stopping import StopRequest
 from facelt.training.run import Run
-from facelt.training.stopping import StopRequest
 from facelt.training.trainer import Trainer
 from recordio_tools.dataset import RecordDataset
 
