@@ -10,13 +10,11 @@ import torch
 from faces import write_faces
 from launching import launch
 from PIL import Image
+from runs import write_random_run
 from safetensors.torch import save_file
-from tiny import TINY
 from torch.nn.functional import normalize
 
 from facelt import evaluate, extract
-from facelt.config import FaceltConfig
-from facelt.head.heads import MetaHead, PlainHead
 from facelt.network.embedder import Embedder
 from facelt.open_world.report.schema import Report
 from facelt.parallel.partition import Partition
@@ -24,6 +22,8 @@ from facelt.run_folder import checkpoint
 from recordio_tools.dataset import DatasetWriter, RecordDataset
 
 K, EACH = 5, 6
+# With attention of random weights, features are so long that the softmax of ncm is 1 but for rounding.
+NO_ATTENTION = {"attention": False}
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +36,6 @@ def sets(tmp_path_factory):
     return folder
 
 
-def write_run(folder, classifier: str = "linear") -> None:
-    """A run with random weights in both stages."""
-    block = {**TINY["facelt"], "plain_head": {"classifier": classifier}}
-    config = FaceltConfig.model_validate(block)
-    torch.manual_seed(1)
-    for stage in ("plain", "meta"):
-        embedder, partition = Embedder(config, stage == "meta").eval(), Partition(K)
-        head = (MetaHead if stage == "meta" else PlainHead)(config, partition)
-        for parameter in head.parameters():
-            torch.nn.init.normal_(parameter)
-        state = checkpoint.CheckpointState(
-            stage=stage, step=3, finished=True, global_batch=8, config=config, num_classes=K, starts=[0]
-        )
-        rows = {name: p.detach() for name, p in head.named_parameters()}
-        checkpoint.save(folder, state, weights=embedder.state_dict(), moments={"none": torch.zeros(1)}, rows=rows)
-
-
 @pytest.fixture(scope="module", params=["linear", "cosine"])
 def kind(request):
     return request.param
@@ -61,7 +44,7 @@ def kind(request):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, kind):
     folder = tmp_path_factory.mktemp("evaluate") / f"run-{kind}"
-    write_run(folder, kind)
+    write_random_run(folder, K, head=NO_ATTENTION, plain_head={"classifier": kind})
     return folder
 
 
@@ -162,7 +145,7 @@ def test_what_is_not_asked_for_is_not_there(run, sets, tmp_path):
 
 @pytest.mark.parametrize("ranks, stage", [(2, "meta"), (3, "plain")])
 def test_ranks_are_one(sets, tmp_path, ranks, stage):
-    write_run(tmp_path / "run")
+    write_random_run(tmp_path / "run", K, head=NO_ATTENTION)
     names = [name for name in evaluate.READINGS if name != "tau" or stage == "plain"]
     more = ["--open", str(sets / "open"), "--draws", "20", "--batch", "4", "--read", *names, "--odin"]
     run = tmp_path / "run" / stage
@@ -336,7 +319,7 @@ def refused(capsys, words: list[str]) -> str:
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate") / "run"
-    write_run(folder)
+    write_random_run(folder, K, head=NO_ATTENTION)
     return folder
 
 
