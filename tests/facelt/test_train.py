@@ -385,6 +385,7 @@ def test_a_misspelt_knob_and_another_seed(config, data, tmp_path, capsys):
     answer = refused(capsys, *command(config, data, tmp_path / "run", "--set", "plain.epocs=1"))
     assert "facelt.plain.epocs is not a known key" in answer
     assert "no plain stage" in refused(capsys, *command(config, data, tmp_path / "run", "--stage", "meta"))
+    assert "no plain stage" in refused(capsys, *command(config, data, tmp_path / "run", "--stage", "memory"))
     assert "no checkpoint" in refused(capsys, *command(config, data, tmp_path / "run", "--start-from", str(tmp_path)))
     assert "no such file" in refused(capsys, *command(config, data, tmp_path / "run", "--init", "imagenet.pth"))
 
