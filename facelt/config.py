@@ -34,6 +34,8 @@ class PlainHeadConfig(Block):
     metric: a second loss, on the gathered direct features, times metric_weight (see `metric_losses`): "lifted" or
     "range". metric_margin: α of lifted, a distance; m of range, a squared distance. range_pairs: k of range.
     restart: a stage plain that starts from another run's takes its network alone; its classifier starts anew.
+    learn_scales: of a linear classifier that goes on from another run's, a factor of each class's score is learned and
+    nothing else: learnable weight scaling (Kang et al. 2020, section 4.4).
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
@@ -48,11 +50,16 @@ class PlainHeadConfig(Block):
     metric_margin: Positive = 1
     range_pairs: Count = 2
     restart: bool = False
+    learn_scales: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
             _refuse(self, {"scale", "margin", "margin_size"}, 'needs "classifier": "cosine"')
+        else:
+            _refuse(self, {"learn_scales"}, 'needs "classifier": "linear"')
+        if self.restart and self.learn_scales:
+            raise ValueError("restart and learn_scales: a classifier that starts anew has no rows to scale; take one")
         if self.loss in ("balanced_softmax", "logit_adjusted") and self.margin != "none":
             raise ValueError(f'"loss": "{self.loss}" and "margin": "{self.margin}" both shift the logits; take one')
         if self.loss != "focal":
@@ -286,7 +293,8 @@ class StageConfig(Block):
     stage 2 on ImageNet-LT has .01 for the network, .1 and .01 (there the selector learns at .1 too).
     warmup: epochs over which it rises from zero. sample_rate: share of the classes without an image in the batch that
     take part in a step (`head.class_sampling`). freeze_backbone: train only neck, attention, selector and head, as the
-    authors' Places recipe does; the batch normalisation of what is frozen does not move.
+    authors' Places recipe does; the batch normalisation of what is frozen does not move. freeze_network: train only the
+    head; of the network nothing moves.
     """
 
     epochs: NonNegative = 30
@@ -301,11 +309,14 @@ class StageConfig(Block):
     images_per_class: Count = 4
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1
     freeze_backbone: bool = False
+    freeze_network: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> "StageConfig":
         if self.sampler == "uniform":
             _refuse(self, {"class_aware_from"}, 'needs "sampler": "class_aware"')
+        if self.freeze_network:
+            _refuse(self, {"freeze_backbone"}, 'does nothing beside "freeze_network": true')
         if self.class_aware_from and self.class_aware_from >= self.epochs:
             raise ValueError(
                 f"class_aware_from {self.class_aware_from:g} is not before the end of the stage, at epochs "
