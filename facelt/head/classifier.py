@@ -97,8 +97,8 @@ class Classifier(nn.Module):
 
     Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products;
     None: that of the embeddings. offset_k: finite numbers added to the classes' scores in training, such as a prior;
-    not learned, and no checkpoint has them. learn_scales: of a linear one, whether a factor of each class's score learns
-    in the place of weight and bias (learnable weight scaling, Kang et al. 2020).
+    not learned, and no checkpoint has them. learn_scales: of a linear one, whether a factor of each class's score
+    learns in the place of weight and bias (learnable weight scaling, Kang et al. 2020).
     """
 
     offset_k: Tensor | None

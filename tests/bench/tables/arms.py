@@ -12,9 +12,8 @@ COSINE = PRESETS["cosine"]
 class Arm:
     """One way to go on.
 
-    stage, block: what is trained, and the knobs of the facelt block; `epochs` stands for those of the stage. reads:
-    readings of facelt.evaluate, its own first. clipping: of gradients. wants: meta runs are read with the memory's mean
-    too, the control of what its content is worth.
+    stage, block: what is trained, and the knobs of the facelt block; class_aware_from as a share of the stage. reads:
+    readings of facelt.evaluate, its own first. clipping: of gradients.
     """
 
     stage: StageName = "plain"
@@ -40,16 +39,17 @@ def cosine_without(*names: str, sampler: str = "uniform", **instead: Any) -> Arm
     return Arm("meta", {"preset": "released", "head": head, "meta": {"sampler": sampler}})
 
 
-def prototypes(**head: Any) -> Arm:
-    """The preset facelt with one knob changed."""
-    return Arm("memory", {"preset": "facelt", "memory_head": head}, ("memory", "classifier"))
+def prototypes(reads: tuple[str, ...] = ("memory", "classifier"), **head: Any) -> Arm:
+    """The preset facelt, or with a knob changed."""
+    return Arm("memory", {"preset": "facelt", "memory_head": head}, reads)
 
 
 METHODS = {
-    "plain": plain(reads=("classifier", "memory", "tau", "logit_adjusted", "ncm", "openmax")),
+    "plain": plain(reads=("classifier", "memory", "both", "tau", "logit_adjusted", "ncm", "openmax")),
     "class-aware": plain(sampler="class_aware"),
     "deferred class-aware": plain(sampler="class_aware", class_aware_from=0.75),
-    "classifier re-training": plain({"restart": True}, sampler="class_aware", freeze_backbone=True),
+    "classifier re-training": plain({"restart": True}, sampler="class_aware", freeze_network=True),
+    "learnable weight scaling": plain({"learn_scales": True}, sampler="class_aware", freeze_network=True),
     "focal": plain({"loss": "focal"}),
     "balanced softmax": plain({"loss": "balanced_softmax"}),
     "lifted structure": plain({"metric": "lifted"}, sampler="class_aware"),
@@ -57,7 +57,7 @@ METHODS = {
     "released": released(),
     "paper": Arm("meta", {"preset": "paper"}, clipping=1.0),
     "cosine": Arm("meta", {"preset": "cosine"}),
-    "facelt": prototypes(),
+    "facelt": prototypes(("memory", "classifier", "both")),
 }
 PARTS_OFF = {
     "released, image by image": released("uniform"),

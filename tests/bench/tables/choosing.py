@@ -1,9 +1,6 @@
-"""The learning rate of each arm, chosen on the validation part of the first seed at the shortest budget."""
+"""The learning rate of each arm, chosen on the validation part of the first seed at the short budget."""
 
-import json
 from pathlib import Path
-
-import numpy as np
 
 from facelt.open_world.readings.reading import Columns
 from recordio_tools.dataset import RecordDataset
@@ -12,14 +9,15 @@ from tests.bench.tables.arms import Arm
 from tests.bench.tables.running import Budget, Diverged, result
 
 RATES = (0.3, 1.0)  # times 0.1
+BUDGET = Budget(epochs=4, seed=0)
 
 
-def choose(arm: Arm, name: str, budget: Budget, folder: Path) -> float:
+def choose(arm: Arm, name: str, folder: Path) -> float:
     """The rate with the best `merit`. Raises Diverged where every one diverged."""
     merits: dict[float, float] = {}
     for rate in RATES:
         try:
-            merits[rate] = merit(arm, result(arm, name, budget, rate, folder), folder)
+            merits[rate] = merit(arm, result(arm, name, BUDGET, rate, folder), folder)
         except Diverged:
             continue
     if not merits:
@@ -34,8 +32,3 @@ def merit(arm: Arm, found: Columns, folder: Path) -> float:
     right_N = found[f"{arm.reads[0]}.class"] == labels_N
     ranks = [name for name in ("meta", "direct") if f"rank1.{name}.validation" in found]
     return float(right_N[of.known_N].mean() + found[f"rank1.{ranks[0]}.validation"].mean()) / 2
-
-
-def settings(folder: Path) -> str:
-    """What was chosen among, for the page."""
-    return json.dumps({"rates": list(np.round(np.multiply(RATES, 0.1), 3))})

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from recordio_tools.__main__ import main as recordio
 from recordio_tools.dataset import RecordDataset
 
+TAIL = ["--tail", "zipf", "--min-images", "4", "--max-images", "80"]
 DRAWN = ["--size", "64", "--zoom", "1.6"]
 SETS = {
-    "train": ["synth", "--identities", "300", "--images", "5000", "--tail", "zipf", "--min-images", "4"]
-    + ["--max-images", "80", *DRAWN],
+    "train": ["synth", "--identities", "300", "--images", "5000", *TAIL, *DRAWN],
     "known": ["synth", "--identities", "300", "--images", "4200", "--first-image", "1000", *DRAWN],
     "strangers": ["synth", "--identities", "250", "--images", "1500", "--first-identity", "100000", *DRAWN],
     "distractors": ["synth", "--identities", "1000", "--images", "1000", "--first-identity", "300000", *DRAWN],

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from ranks import run_ranks
 
 from facelt.head.blocked import BLOCK

@@ -165,9 +165,7 @@ def test_nothing_frozen_moves_and_what_is_not_frozen_does(make_run, stage, updat
     assert stage == "plain" or "selector.fc.weight" in moved
 
 
-@pytest.mark.parametrize(
-    "head, moves", [({"restart": True}, {"weight", "bias"}), ({"learn_scales": True}, {"factor"})]
-)
+@pytest.mark.parametrize("head, moves", [({"restart": True}, {"weight", "bias"}), ({"learn_scales": True}, {"factor"})])
 def test_of_a_frozen_network_nothing_moves_and_the_classifier_learns(make_run, head, moves):
     """Classifier re-training and learnable weight scaling (Kang et al. 2020), and what goes on from the latter."""
     block = {**BLOCK, "backbone": {**BLOCK["backbone"], "neck": "batch_norm"}, "checkpoint_every": 1}
