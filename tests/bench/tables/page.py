@@ -109,8 +109,8 @@ def in_words(samples: Samples, columns: Sequence[str], baseline: Row) -> list[st
         marks = list(marked(samples, column, baseline).values())
         up, down = (sum(sign in mark for mark in marks) for sign in "▲▼")
         lines.append(
-            f"- {TITLES.get(column, column)}: highest {said(best)}; of {len(having) - 1} others {up} above and {down} below "
-            f"{said(baseline)} outside chance."
+            f"- {TITLES.get(column, column)}: highest {said(best)}; of {len(having) - 1} others {up} above and {down} "
+            f"below {said(baseline)} outside chance."
         )
     return lines
 
