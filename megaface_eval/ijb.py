@@ -192,7 +192,7 @@ def sheet_of(
     return sheet.Sheet(
         format=1, kind=task.name, title=f"IJB-{task.name[-1].upper()}: {told}",
         made=sheet.made_now(), command=command, versions=sheet.versions(),
-        settings=settings, tables=held, curves=report.curves_of(measured),
+        settings=settings, tables=held, curves=report.curves_of(measured, names),
         conventions=report.conventions(
             rule,
             options.far_rule if task.pairs is not None else None,

@@ -111,8 +111,8 @@ def _rank_entry(rank: np.ndarray, subject: np.ndarray, chosen: np.ndarray, k: in
     return Entry(value=tallies.rate, low=low, high=high)
 
 
-def curves_of(measured: list[Measured]) -> list[SheetCurve]:
-    """ROC and DET of 1:1, and TPIR against FPIR as the mean of both galleries' curves is read from each."""
+def curves_of(measured: list[Measured], names: tuple[str, str]) -> list[SheetCurve]:
+    """ROC and DET of 1:1, and TPIR against FPIR in each gallery."""
     curves = []
     for method in measured:
         if method.pairs is not None:
@@ -120,10 +120,9 @@ def curves_of(measured: list[Measured]) -> list[SheetCurve]:
             curves.append(curve_of("ROC", method.name, (far, tar), threshold))
             curves.append(curve_of("DET", method.name, (far, 1 - tar), threshold))
         if method.searched is not None:
-            for gallery in (0, 1):
+            for gallery, name in enumerate(names):
                 fpir, tpir = open_set.curve(method.searched.of(gallery))
-                name = f"{method.name}, gallery {gallery + 1}"
-                curves.append(curve_of("TPIR", name, (fpir, tpir), np.full(len(fpir), np.nan)))
+                curves.append(curve_of("TPIR", f"{method.name}, {name}", (fpir, tpir), np.full(len(fpir), np.nan)))
     return curves
 
 
