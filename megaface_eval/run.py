@@ -1,7 +1,6 @@
 """Evaluate feature sets on identification among distractors: `python -m megaface_eval.run --help`."""
 
 import io
-import shlex
 import sys
 from typing import Any
 
@@ -12,7 +11,7 @@ from megaface_eval.evaluate import Evaluation, evaluate
 from megaface_eval.formats import devkit
 from megaface_eval.options import build_parser, settings_of
 from megaface_eval.processes import Processes, join, leave
-from megaface_eval.report import compare, tables
+from megaface_eval.report import compare, sheet, tables, values
 from megaface_eval.report.plots import draw
 from megaface_eval.report.records import report_of
 from megaface_eval.report.schema import Difference, Report
@@ -38,10 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def command_of(arguments: list[str]) -> str:
     """What to type to do the same again. Raises InputError for what cannot be quoted."""
-    command = shlex.join(["python", "-m", "megaface_eval.run", *(a for a in arguments if "local_rank" not in a)])
-    if not command.isascii() and command != command.encode(errors="replace").decode():
-        raise InputError("a name on the command line is not UTF-8; a report could not quote it: rename it")
-    return command
+    return sheet.command_of("megaface_eval.run", [a for a in arguments if "local_rank" not in a])
 
 
 def report_on(settings: Settings, command: str, processes: Processes) -> None:
@@ -59,6 +55,7 @@ def report_on(settings: Settings, command: str, processes: Processes) -> None:
         report = report_of(evaluation, command)
         extras = further_files(evaluation, report)
     if processes.rank == 0:
+        extras |= {"figures.csv": values.figures_csv(report).encode(), "curves.csv": values.curves_csv(report).encode()}
         tables.write_report(report, draw(report), settings.output, extras)
         print_result(report, settings.output)
 

@@ -38,6 +38,8 @@ MODULES = {
     "megaface-eval": "megaface_eval.run",
     "megaface_eval.devkit": "megaface_eval.devkit",
     "megaface_eval.packs": "megaface_eval.packs",
+    "megaface_eval.ijb": "megaface_eval.ijb",
+    "megaface_eval.closed_set": "megaface_eval.closed_set",
     "recordio_tools": "recordio_tools.__main__",
     "recordio-tools": "recordio_tools.__main__",
 }

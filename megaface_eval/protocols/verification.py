@@ -86,17 +86,59 @@ def tar_at(mated: np.ndarray, nonmated_falling: np.ndarray, far: float) -> float
     return float((mated > nonmated_falling[allowed]).mean())
 
 
-def roc(mated: np.ndarray, nonmated_falling: np.ndarray, points: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """FAR and TAR, ascending, at the thresholds of non-mated scores evenly spread over log FAR."""
+def threshold_at(mated: np.ndarray, nonmated_falling: np.ndarray, far: float) -> float | None:
+    """The threshold of `tar_at`: the lowest score accepted; None where there is no TAR or nothing is accepted."""
+    allowed = int(np.floor(far * len(nonmated_falling) * (1 + 1e-12)))
+    if len(mated) == 0 or allowed == 0:
+        return None
+    refused = nonmated_falling[allowed] if allowed < len(nonmated_falling) else -np.inf
+    place = np.searchsorted(-nonmated_falling, -refused, side="left")  # of the first that is refused
+    accepted = [*mated[mated > refused], *nonmated_falling[max(place - 1, 0) : place]]
+    return float(min(accepted)) if accepted else None
+
+
+def corners(mated: np.ndarray, nonmated_falling: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """FAR, TAR and threshold, ascending from 0, 0 and infinity, of the ROC's corners as scikit-learn's roc_curve keeps
+    them: all thresholds but those at which both rates grow by as much as at the next one.
+    """
+    thresholds = np.unique(np.concatenate([mated, nonmated_falling]))[::-1]
+    accepted = [
+        len(scores) - np.searchsorted(scores, thresholds, side="left")
+        for scores in (nonmated_falling[::-1], np.sort(mated))
+    ]
+    turns = np.any([np.diff(number, 2) != 0 for number in accepted], axis=0)
+    kept = np.concatenate([[True], turns, np.ones(min(len(thresholds) - 1, 1), bool)])
+    far, tar = (np.append(0.0, number[kept] / number[-1]) for number in accepted)
+    return far, tar, np.append(np.inf, thresholds[kept])
+
+
+def tar_nearest(curve: tuple[np.ndarray, np.ndarray, np.ndarray], far: float) -> tuple[float, float, float]:
+    """TAR, threshold and FAR at the corner whose FAR is nearest, of equals the last: insightface's rule for IJB."""
+    away = np.abs(curve[0] - far)
+    at = len(away) - 1 - int(np.argmin(away[::-1]))
+    return float(curve[1][at]), float(curve[2][at]), float(curve[0][at])
+
+
+def area(mated: np.ndarray, nonmated_falling: np.ndarray) -> float:
+    """Area under the ROC: the share of mated and non-mated scores whose first is higher, ties counted by half."""
+    rising = nonmated_falling[::-1]
+    below = sum(np.searchsorted(rising, mated, side=side).sum() for side in ("left", "right")) / 2
+    return float(below / len(mated) / len(rising))
+
+
+def roc(
+    mated: np.ndarray, nonmated_falling: np.ndarray, points: int = 400
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """FAR and TAR, ascending, and the thresholds: non-mated scores evenly spread over log FAR."""
     n = len(nonmated_falling)
     if n == 0 or len(mated) == 0:
-        return np.empty(0), np.empty(0)
+        return np.empty(0), np.empty(0), np.empty(0)
     at = np.unique(np.geomspace(1, n, points).astype(int)) - 1
     thresholds = nonmated_falling[at]
     far = np.searchsorted(-nonmated_falling, -thresholds, side="right") / n
     rising = np.sort(mated)
     tar = 1 - np.searchsorted(rising, thresholds, side="left") / len(mated)
-    return far, tar
+    return far, tar, thresholds
 
 
 def equal_error_rate(mated: np.ndarray, nonmated_falling: np.ndarray) -> float | None:
@@ -130,7 +172,7 @@ def weighted_tar(pairs: Pairs, weights: np.ndarray, fars: tuple[float, ...] = FA
 
 def verify(pairs: Pairs, resamples: int = RESAMPLES, seed: int = 0, progress: str | None = None) -> dict:
     """ROC, TAR at every FAR with 95 % intervals by resampled identities, EER, and the numbers of pairs."""
-    far, tar = roc(pairs.mated, pairs.nonmated)
+    far, tar, thresholds = roc(pairs.mated, pairs.nonmated)
     rates = [tar_at(pairs.mated, pairs.nonmated, far) for far in FARS]
     # FARs of at most 0.1 need no more than the highest scores; a resample may need more of them than the whole does
     tail = min(len(pairs.nonmated), int(0.15 * len(pairs.nonmated)) + 1000)
@@ -146,11 +188,12 @@ def verify(pairs: Pairs, resamples: int = RESAMPLES, seed: int = 0, progress: st
     at = []
     for i, (level, rate) in enumerate(zip(FARS, rates, strict=True)):
         low, high = interval_of_draws(rate, drawn[:, i], mated) if rate is not None else (None, None)
-        at.append({"far": level, "tar": rate, "low": low, "high": high})
+        threshold = threshold_at(pairs.mated, pairs.nonmated, level)
+        at.append({"far": level, "tar": rate, "low": low, "high": high, "threshold": threshold})
     return {
         "mated_pairs": len(pairs.mated),
         "nonmated_pairs": len(pairs.nonmated),
         "eer": equal_error_rate(pairs.mated, pairs.nonmated),
         "tar_at_far": at,
-        "roc": {"far": far.tolist(), "tar": tar.tolist()},
+        "roc": {"far": far.tolist(), "tar": tar.tolist(), "threshold": thresholds.tolist()},
     }

@@ -1,4 +1,7 @@
-"""The worst misses: mates that a distractor beats by the widest margin, with thumbnails where there are images."""
+"""The worst misses and the closest hits: mates that a distractor beats by the widest margin, and mates that just win.
+
+With thumbnails where there are images.
+"""
 
 import base64
 import io
@@ -19,10 +22,23 @@ THUMBNAIL = 84  # pixels
 def worst_misses(found: Identified, probes: FeatureSet, distractors: FeatureSet, sources: Sources) -> list[Miss]:
     """Up to SHOWN missed trials, one a probe, widest margin first; thumbnails where the sources name image folders."""
     margin = found.best_score[found.query] - found.score
-    missed = np.flatnonzero((found.ranks[-1] > 0) & (margin > 0))
-    missed = missed[np.argsort(-margin[missed], kind="stable")]
-    _, first = np.unique(found.query[missed], return_index=True)
-    shown = missed[np.sort(first)][:SHOWN]
+    return _widest(found, np.where((found.ranks[-1] > 0) & (margin > 0), margin, -np.inf), probes, distractors, sources)
+
+
+def closest_hits(found: Identified, probes: FeatureSet, distractors: FeatureSet, sources: Sources) -> list[Miss]:
+    """Up to SHOWN found trials, one a probe, narrowest margin first; as the misses are."""
+    margin = found.best_score[found.query] - found.score
+    return _widest(found, np.where((found.ranks[-1] == 0), margin, -np.inf), probes, distractors, sources)
+
+
+def _widest(
+    found: Identified, margin: np.ndarray, probes: FeatureSet, distractors: FeatureSet, sources: Sources
+) -> list[Miss]:
+    """The trials of highest margin (T; -inf leaves one out), one a probe."""
+    chosen = np.flatnonzero(np.isfinite(margin))
+    chosen = chosen[np.argsort(-margin[chosen], kind="stable")]
+    _, first = np.unique(found.query[chosen], return_index=True)
+    shown = chosen[np.sort(first)][:SHOWN]
     misses = []
     for trial in shown.tolist():
         query, mate = int(found.query[trial]), int(found.mate[trial])

@@ -14,7 +14,7 @@ from megaface_eval.protocols import metrics
 from megaface_eval.protocols.metrics import Column, Contrast, Tallies
 from megaface_eval.report import schema
 from megaface_eval.report.conventions import conventions_of
-from megaface_eval.report.misses import worst_misses
+from megaface_eval.report.misses import closest_hits, worst_misses
 from megaface_eval.search.faiss_scan import engine
 from megaface_eval.settings import Settings
 
@@ -91,6 +91,7 @@ def method_report(result: Result, columns: list[Column], settings: Settings) -> 
             nearest=density(nearest[np.isfinite(nearest)]),
         ),
         misses=worst_misses(found, method.probes, method.distractors, settings.sources),
+        hits=closest_hits(found, method.probes, method.distractors, settings.sources),
     )
 
 

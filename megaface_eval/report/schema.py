@@ -85,17 +85,19 @@ class Cmc(Curve):
 
 
 class Roc(Curve):
-    """False and true accept rates, ascending."""
+    """False and true accept rates, ascending, and the thresholds; older reports have none."""
 
     far: list[float]
     tar: list[float]
+    threshold: list[float] | None = None
 
 
 class TarAtFar(Interval):
-    """TAR at one FAR."""
+    """TAR at one FAR, and the lowest score accepted there."""
 
     far: float
     tar: float | None
+    threshold: float | None = None
 
 
 class Verification(Part):
@@ -156,7 +158,7 @@ class MissImage(Part):
 
 
 class Miss(Part):
-    """A mate that a distractor beats. rank: from 1."""
+    """A mate beside its nearest distractor, which beats it or, among hits, does not. rank: from 1."""
 
     identity: str
     rank: int
@@ -184,6 +186,7 @@ class MethodReport(Part):
     open_set: Annotated[dict[str, OpenSet] | None, AfterValidator(_with_cosine)]
     scores: Scores
     misses: list[Miss]
+    hits: list[Miss] = []
 
 
 class SettingsReport(Part):

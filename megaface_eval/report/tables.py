@@ -12,11 +12,19 @@ from megaface_eval.report.wording import MISSING, percent, size_name
 from megaface_eval.settings import Output
 from recordio_tools.atomic import check_writable, output_folder
 
+RANKS = (1, 5, 10, 100)
 LATEX = {
     "\0": "", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≥": r"$\geq$",
     "–": "--",
     **{plain: f"\\{plain}" for plain in "%&_#${}"},
 }  # fmt: skip
+
+
+def found_by(method: MethodReport, rank: int) -> float:
+    """The share of mates among the first `rank`."""
+    return max(
+        (recall for at, recall in zip(method.cmc.rank, method.cmc.recall, strict=True) if at < rank), default=0.0
+    )
 
 
 def is_best(methods: list[MethodReport], method: MethodReport, key: str) -> bool:
@@ -60,8 +68,9 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 
 def further_tables(report: Report) -> list[list[list[str]]]:
-    """Tables of the further protocols: verification, and open set under every rejection score."""
-    tables = []
+    """Further tables: rank-k; verification and its thresholds; open set under every rejection score."""
+    rows = [["Rank-k, %", *(f"rank-{rank}" for rank in RANKS)]]
+    tables = [rows + [[m.name, *(percent(found_by(m, rank)) for rank in RANKS)] for m in report.methods]]
     measured = [(m.name, m.verification) for m in report.methods if m.verification]
     if measured:
         levels = measured[0][1].tar_at_far
@@ -70,6 +79,12 @@ def further_tables(report: Report) -> list[list[list[str]]]:
             rates = [_with_interval(level.tar, level) for level in found.tar_at_far]
             rows.append([name, *rates, percent(found.eer)])
         tables.append(rows)
+        if any(level.threshold is not None for _, found in measured for level in found.tar_at_far):
+            rows = [["Threshold at FAR", *rows[0][1:-1]]]
+            for name, found in measured:
+                held = [level.threshold for level in found.tar_at_far]
+                rows.append([name, *(MISSING if one is None else f"{one:.4f}" for one in held)])
+            tables.append(rows)
     measured = [(m.name, m.open_set) for m in report.methods if m.open_set]
     if measured:
         levels = measured[0][1]["cosine"].tpir_at_fpir

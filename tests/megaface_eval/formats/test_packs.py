@@ -1,13 +1,10 @@
 """Verification packs and the ten-fold protocol."""
 
-import json
-import pickle
-
 import numpy as np
 import pytest
 
 from megaface_eval.features.feature_set import load_features, write_features
-from megaface_eval.formats.packs import main, pack_distances, ten_fold
+from megaface_eval.formats.packs import pack_distances, score_pairs, ten_fold, validate
 
 
 def plain_ten_fold(distances, same):
@@ -34,27 +31,6 @@ def test_ten_fold_equals_a_loop():
     assert 0.6 < score.accuracy < 1
 
 
-@pytest.mark.parametrize(
-    "content, problem",
-    [
-        (b"garbage", "not a verification pack"),
-        (pickle.dumps(([b"a"], [True])), "1 images for 1 pairs"),
-        (pickle.dumps(([], [])), "holds no pairs"),
-        (None, "no such file"),
-    ],
-)
-def test_what_is_no_pack_is_answered_in_one_line(tmp_path, capsys, content, problem):
-    """What a pack may hold is tested with its reader, `recordio_tools.sources.bins`."""
-    if content is not None:
-        (tmp_path / "x.bin").write_bytes(content)
-    assert main([f"{tmp_path}/x.bin", "--images", f"{tmp_path}/images"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path}/x.bin")
-    assert problem in error
-    assert len(error.splitlines()) == 1
-    assert not (tmp_path / "images").exists()
-
-
 def test_distances_with_and_without_the_mirror_image(tmp_path):
     rng = np.random.default_rng(0)
     one, other = rng.standard_normal((2, 8, 16)).astype(np.float32)
@@ -67,22 +43,40 @@ def test_distances_with_and_without_the_mirror_image(tmp_path):
         np.testing.assert_allclose(pack_distances(plain, extra), expected, rtol=1e-5)
 
 
-def test_the_command_scores_and_unpacks(tmp_path, capsys):
-    rng = np.random.default_rng(0)
-    same = np.arange(40) % 2 == 0
-    rows = rng.standard_normal((80, 16)).astype(np.float32)
-    rows[1::2][same] = rows[0::2][same] + 0.3 * rng.standard_normal((20, 16)).astype(np.float32)
-    images = [b"\xff\xd8" + bytes([i]) for i in range(79)] + [b"\x89PNG"]
-    (tmp_path / "p.bin").write_bytes(pickle.dumps((images, same.tolist())))
-    write_features(tmp_path / "f", rows, np.zeros(80, int))
-    pack, features, out = (str(tmp_path / name) for name in ("p.bin", "f", "images"))
-    assert main([pack, "--features", features, "--json"]) == 0
-    score = json.loads(capsys.readouterr().out)["without flip"]
-    assert score["accuracy"] == pytest.approx(plain_ten_fold(pack_distances(load_features(features)), same)[0])
-    assert main([pack, "--images", out]) == 0
-    assert (tmp_path / "images/000003.jpg").read_bytes() == images[3]
-    assert (tmp_path / "images/000079.png").read_bytes() == images[79]
-    assert main([pack, "--images", out]) == 2
-    write_features(tmp_path / "short", rows[:10], np.zeros(10, int))
-    assert main([pack, "--features", str(tmp_path / "short")]) == 2
-    assert "10 rows for 40 pairs" in capsys.readouterr().err
+def plain_validate(distances, same, far):
+    """VAL and FAR of each fold by loops over thresholds."""
+    met = []
+    for fold in np.array_split(np.arange(len(same)), 10):
+        rest = [i for i in range(len(same)) if i not in set(fold) and not same[i]]
+        within = [t / 1000 for t in range(4000) if np.mean([distances[i] < t / 1000 for i in rest]) <= far]
+        threshold = max(within)
+        met.append([np.mean([distances[i] < threshold for i in fold if same[i] == kind]) for kind in (True, False)])
+    return np.mean(met, axis=0), np.std([one for one, _ in met])
+
+
+@pytest.mark.parametrize("far", [1e-3, 0.05, 0.3])
+def test_val_equals_a_loop(far):
+    rng = np.random.default_rng(1)
+    same = np.arange(80) % 2 == 0
+    distances = np.where(same, 1.0, 1.9) + 0.5 * rng.standard_normal(80)
+    (val, met), spread = plain_validate(distances, same, far)
+    found = validate(distances, same, far)
+    assert (found.val, found.far, found.spread) == pytest.approx((val, met, spread))
+
+
+def test_area_and_eer_equal_loops():
+    rng = np.random.default_rng(2)
+    same = rng.random(60) < 0.5
+    distances = np.round(np.where(same, 1.0, 1.5) + 0.5 * rng.standard_normal(60), 1)  # with ties
+    found = score_pairs(distances, same)
+    first = [(a < b) + (a == b) / 2 for a in distances[same] for b in distances[~same]]
+    assert found.auc == pytest.approx(np.mean(first))
+    errors = [max(np.mean(distances[~same] <= t), np.mean(distances[same] > t)) for t in [-1, *distances]]
+    assert found.eer == pytest.approx(min(errors))
+
+
+def test_what_pairs_of_one_kind_cannot_tell_is_left_out():
+    found = score_pairs(np.linspace(0, 2, 20), np.ones(20, bool))
+    assert (found.validation, found.auc, found.eer) == (None, None, None)
+    same = np.arange(40) >= 20  # the first folds hold strangers alone
+    assert score_pairs(np.linspace(0, 2, 40), same).validation is None

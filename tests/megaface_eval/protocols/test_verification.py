@@ -4,14 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from megaface_eval.features.feature_set import normalise
 from megaface_eval.protocols.verification import (
     Pairs,
+    area,
+    corners,
     equal_error_rate,
     probe_pairs,
     roc,
     tar_at,
+    tar_nearest,
+    threshold_at,
     verify,
     weighted_tar,
     whole_identities,
@@ -48,7 +53,7 @@ def test_eer_is_the_best_of_all_thresholds(mated, nonmated):
 def test_every_point_of_the_roc_is_a_threshold_s_rates(mated, nonmated):
     mated, nonmated = np.asarray(mated, float), np.asarray(nonmated, float)
     points = {(f"{(nonmated >= t).mean():.9f}", f"{(mated >= t).mean():.9f}") for t in np.unique(nonmated)}
-    far, tar = roc(mated, falling(nonmated))
+    far, tar, _ = roc(mated, falling(nonmated))
     assert {(f"{f:.9f}", f"{t:.9f}") for f, t in zip(far, tar, strict=True)} == points
     assert (np.diff(far) >= 0).all()
     assert (np.diff(tar) >= -1e-12).all()
@@ -123,3 +128,27 @@ def test_an_identity_that_does_not_fit_is_passed_over(seed):
     labels = np.repeat([3, 5, 9], [90, 10, 10])
     assert whole_identities(labels, 20, seed).tolist() == list(range(90, 110))
     assert whole_identities(labels, 5, seed).tolist() == []
+
+
+@given(mated=scores, nonmated=scores)
+def test_corners_are_those_of_scikit_learn_and_the_area_is_too(mated, nonmated):
+    far, tar, threshold = corners(np.array(mated, float), falling(nonmated))
+    same = [1] * len(mated) + [0] * len(nonmated)
+    expected = roc_curve(same, mated + nonmated)
+    for got, its in zip((far, tar, threshold), expected, strict=True):
+        np.testing.assert_array_equal(got, its)
+    assert area(np.array(mated), falling(nonmated)) == pytest.approx(roc_auc_score(same, mated + nonmated))
+    for level in (1e-6, 0.05, 0.3):
+        away = [abs(one - level) for one in far]
+        last = max(i for i, one in enumerate(away) if one == min(away))
+        assert tar_nearest((far, tar, threshold), level) == (tar[last], threshold[last], far[last])
+
+
+@given(mated=scores, nonmated=scores, far=st.sampled_from([0.01, 0.05, 0.2, 0.5, 1.0]))
+def test_the_threshold_is_the_lowest_score_that_is_accepted(mated, nonmated, far):
+    fits = [t for t in mated + nonmated if np.mean(np.array(nonmated) >= t) <= far + 1e-12]
+    expected = min(fits, default=None) if far * len(nonmated) >= 1 else None
+    found = threshold_at(np.array(mated), falling(nonmated), far)
+    assert found == expected
+    if found is not None:
+        assert np.mean(np.array(mated) >= found) == tar_at(np.array(mated), falling(nonmated), far)

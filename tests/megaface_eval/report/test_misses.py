@@ -22,6 +22,18 @@ def test_misses_are_the_widest_margins_with_thumbnails(made):
     assert len({miss["images"][0]["row"] for miss in misses}) == len(misses)
 
 
+def test_hits_are_the_narrowest_margins(made):
+    method = report_in(made / "report-bad_one")["methods"][0]
+    hits = method["hits"]
+    margins = [hit["mate_score"] - hit["distractor_score"] for hit in hits]
+    assert margins == sorted(margins)
+    assert min(margins) >= 0
+    assert {hit["rank"] for hit in hits} == {1}
+    assert len({hit["images"][0]["row"] for hit in hits}) == len(hits) > 1
+    assert hits[0]["images"][0]["thumbnail"].startswith("data:image/jpeg;base64,")
+    assert "Closest hits: bad_one" in (made / "report-bad_one/report.html").read_text(encoding="utf-8")
+
+
 def test_a_file_that_is_no_image_has_no_thumbnail(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"not an image")
     assert thumbnail_of(tmp_path / "x.jpg") is None
