@@ -68,17 +68,20 @@ def main(argv: list[str] | None = None) -> int:
         decoding = recogniser.decoding(args.batch, device, args.threads)
         for source, dataset, folders in zip(sources, datasets, outputs, strict=True):
             with one_line("facelt.extract", every_rank=True):
-                write_features(folders, recogniser, dataset, decoding, source, args.half)
-        say_next(every[: len(outputs[0])] if len(sources) == 1 else [folders[0] for folders in outputs])
+                write_features(folders, recogniser, dataset, decoding, source, half=args.half, force=args.force)
+        say_next(outputs)
     return 0
 
 
-def say_next(folders: list[Path]) -> None:
-    """The last line: what was written, and the command that comes next."""
-    probes, *others = folders
+def say_next(outputs: list[list[Path]]) -> None:
+    """The last line: what was written, and the command that comes next. outputs: of each data folder, by embedding."""
+    probes, *others = (folders[0] for folders in outputs)
     distractors = others[0] if others else "DISTRACTORS"
-    command = f"python -m megaface_eval.run --probes {probes} --distractors {distractors} --output REPORT"
-    group.say(f"features in {', '.join(map(str, folders))}; next: {command}")
+    written = ", ".join(str(folder) for folders in outputs for folder in folders)
+    command = (
+        f"python -m megaface_eval.run --probes {probes} --distractors {distractors} --gallery SIZE --output REPORT"
+    )
+    group.say(f"features in {written}; next: {command}")
 
 
 def extract_memory(args: argparse.Namespace) -> None:

@@ -33,17 +33,20 @@ def write_features(
     dataset: RecordDataset,
     decoding: Decoding,
     source: str,
+    *,
     half: bool = False,
+    force: bool = True,
 ) -> None:
     """Run a recogniser over a set, all ranks together, and put a feature set in each folder, whole or not at all.
 
     Args:
-        folders: one for each of the recogniser's embeddings; existing ones are replaced.
+        folders: one for each of the recogniser's embeddings.
         recogniser: takes images of `decoding.image_size`.
         dataset: in whose order the rows stand.
         decoding: with the images of a rank in a batch.
         source: the data folder, as meta.json is to name it.
         half: features are kept as float16, in half the space.
+        force: existing folders are replaced; else what came meanwhile stays, and these features are dropped.
 
     Raises:
         UserError: an image does not decode, an output cannot be written, a feature is not finite or does not fit
@@ -55,7 +58,7 @@ def write_features(
         drafts: list[Path] = []
 
         def begin() -> None:
-            drafts.extend(stack.enter_context(output_folder(folder, force=True)) for folder in folders)
+            drafts.extend(stack.enter_context(output_folder(folder, force=force)) for folder in folders)
 
         group.on_rank_0(begin)
         matrices: list[np.memmap] = []

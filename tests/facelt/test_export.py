@@ -20,14 +20,6 @@ from facelt.run_folder import checkpoint
 from recordio_tools.dataset import RecordDataset
 
 K = 6
-HEADS = {
-    "released": {},
-    "linear": {"head": {"hallucinator": "linear", "squash": "paper"}},
-    "cosine": {"preset": "cosine"},
-    "mean": {"head": {"retrieval": "mean"}},
-    "no memory": {"head": {"memory": False, "attention_on": "features"}},
-    "no reach": {"head": {"reach": False}, "products": "bfloat16"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +57,17 @@ def assert_alike(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> N
         assert (np.abs(got[name] - values) / scale).max() < 1e-4, name
 
 
-@pytest.mark.parametrize("stage, inside", [("plain", True), ("meta", False)])
-def test_the_direct_feature_at_any_batch(run, data, tmp_path, stage, inside):
+def test_the_direct_feature_at_any_batch(run, data, tmp_path):
     path, images = tmp_path / "m.onnx", pixels(data)
-    assert export.main([str(run / stage), "--onnx", str(path), "--pixels", "inside" if inside else "outside"]) == 0
+    assert export.main([str(run / "plain"), "--onnx", str(path)]) == 0
     for part in (images, images[:1], images[:3]):
-        got = answers(path, part, inside)
+        got = answers(path, part)
         assert list(got) == ["features"]
-        assert_alike(got, {"features": want(run / stage, "direct", part)["features"]})
-    nodes = [(node.op_type, node.name) for node in onnx_graph(path).node][:2]
-    assert (nodes == [("Sub", "Sub_pixels"), ("Mul", "Mul_pixels")]) is inside
+        assert_alike(got, want(run / "plain", "direct", part))
+    assert [(node.op_type, node.name) for node in onnx_graph(path).node][:2] == [
+        ("Sub", "Sub_pixels"),
+        ("Mul", "Mul_pixels"),
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -82,17 +75,6 @@ def onnx_graph(path):
     import onnx
 
     return onnx.load(str(path)).graph
-
-
-@pytest.mark.parametrize("kind", HEADS)
-def test_the_memory_comes_with_the_meta_embedding(kind, data, tmp_path):
-    run = write_random_run(tmp_path / "run", K, **HEADS[kind])
-    path, images = tmp_path / "m.onnx", pixels(data)
-    embedding = "squashed" if kind == "linear" else "meta"
-    assert export.main([str(run), "--onnx", str(path), "--embedding", embedding, "--data", str(data)]) == 0
-    got = answers(path, images)
-    assert list(got) == ["features", "reachability"]
-    assert_alike(got, want(run, embedding, images))
 
 
 def test_prototypes_say_who_it_is(run, data, tmp_path):
@@ -111,30 +93,27 @@ def test_prototypes_say_who_it_is(run, data, tmp_path):
 
 
 def test_extract_reads_what_was_exported_as_it_reads_the_run(run, data, tmp_path):
-    common = ["--data", str(data), "--batch", "4"]
-    for name, more in (("inside", []), ("outside", ["--pixels", "outside"])):
-        path = tmp_path / f"{name}.onnx"
-        assert export.main([str(run / "meta"), "--onnx", str(path), "--embedding", "meta", *more]) == 0
-        assert extract.main(["--onnx", str(path), *common, "--output", str(tmp_path / name)]) == 0
+    path, common = tmp_path / "m.onnx", ["--data", str(data), "--batch", "4"]
+    assert export.main([str(run / "meta"), "--onnx", str(path), "--embedding", "meta", "--data", str(data)]) == 0
+    assert_alike(answers(path, pixels(data)), want(run / "meta", "meta", pixels(data)))
+    assert extract.main(["--onnx", str(path), *common, "--output", str(tmp_path / "file")]) == 0
     whole = ["--checkpoint", str(run / "meta"), "--embedding", "meta", *common]
     assert extract.main([*whole, "--output", str(tmp_path / "run")]) == 0
-    for name in ("inside", "outside"):
-        for file in ("features.npy", "reachability.npy"):
-            got, wanted = (np.load(tmp_path / folder / file) for folder in (name, "run"))
-            np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
-        assert json.loads((tmp_path / name / "meta.json").read_text())["embedding"] == "meta"
+    for name in ("features.npy", "reachability.npy"):
+        got, wanted = (np.load(tmp_path / folder / name) for folder in ("file", "run"))
+        np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+    assert json.loads((tmp_path / "file" / "meta.json").read_text())["embedding"] == "meta"
 
 
 def test_a_large_memory_lies_beside_the_model(run, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(exporting, "LARGEST", 1000)
     path, images = tmp_path / "m.onnx", pixels(data)
-    arguments = [str(run / "meta"), "--onnx", str(path), "--embedding", "meta"]
-    assert export.main(arguments) == 0
+    arguments = [str(run / "meta"), "--onnx", str(path), "--embedding", "meta", "--pixels", "outside"]
+    path.write_text("an older one")
+    assert export.main([*arguments, "--force"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
     assert "weights in m.onnx.data" in capsys.readouterr().err
-    assert_alike(answers(path, images), want(run / "meta", "meta", images))
-    assert export.main([*arguments, "--force"]) == 0
-    assert_alike(answers(path, images), want(run / "meta", "meta", images))
+    assert_alike(answers(path, images, inside=False), want(run / "meta", "meta", images))
 
 
 def test_int8_says_what_it_costs(run, data, tmp_path, capsys):
@@ -163,8 +142,7 @@ def test_an_answer_that_differs_is_seen_and_nothing_is_written(run, tmp_path, mo
     with pytest.raises(UserError, match="not written"):
         trial.check(lambda pixels: {"features": np.ones((len(pixels), 3))}, tmp_path / "m.onnx")
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
-    for option, name in (("--onnx", "m.onnx"), ("--safetensors", "m.safetensors")):
-        assert "its answers differ" in refused(capsys, str(run / "plain"), option, str(tmp_path / name))
+    assert "its answers differ" in refused(capsys, str(run / "plain"), "--safetensors", str(tmp_path / "m.safetensors"))
     assert list(tmp_path.iterdir()) == []
 
 
