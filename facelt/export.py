@@ -48,14 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         check(args)
         folder = checkpoint.find(args.run)
         # Whatever is wrong is said before the first file is made.
-        card = (
-            None
-            if args.card is None
-            else make_card(folder, str(args.onnx or args.safetensors or args.run), args.report)
-        )
+        example = str(args.onnx or args.safetensors or args.run)
+        card = make_card(folder, example, args.report) if args.card is not None else ""
         if args.onnx is not None or args.safetensors is not None:
             write_files(args, folder)
-        if card is not None:
+        if args.card is not None:
             with output_file(args.card, force=args.force) as draft:
                 draft.write_text(card, encoding="utf-8")
             group.say(f"{args.card}: the model card")

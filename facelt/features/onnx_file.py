@@ -162,7 +162,7 @@ class OnnxFile:
 
     def _try_outputs(self, names: list[str]) -> tuple[int, dict[str, tuple[int, ...]]]:
         """How many images of noise went in, and the shape of each output."""
-        rng = np.random.default_rng(0)
+        rng, problem = np.random.default_rng(0), ""
         # A free batch is tried with two: some files promise one that their graph does not keep.
         for rows in (self.entry.batch,) if self.entry.batch else (2, 1):
             noise = rng.integers(0, 256, (rows, 3, self.entry.height, self.entry.width)).astype(np.float32)
@@ -171,7 +171,9 @@ class OnnxFile:
             try:
                 answers: list[Any] = list(self.session.run(names, {self.entry.name: fed}))
             except Exception as error:  # as above
-                problem = error
+                problem = " ".join(str(error).split())
+                continue
+            if self.entry.batch is None and rows > 1 and not any(np.shape(one)[:1] == (rows,) for one in answers):
                 continue
             if rows == 1 and self.entry.batch is None:
                 self.entry = self.entry._replace(batch=1)

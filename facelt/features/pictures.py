@@ -45,7 +45,8 @@ def _sized(image: Image.Image, recogniser: Recogniser) -> NDArray[np.uint8]:
         scale = max(height / image.height, width / image.width)
         large = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
     else:
-        large = (recogniser.resize or width,) * 2
+        side = recogniser.resize or width
+        large = (side, side)
     if image.size != large:
         image = image.resize(large, Image.Resampling.BILINEAR)
     left, top = (large[0] - width) // 2, (large[1] - height) // 2

@@ -33,11 +33,12 @@ def write_model(
     outputs: tuple[str, ...] = ("feature",),
     second_input: bool = False,
     times: float = 1.0,
+    one_by_one: bool = False,
 ) -> Path:
     """A model at `path`. number: of its input. last: channels last. inside: what its graph does to the pixels first.
 
     outputs: of "feature" (N x PIXELS), "norm" (N x 1), "map" (N x 3 x H x W), "twin" (as the feature). times: of the
-    feature, such as nan.
+    feature, such as nan. one_by_one: its graph keeps one image, whatever its input promises.
     """
     h, w = size
     nodes, constants, at = [], {}, "data"
@@ -64,6 +65,8 @@ def write_model(
     add("Flatten")
     add("MatMul", weights(h, w))
     add("Mul", np.float32(times) * np.ones(1, np.float32))
+    if one_by_one:
+        add("Reshape", np.array([1, PIXELS], np.int64))
     feature = at
     made = {"feature": (feature, [batch, PIXELS]), "twin": (feature, [batch, PIXELS])}
     made |= {"map": (picture, [batch, 3, h, w]), "norm": (feature, [batch, 1])}

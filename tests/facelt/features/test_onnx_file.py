@@ -41,6 +41,12 @@ def test_any_batch_layout_and_shape(batch, last, size, tmp_path):
     np.testing.assert_allclose(features(path, images), by_hand(usual(images)), rtol=1e-3, atol=1e-3)
 
 
+def test_a_free_batch_that_the_graph_does_not_keep(tmp_path):
+    path = write_model(tmp_path / "m.onnx", one_by_one=True)
+    images = pictures()
+    np.testing.assert_allclose(features(path, images), by_hand(usual(images)), rtol=1e-3, atol=1e-3)
+
+
 def test_float16_and_uint8(tmp_path):
     images = pictures()
     path = write_model(tmp_path / "half.onnx", number=TensorProto.FLOAT16)
