@@ -37,7 +37,7 @@ HOMES = {
     "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
     "onnxruntime": {
-        "facelt/features/onnx_export.py",
+        "facelt/features/exporting.py",
         "facelt/features/onnx_file.py",
         "recordio_tools/align/onnx_detectors.py",
     },
