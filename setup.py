@@ -27,6 +27,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "facelt.jobs": ["*.json"],
+        "facelt.features": ["*.jinja"],
         "facelt.figures": ["*.jinja"],
         "facelt.open_world.report": ["*.jinja"],
         "megaface_eval.report": ["*.jinja"],
@@ -35,6 +36,7 @@ setup(
         "console_scripts": [
             "facelt-train = facelt.train:command",
             "facelt-extract = facelt.extract:command",
+            "facelt-export = facelt.export:command",
             "facelt-evaluate = facelt.evaluate:command",
             "facelt-explain = facelt.explain:command",
             "facelt-draw = facelt.draw:command",
@@ -75,7 +77,9 @@ setup(
         "mxnet": [f"mxnet==1.9.1; {OLD_NUMPY}", f"numpy<2; {OLD_NUMPY}"],
         "heic": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.7"],  # torch's exporter needs onnxscript
         "dev": [
+            "onnxscript>=0.7",
             "hypothesis>=6.100",
             "pre-commit>=3.7",
             "pyright[nodejs]>=1.1.400",

@@ -6,8 +6,8 @@
     python -m facelt.extract --checkpoint RUN --memory-set CENTROIDS      (the memory itself, a row a class)
 
 Several embeddings or data folders are written in one go, to FEATURES/<embedding>/<data folder's name>.
-A feature set is a folder: features.npy (N x D, float32), labels.npy (N, int64), names.txt (where the data has names of
-identities), meta.json (what made it), norm.npy and, of a meta run, reachability.npy (N each, float32).
+A feature set is a folder: features.npy (N x D, float32; float16 with --half), labels.npy (N, int64), names.txt (where
+the data has names of identities), meta.json (what made it), norm.npy and, of a meta run, reachability.npy (N each).
 """
 
 import argparse
@@ -24,19 +24,12 @@ import torch
 
 from facelt.errors import UserError, one_line
 from facelt.features.feature_set import write_features, write_memory
-from facelt.features.recognisers import (
-    OnnxPixels,
-    Recogniser,
-    from_checkpoint,
-    from_onnx,
-    from_pixels,
-    memory_of,
-    with_flip,
-)
+from facelt.features.onnx_file import OnnxPixels, from_onnx
+from facelt.features.recognisers import Recogniser, from_checkpoint, from_pixels, memory_of, with_flip
 from facelt.head.meta_embedding import EMBEDDINGS
 from facelt.parallel import group
 from facelt.run_folder import checkpoint
-from recordio_tools.atomic import check_writable
+from recordio_tools.atomic import check_unclaimed, check_writable
 from recordio_tools.cli.arguments import positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
@@ -63,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             every.append(args.memory_set)
         for folder in every:
             group.on_rank_0(check_writable, folder, force=args.force, folder=True)
+            group.on_rank_0(check_unclaimed, folder)
         datasets = [group.together(RecordDataset, source) for source in sources]
         if args.checkpoint is not None:
             args.checkpoint = checkpoint.find(args.checkpoint)
@@ -74,8 +68,20 @@ def main(argv: list[str] | None = None) -> int:
         decoding = recogniser.decoding(args.batch, device, args.threads)
         for source, dataset, folders in zip(sources, datasets, outputs, strict=True):
             with one_line("facelt.extract", every_rank=True):
-                write_features(folders, recogniser, dataset, decoding, source)
+                write_features(folders, recogniser, dataset, decoding, source, half=args.half, force=args.force)
+        say_next(outputs)
     return 0
+
+
+def say_next(outputs: list[list[Path]]) -> None:
+    """The last line: what was written, and the command that comes next. outputs: of each data folder, by embedding."""
+    probes, *others = (folders[0] for folders in outputs)
+    distractors = others[0] if others else "DISTRACTORS"
+    written = ", ".join(str(folder) for folders in outputs for folder in folders)
+    command = (
+        f"python -m megaface_eval.run --probes {probes} --distractors {distractors} --gallery SIZE --output REPORT"
+    )
+    group.say(f"features in {written}; next: {command}")
 
 
 def extract_memory(args: argparse.Namespace) -> None:
@@ -99,6 +105,9 @@ def output_folders(args: argparse.Namespace, source: str) -> list[Path]:
 def make_recogniser(args: argparse.Namespace, device: torch.device) -> Recogniser:
     """The recogniser that the arguments ask for. Raises UserError for what does not fit together."""
     embeddings = tuple(args.embedding)
+    if args.onnx is None and (given := [name for name in ONNX_ALONE if getattr(args, name) is not None]):
+        option = f"--{given[0].replace('_', '-')}"
+        raise UserError(f"{option} is of ONNX models, whose pixels and outputs facelt cannot know; leave it out")
     if args.memory and embeddings == ("direct",):
         raise UserError(
             f"--memory {args.memory} does not touch the direct feature; give --embedding meta, or leave it out"
@@ -108,11 +117,20 @@ def make_recogniser(args: argparse.Namespace, device: torch.device) -> Recognise
     if args.checkpoint is not None:
         recogniser = from_checkpoint(args.checkpoint, embeddings, device, args.memory)
     elif args.onnx is not None:
-        recogniser = from_onnx(args.onnx, OnnxPixels(args.mean, args.std, args.channels))
+        recogniser = group.together(from_onnx, args.onnx, pixels_of(args), args.output_name)
     else:
         recogniser = from_pixels(args.pixels)
     recogniser = replace(recogniser, facts={**recogniser.facts, "flip": args.flip})
     return with_flip(recogniser) if args.flip else recogniser
+
+
+ONNX_ALONE = ("mean", "std", "channels", "output_name")
+
+
+def pixels_of(args: argparse.Namespace) -> OnnxPixels:
+    """What the arguments say of the pixels that an ONNX model expects."""
+    mean, std = (None if values is None else tuple(values) for values in (args.mean, args.std))
+    return OnnxPixels(mean, std, args.channels or "rgb")
 
 
 def arguments() -> Parser:
@@ -136,9 +154,12 @@ def arguments() -> Parser:
     parser.add_argument("--flip", action="store_true", help="add the normalised features of the mirrored image")
     parser.add_argument("--batch", type=positive, default=64, help="images a step of each rank (default: 64)")
     parser.add_argument("--threads", type=positive, default=2, help="decoding threads of each rank (default: 2)")
-    parser.add_argument("--mean", type=float, default=127.5, help="of the pixels an ONNX model expects")
-    parser.add_argument("--std", type=float, default=127.5, help="of the pixels an ONNX model expects")
-    parser.add_argument("--channels", choices=("rgb", "bgr"), default="rgb", help="order an ONNX model expects")
+    parser.add_argument("--half", action="store_true", help="keep the features as float16, in half the space")
+    numbers = "of the pixels an ONNX model expects, one or three for R, G, B (default: as its graph tells, or 127.5)"
+    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help=numbers)
+    parser.add_argument("--std", type=float, nargs="+", metavar="X", help=numbers)
+    parser.add_argument("--channels", choices=("rgb", "bgr"), help="order an ONNX model expects (default: rgb)")
+    parser.add_argument("--output-name", metavar="NAME", help="output of an ONNX model (default: the one of N x D)")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser

@@ -53,6 +53,16 @@ def check_writable(target: Path | str, *, force: bool = False, folder: bool | No
         )
 
 
+def check_unclaimed(target: Path | str) -> None:
+    """Refuse an output that another process of this host is writing, before hours of work that would end in vain."""
+    for draft, process in _drafts(_absolute(target)):
+        if process != os.getpid() and _alive(process):
+            raise UserError(
+                f"{target}: process {process} is writing it; wait for it, choose another name, or remove "
+                f"{draft.name} beside it where that is none of yours"
+            )
+
+
 def check_usable(folder: Path | str) -> None:
     """Refuse at once a folder that is to be written into, whether it is there or not, where that cannot be.
 
@@ -98,6 +108,22 @@ def output_file(target: Path | str, *, force: bool = False) -> Iterator[Path]:
     """The same for a single file: the block writes the path that it is given."""
     with _beside(target, force, folder=False) as partial:
         yield partial
+
+
+@contextmanager
+def scratch_folder(target: Path | str) -> Iterator[Path]:
+    """A new folder beside `target` that vanishes with the block: for work whose result then becomes the output.
+
+    Raises UserError where it cannot be made.
+    """
+    path = _absolute(target)
+    folder = path.with_name(_partial_name(path))
+    try:
+        with _explained(target):
+            folder.mkdir(parents=True)
+        yield folder
+    finally:
+        _remove(folder)
 
 
 @contextmanager
@@ -237,15 +263,22 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _clear_leftovers(target: Path) -> None:
     """Remove what killed writers of `target` on this host left, and put back what one had only moved aside."""
-    prefix = _partial_prefix(target)
-    for leftover in target.parent.glob(f"{glob.escape(prefix)}.*{_PARTIAL}"):
-        named = re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.\w+(-old)?{re.escape(_PARTIAL)}", leftover.name)
-        if named is None or _alive(int(named[1])):
+    for leftover, process in _drafts(target):
+        if _alive(process):
             continue
-        if named[2] and not os.path.lexists(target):
+        if leftover.name.endswith(_OLD) and not os.path.lexists(target):
             os.rename(leftover, target)
         else:
             _remove(leftover)
+
+
+def _drafts(target: Path) -> Iterator[tuple[Path, int]]:
+    """What writers of `target` on this host have beside it, and the process of each."""
+    prefix = _partial_prefix(target)
+    for draft in target.parent.glob(f"{glob.escape(prefix)}.*{_PARTIAL}"):
+        named = re.fullmatch(rf"{re.escape(prefix)}\.(\d+)\.\w+(-old)?{re.escape(_PARTIAL)}", draft.name)
+        if named is not None:
+            yield draft, int(named[1])
 
 
 def _alive(process: int) -> bool:

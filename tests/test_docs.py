@@ -28,6 +28,8 @@ MODULES = {
     "facelt-train": "facelt.train",
     "facelt.extract": "facelt.extract",
     "facelt-extract": "facelt.extract",
+    "facelt.export": "facelt.export",
+    "facelt-export": "facelt.export",
     "facelt.evaluate": "facelt.evaluate",
     "facelt-evaluate": "facelt.evaluate",
     "facelt.explain": "facelt.explain",

@@ -229,7 +229,8 @@ printf '\\n' >> "$LOG/python"
 @pytest.mark.parametrize("recogniser", [False, True])
 def test_eval_reads_what_it_extracted(recogniser, job, tmp_path):
     replace_python(tmp_path, PYTHON_THAT_RECORDS)
-    job |= {"RECOGNISER": "arc.onnx"} if recogniser else {}
+    told = {"RECOGNISER": "arc.onnx", "RECOGNISER_OPTIONS": "--mean 0 --std 58.4 57.1 57.4 --channels bgr"}
+    job |= told if recogniser else {}
     done = submit("eval", "run", "a/faces", "b/faces", "c/faces", "report", "--gallery", "10K", job=job, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     calls = [line.split("\0")[:-1] for line in (tmp_path / "python").read_text().splitlines()]
@@ -239,6 +240,8 @@ def test_eval_reads_what_it_extracted(recogniser, job, tmp_path):
         assert module == "facelt.extract"
         args = extract.arguments().parse_args(arguments)
         assert args.onnx is not None or args.checkpoint == "run"
+        pixels = (args.mean, args.std, args.channels)
+        assert pixels == (([0], [58.4, 57.1, 57.4], "bgr") if args.onnx else (None, None, None))
         kinds = ["onnx"] if args.onnx else args.embedding
         made |= {f: (kind, args.data[0]) for kind, f in zip(kinds, output_folders(args), strict=True)}
     assert evaluation[:2] == ["-m", "megaface_eval.run"]

@@ -16,6 +16,7 @@ PACKAGES = ("facelt", "megaface_eval", "recordio_tools")
 COMMANDS = (
     "facelt-train",
     "facelt-extract",
+    "facelt-export",
     "facelt-evaluate",
     "facelt-explain",
     "facelt-draw",
@@ -26,6 +27,7 @@ COMMANDS = (
     "recordio-tools",
 )
 TEMPLATES = [
+    "facelt/features/card.md.jinja",
     "facelt/figures/page.html.jinja",
     "facelt/open_world/report/report.html.jinja",
     "megaface_eval/report/report.html.jinja",

@@ -36,7 +36,12 @@ HOMES = {
     "torch.distributed": {"facelt/parallel/group.py", "facelt/parallel/collectives.py", "megaface_eval/processes.py"},
     "deepspeed": {"facelt/training/engine.py", "facelt/training/deepspeed_internals.py"},
     "nvidia.dali": {"facelt/images/dali.py"},
-    "onnxruntime": {"facelt/features/recognisers.py", "recordio_tools/align/onnx_detectors.py"},
+    "onnxruntime": {
+        "facelt/features/exporting.py",
+        "facelt/features/onnx_file.py",
+        "recordio_tools/align/onnx_detectors.py",
+    },
+    "onnx": {"facelt/features/onnx_file.py"},
     "scipy": {"facelt/open_world/readings/openmax.py", "megaface_eval/protocols/metrics.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "mxnet": set(),

@@ -1,7 +1,7 @@
 """Feature sets, written: a folder with a row for each image of a data folder.
 
-features.npy (N x D, float32), labels.npy (N, int64), names.txt (where the data has names of identities), meta.json
-(what made it); and columns of a number a row (N, float32): norm.npy, the length of each feature, and what the
+features.npy (N x D, float32 or float16), labels.npy (N, int64), names.txt (where the data has names of identities),
+meta.json (what made it); and columns of a number a row (N, float32): norm.npy, the length of each feature, and what the
 recogniser knows beside, such as reachability.npy.
 """
 
@@ -12,36 +12,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from facelt.errors import UserError
 from facelt.features.recognisers import Recogniser
 from facelt.images.dali import Decoding
-from facelt.images.one_pass import each_batch
+from facelt.images.one_pass import Batch, each_batch
 from facelt.parallel import collectives, group
 from recordio_tools.atomic import output_folder
 from recordio_tools.dataset import RecordDataset
 
+SAMPLE = 512  # rows, evenly spread, by which a set is judged
+FEWEST = 8  # images below which alike features say nothing of the recogniser
+ALIKE = 0.99  # a mean cosine above it: features that tell nobody from anybody
+
 
 def write_features(
-    folders: list[Path], recogniser: Recogniser, dataset: RecordDataset, decoding: Decoding, source: str
+    folders: list[Path],
+    recogniser: Recogniser,
+    dataset: RecordDataset,
+    decoding: Decoding,
+    source: str,
+    *,
+    half: bool = False,
+    force: bool = True,
 ) -> None:
     """Run a recogniser over a set, all ranks together, and put a feature set in each folder, whole or not at all.
 
     Args:
-        folders: one for each of the recogniser's embeddings; existing ones are replaced.
+        folders: one for each of the recogniser's embeddings.
         recogniser: takes images of `decoding.image_size`.
         dataset: in whose order the rows stand.
         decoding: with the images of a rank in a batch.
         source: the data folder, as meta.json is to name it.
+        half: features are kept as float16, in half the space.
+        force: existing folders are replaced; else what came meanwhile stays, and these features are dropped.
 
     Raises:
-        UserError: an image does not decode, or an output cannot be written.
+        UserError: an image does not decode, an output cannot be written, a feature is not finite or does not fit
+            float16; or the features of a foreign recogniser are all alike, which says that it was fed wrongly.
     """
+    number = np.dtype(np.float16 if half else np.float32)
     chief = group.rank() == 0
     with ExitStack() as stack:
         drafts: list[Path] = []
 
         def begin() -> None:
-            drafts.extend(stack.enter_context(output_folder(folder, force=True)) for folder in folders)
+            drafts.extend(stack.enter_context(output_folder(folder, force=force)) for folder in folders)
 
         group.on_rank_0(begin)
         matrices: list[np.memmap] = []
@@ -50,17 +67,20 @@ def write_features(
             # Rank 0 writes for all: pages that several machines map for writing would overwrite each other.
             outputs = [collectives.gather(rows_BD.float().contiguous()) for rows_BD in batch.output.features]
             known = {name: collectives.gather(column_B.float()) for name, column_B in batch.output.columns.items()}
+            for rows_GD in outputs:  # the same on all ranks, which end together
+                _check_finite(rows_GD[torch.from_numpy(batch.valid_G).to(rows_GD.device)], batch, dataset, number)
             if not chief:
                 continue
             images, valid_G = batch.images_G[batch.valid_G], batch.valid_G
             if not matrices:
                 shapes = [(len(dataset), rows_GD.shape[1]) for rows_GD in outputs]
-                matrices = [_open(draft, shape) for draft, shape in zip(drafts, shapes, strict=True)]
+                matrices = [_open(draft, shape, number) for draft, shape in zip(drafts, shapes, strict=True)]
             for matrix, rows_GD in zip(matrices, outputs, strict=True):
                 matrix[images] = rows_GD.cpu().numpy()[valid_G]
             for name, column_G in known.items():
                 column = columns.setdefault(name, np.empty(len(dataset), np.float32))
                 column[images] = column_G.cpu().numpy()[valid_G]
+        group.on_rank_0(lambda: [_check_spread(matrix, recogniser, source) for matrix in matrices])
         for draft, matrix, embedding in zip(drafts, matrices, recogniser.embeddings, strict=True) if chief else ():
             matrix.flush()
             for name, column in {"norm": _norms(matrix), **columns}.items():
@@ -85,16 +105,50 @@ def write_memory(folder: Path, centroids_KD: np.ndarray, facts: dict[str, Any]) 
         (draft / "meta.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
+def _check_finite(rows_nD: torch.Tensor, batch: Batch, dataset: RecordDataset, number: np.dtype) -> None:
+    """rows_nD: of the batch's valid images, in their order."""
+    bad_n = ~(rows_nD.abs() <= float(np.finfo(number).max)).all(1)
+    if not bad_n.any():
+        return
+    key = dataset.keys[batch.images_G[batch.valid_G][int(bad_n.int().argmax())]]
+    if rows_nD.isfinite().all():
+        raise UserError(
+            f"--half: the feature of record {key} is beyond float16's {np.finfo(number).max:.0f}; leave it out"
+        )
+    raise UserError(
+        f"{dataset.folder}: the feature of record {key} is NaN or infinite ({int(bad_n.sum())} of {len(bad_n)} in its "
+        "batch); check what the recogniser is fed, or train it again"
+    )
+
+
+def _check_spread(matrix: np.ndarray, recogniser: Recogniser, source: str) -> None:
+    """Refuse features of a foreign recogniser that are all alike; of one's own, warn: it may be at its beginning."""
+    sample = np.unique(np.linspace(0, len(matrix) - 1, SAMPLE).astype(np.int64))
+    if (n := len(sample)) < FEWEST:
+        return
+    rows_nD = matrix[sample].astype(np.float64)
+    unit_nD = rows_nD / np.linalg.norm(rows_nD, axis=1, keepdims=True).clip(1e-300)
+    cosine = float((np.square(unit_nD.sum(0)).sum() - n) / (n * (n - 1)))  # of all pairs but an image with itself
+    if cosine <= ALIKE:
+        return
+    said = f"the mean cosine of {n} images of {source} is {cosine:.4f}: their features are all alike"
+    if recogniser.foreign:
+        raise UserError(f"{said}; the model wants other pixels: see --mean, --std, --channels and --output-name")
+    group.say(f"warning: {said}; such features tell nobody from anybody")
+
+
 def _norms(matrix: np.ndarray, rows: int = 65536) -> np.ndarray:
     """‖v‖ of every row, float32, a piece at a time: the matrix may be larger than the memory."""
-    pieces = [np.linalg.norm(matrix[start : start + rows], axis=1) for start in range(0, len(matrix), rows)]
+    pieces = [
+        np.linalg.norm(matrix[start : start + rows].astype(np.float32), axis=1) for start in range(0, len(matrix), rows)
+    ]
     return np.concatenate(pieces)
 
 
-def _open(folder: Path, shape: tuple[int, int]) -> np.memmap:
+def _open(folder: Path, shape: tuple[int, int], number: np.dtype) -> np.memmap:
     """An empty features.npy, mapped for writing, with its space on the disk: a full one would kill a later write."""
     path = folder / "features.npy"
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=number, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

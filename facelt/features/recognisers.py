@@ -1,4 +1,4 @@
-"""Recognisers: what turns images into features. A trained run, anyone's ONNX file, or the bare pixels.
+"""Recognisers: what turns images into features. A trained run, or the bare pixels; ONNX files have their own module.
 
 B: images, S: side of the images, D: size of a feature.
 """
@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -38,7 +37,8 @@ class Recogniser:
     """embed: images B x 3 x S x S -> a feature for each of `embeddings`, and columns beside them.
 
     image_size: S. facts: what made the features, for meta.json. mean, std: the images are (x - mean) / std of RGB
-    0 … 255. resize: see `dali.Frame`.
+    0 … 255. resize: see `dali.Frame`. width: of images that are not square, S high; None: S. foreign: whether it is
+    someone else's, which may want other pixels than it is given.
     """
 
     embed: Callable[[Tensor], Recognised]
@@ -48,23 +48,29 @@ class Recogniser:
     mean: Pixel = FACE_PIXELS["pixel_mean"]
     std: Pixel = FACE_PIXELS["pixel_std"]
     resize: int | None = None
+    width: int | None = None
+    foreign: bool = False
 
     def decoding(self, batch_size: int, device: torch.device, threads: int = 2) -> Decoding:
         """How it wants a set decoded. batch_size: images of a rank."""
-        return Decoding(self.image_size, batch_size, device, threads, resize=self.resize, mean=self.mean, std=self.std)
-
-
-@dataclass(frozen=True)
-class OnnxPixels:
-    """What an ONNX model expects: (x - mean) / std of 0 … 255, in this order of channels ("rgb" or "bgr")."""
-
-    mean: float = 127.5
-    std: float = 127.5
-    channels: str = "rgb"
+        return Decoding(
+            self.image_size,
+            batch_size,
+            device,
+            threads,
+            resize=self.resize,
+            mean=self.mean,
+            std=self.std,
+            width=self.width,
+        )
 
 
 def from_checkpoint(
-    folder: Path, embeddings: tuple[str, ...], device: torch.device, memory: str | None = None
+    folder: Path,
+    embeddings: tuple[str, ...],
+    device: torch.device,
+    memory: str | None = None,
+    exact: bool = False,
 ) -> Recogniser:
     """Embeddings of a trained network; the class memory stays sharded over the ranks, which must all call alike.
 
@@ -76,6 +82,7 @@ def from_checkpoint(
         embeddings: of `meta_embedding.EMBEDDINGS`.
         device: of the network.
         memory: "mean" reads the mean of the memory for every image, a control; None reads it as trained.
+        exact: its products are float32, whatever they were while it trained.
 
     Raises:
         UserError: it is of stage plain or memory and more than the direct feature is asked for; or it infuses no memory
@@ -95,7 +102,7 @@ def from_checkpoint(
     embedder.to(device).eval().requires_grad_(False)
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step}
     facts |= {"memory": memory} if memory else {}
-    config = state.config
+    config = state.config.model_copy(update={"products": "float32"}) if exact else state.config
 
     def embed_plain(images_B3SS: Tensor) -> Recognised:
         return Recognised([embedder(images_B3SS).direct_BD], {})
@@ -165,39 +172,6 @@ def memory_of(folder: Path) -> tuple[Tensor, dict[str, Any]]:
     rows = checkpoint.read_rows(folder, Partition(state.num_classes), {"memory.centroids"})
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step, "embedding": "centroids"}
     return rows["memory.centroids"], facts
-
-
-def from_onnx(path: str | Path, pixels: OnnxPixels) -> Recogniser:
-    """Any recogniser in ONNX with one image input, N x 3 x S x S with N free or 1; its first output is the feature.
-
-    Raises UserError where onnxruntime is missing, cannot load the file, or the input is of another shape.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError("--onnx needs onnxruntime: pip install 'facelt[onnx]'") from None
-    if not Path(path).is_file():
-        raise UserError(f"--onnx {path}: no such file; give a recogniser in ONNX")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
-    except Exception as error:  # onnxruntime's own types share no base but Exception
-        raise UserError(f"--onnx {path}: onnxruntime cannot load it ({error}); give a valid ONNX file") from None
-    entry = session.get_inputs()[0]
-    shape = entry.shape
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or (isinstance(shape[0], int) and shape[0] != 1):
-        raise UserError(f"--onnx {path}: its input is {shape}; expected N x 3 x H x H images, with N free or 1")
-
-    def embed(images_B3SS: Tensor) -> Recognised:
-        scaled = (images_B3SS.cpu() * 127.5 + 127.5 - pixels.mean) / pixels.std
-        scaled = scaled.flip(1) if pixels.channels == "bgr" else scaled
-        calls = scaled.split(1) if shape[0] == 1 else [scaled]
-        rows = [np.asarray(session.run(None, {entry.name: images.numpy()})[0]) for images in calls]
-        return Recognised([torch.from_numpy(np.concatenate(rows)).flatten(1)], {})
-
-    facts = {"recogniser": "onnx", "model": str(path), **vars(pixels)}
-    return Recogniser(embed, shape[2] if isinstance(shape[2], int) else 112, facts)
 
 
 def from_pixels(size: int) -> Recogniser:

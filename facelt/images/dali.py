@@ -157,7 +157,8 @@ class Decoding:
 
     image_size: S. batch_size: the largest B. threads: of the CPU. prefetch: batches that decoding runs ahead.
     resize: see `Frame`; what is not augmented is cut from the middle. mean, std: what comes out is (x - mean) / std of
-    RGB 0 … 255.
+    RGB 0 … 255. width: of images S high that are not square: the middle of the image at the scale at which it covers
+    them; for what is not augmented. None: S.
     """
 
     image_size: int
@@ -169,6 +170,7 @@ class Decoding:
     resize: int | None = None
     mean: Pixel = FACE_PIXELS["pixel_mean"]
     std: Pixel = FACE_PIXELS["pixel_std"]
+    width: int | None = None
 
     @classmethod
     def of(cls, config: FaceltConfig, batch_size: int, device: torch.device) -> "Decoding":
@@ -187,6 +189,11 @@ class Decoding:
     def frame(self) -> Frame:
         """What the network sees of an image."""
         return Frame(self.image_size, self.resize)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what comes out."""
+        return self.image_size, self.width or self.image_size
 
 
 class ImagePipeline:
@@ -207,8 +214,7 @@ class ImagePipeline:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Tensor]:
-        size = self.decoding.image_size
-        resize = tuple(self.dataset.image_size) != (size, size)
+        resize = tuple(self.dataset.image_size) != self.decoding.shape
         i = 0
         while i < len(self.plan):
             for images in self._batches(i, resize):
@@ -255,7 +261,7 @@ class ImagePipeline:
             yield images
 
     def _fits(self, out) -> bool:
-        return out.is_dense_tensor() and out[0].shape() == [3, self.decoding.image_size, self.decoding.image_size]
+        return out.is_dense_tensor() and out[0].shape() == [3, *self.decoding.shape]
 
     def _changes(self, i: int) -> list[NDArray]:
         """What the graph is fed beside the images: the fields of Changes that are in use."""
@@ -267,7 +273,7 @@ class ImagePipeline:
     def _graph(self, source: Callable[[int], tuple], resize: bool):
         """The DALI pipeline. A kind of change whose amounts make it nothing is left out."""
         fn, types = self._dali.fn, self._dali.types
-        size, device = self.decoding.image_size, self.decoding.device
+        size, device = list(self.decoding.shape), self.decoding.device
         graph = self._dali.pipeline.Pipeline(
             batch_size=self.decoding.batch_size,
             num_threads=self.decoding.threads,
@@ -287,9 +293,11 @@ class ImagePipeline:
             images = self._decode(encoded)
             window = self._window(changed)
             if window is not None:
-                images = fn.resize(images, size=[size, size], roi_start=window[0], roi_end=window[1], roi_relative=True)
+                images = fn.resize(images, size=size, roi_start=window[0], roi_end=window[1], roi_relative=True)
+            elif resize and self.decoding.width is not None:
+                images = fn.resize(images, size=size, mode="not_smaller")
             elif resize:
-                images = fn.resize(images, size=[size, size])
+                images = fn.resize(images, size=size)
             if "brightness_B" in changed:
                 colours = {name: changed[f"{name}_B"] for name in ("brightness", "contrast", "saturation")}
                 images = fn.color_twist(images, **colours)
@@ -300,6 +308,7 @@ class ImagePipeline:
                 mean=list(self.decoding.mean),
                 std=list(self.decoding.std),
                 mirror=changed.get("mirror_B", 0),
+                **({"crop": size} if resize and self.decoding.width is not None else {}),
             )
             graph.set_outputs(images)
         graph.build()

@@ -14,7 +14,7 @@ from facelt.run_folder import checkpoint
 
 
 def write_random_run(folder: Path, classes: int, **block: Any) -> Path:
-    """Both stages of the tiny recipe. block: knobs of it that differ."""
+    """Stages plain and meta of the tiny recipe. block: knobs of it that differ."""
     config = FaceltConfig.model_validate({**TINY["facelt"], **block})
     torch.manual_seed(1)
     stages: tuple[StageName, ...] = ("plain", "meta")
@@ -28,4 +28,19 @@ def write_random_run(folder: Path, classes: int, **block: Any) -> Path:
         )
         rows = {name: p.detach() for name, p in head.named_parameters()}
         checkpoint.save(folder, state, weights=embedder.state_dict(), moments={"none": torch.zeros(1)}, rows=rows)
+    return folder
+
+
+def write_random_prototypes(folder: Path, classes: int, **block: Any) -> Path:
+    """Stage memory of the tiny recipe, calibrated to nothing that means anything."""
+    config = FaceltConfig.model_validate({**TINY["facelt"], "preset": "facelt", **block})
+    torch.manual_seed(2)
+    embedder = Embedder(config, False).eval()
+    scalars = {"temperature": 16.0, "threshold": 0.25}
+    state = checkpoint.CheckpointState(
+        stage="memory", step=4, finished=True, global_batch=8, config=config, num_classes=classes, starts=[0],
+        scalars=scalars,
+    )  # fmt: skip
+    rows = {"memory.centroids": torch.randn(classes, config.embedding_size)}
+    checkpoint.save(folder, state, weights=embedder.state_dict(), moments={"none": torch.zeros(1)}, rows=rows)
     return folder

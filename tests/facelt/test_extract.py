@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -11,15 +13,19 @@ import torch
 from faces import write_faces
 from launching import launch
 from onnx import TensorProto, helper
+from onnx_models import by_hand as by_model
+from onnx_models import write_model
 from PIL import Image
 from tiny import TINY
 
 from facelt import extract
 from facelt.config import FaceltConfig
+from facelt.features.stored import read_features
 from facelt.head.heads import MetaHead
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
+from megaface_eval.features.feature_set import load_features
 from recordio_tools.dataset import RecordDataset
 
 K, D = 5, 16
@@ -101,8 +107,6 @@ def test_the_direct_feature_alone_has_its_reachability_and_a_plain_run_none(run,
 
 
 def test_the_memory_is_a_feature_set_that_serves_as_a_cohort(run, tmp_path):
-    from megaface_eval.features.feature_set import load_features
-
     assert extract.main(["--checkpoint", str(run), "--memory-set", str(tmp_path / "memory")]) == 0
     centroids = checkpoint.read_rows(checkpoint.find(run), Partition(K))["memory.centroids"]
     memory = load_features(tmp_path / "memory")
@@ -147,12 +151,74 @@ def test_an_onnx_recogniser_gets_the_pixels_it_expects(data, tmp_path, batch):
     write_onnx(tmp_path / "mean.onnx", batch=batch)
     arguments = ["--onnx", str(tmp_path / "mean.onnx"), "--data", str(data)]
     assert extract.main([*arguments, "--output", str(tmp_path / "usual")]) == 0
-    told = ["--mean", "0", "--std", "255", "--channels", "bgr"]
+    told = ["--mean", "100", "--std", "255", "--channels", "bgr"]
     assert extract.main([*arguments, *told, "--output", str(tmp_path / "told")]) == 0
     means = images(data).mean((2, 3)).numpy()
     np.testing.assert_allclose(np.load(tmp_path / "usual" / "features.npy"), means, atol=0.01)
-    want = ((means * 127.5 + 127.5) / 255)[:, ::-1]
+    want = ((means * 127.5 + 27.5) / 255)[:, ::-1]
     np.testing.assert_allclose(np.load(tmp_path / "told" / "features.npy"), want, atol=0.01)
+    facts = json.loads((tmp_path / "told" / "meta.json").read_text())
+    assert (facts["mean"], facts["std"], facts["channels"]) == (100, 255, "bgr")
+
+
+def test_pictures_that_are_not_square_are_cut_from_the_middle(tmp_path):
+    wide = write_faces(tmp_path / "data", classes=8, images=2, size=16)
+    path = write_model(tmp_path / "m.onnx", size=(16, 12))
+    assert extract.main(["--onnx", str(path), "--data", str(wide), "--output", str(tmp_path / "f")]) == 0
+    middle = images(wide)[:, :, :, 2:14].permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "f" / "features.npy"), by_model(middle), rtol=1e-3, atol=1e-3)
+
+
+def test_half_keeps_float16_and_its_norms_are_those_of_the_rows(data, tmp_path, capsys):
+    arguments = ["--onnx", str(write_model(tmp_path / "m.onnx", size=(32, 32), times=300.0)), "--data", str(data)]
+    assert extract.main([*arguments, "--output", str(tmp_path / "whole")]) == 0
+    assert extract.main([*arguments, "--output", str(tmp_path / "half"), "--half"]) == 0
+    whole, half = (np.load(tmp_path / name / "features.npy") for name in ("whole", "half"))
+    assert (half.dtype, half.nbytes) == (np.float16, whole.nbytes // 2)
+    np.testing.assert_allclose(half, whole, rtol=1e-3, atol=1)
+    norms = np.load(tmp_path / "half" / "norm.npy")
+    assert norms.dtype == np.float32
+    np.testing.assert_allclose(norms, np.linalg.norm(half.astype(np.float64), axis=1), rtol=1e-5)
+    for read in (lambda path: read_features(str(path)).rows_ND[:], lambda path: load_features(path).stored.read(0, 25)):
+        np.testing.assert_array_equal(read(tmp_path / "half"), half)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"next: python -m megaface_eval.run --probes {tmp_path / 'half'} --distractors DISTRACTORS" in last
+    arguments[1] = str(write_model(tmp_path / "large.onnx", size=(32, 32), times=1e5))
+    assert "beyond float16's 65504; leave it out" in refused(
+        capsys, *arguments, "--output", str(tmp_path / "f"), "--half"
+    )
+
+
+def test_features_that_are_not_finite_or_all_alike_end_in_one_line(data, tmp_path, capsys):
+    out = ["--data", str(data), "--output", str(tmp_path / "f")]
+    path = write_model(tmp_path / "nan.onnx", size=(32, 32), times=float("nan"))
+    assert "is NaN or infinite (25 of 25 in its batch)" in refused(capsys, "--onnx", str(path), *out)
+    path = write_model(tmp_path / "m.onnx", size=(32, 32))
+    alike = refused(capsys, "--onnx", str(path), *out, "--mean", "-100000")
+    assert "their features are all alike; the model wants other pixels: see --mean" in alike
+    assert not (tmp_path / "f").exists()
+
+
+def test_an_output_that_another_process_is_writing_is_refused(data, tmp_path, capsys):
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"writing\n"
+        for more in ([], ["--force"]):
+            answer = refused(capsys, "--pixels", "8", "--data", str(data), "--output", str(tmp_path / "f"), *more)
+            assert f"process {other.pid} is writing it; wait for it" in answer
+        other.kill()
+    assert extract.main(["--pixels", "8", "--data", str(data), "--output", str(tmp_path / "f")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+WRITER = """
+import sys
+from recordio_tools.atomic import output_folder
+with output_folder(sys.argv[1]):
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -174,8 +240,9 @@ def test_mistakes(run, data, tmp_path, capsys):
     (tmp_path / "bad.onnx").write_text("text")
     assert "cannot load it" in refused(capsys, "--onnx", str(tmp_path / "bad.onnx"), *out)
     write_onnx(tmp_path / "grey.onnx", channels=1)
-    assert "expected N x 3 x H x H" in refused(capsys, "--onnx", str(tmp_path / "grey.onnx"), *out)
+    assert "expected N x 3 x H x W" in refused(capsys, "--onnx", str(tmp_path / "grey.onnx"), *out)
     assert "needs --checkpoint" in refused(capsys, "--pixels", "8", "--embedding", "meta", *out)
+    assert "--output-name is of ONNX models" in refused(capsys, "--pixels", "8", "--output-name", "fc1", *out)
     (tmp_path / "out").mkdir()
     assert "exists" in refused(capsys, "--pixels", "8", *out)
     assert not list((tmp_path / "out").iterdir())

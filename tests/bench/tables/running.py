@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from facelt import evaluate, extract, train
 from facelt.open_world.readings.reading import Columns
 from facelt.parallel import group
+from facelt.run_folder import checkpoint
 from recordio_tools.dataset import RecordDataset
 from tests.bench.tables import sets
 from tests.bench.tables.arms import ARMS, Arm
@@ -36,8 +37,12 @@ class Budget:
         return f"epochs-{self.epochs}/seed-{self.seed}"
 
 
+class Stopped(Exception):
+    """A run that was asked to stop."""
+
+
 class Diverged(Exception):
-    """A run that did not come to its end."""
+    """A run whose loss or gradients did not stay finite, at this rate."""
 
 
 def configuration(arm: Arm, budget: Budget, rate: float) -> dict[str, Any]:
@@ -106,12 +111,14 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def train_stage(ds: dict, stage: str, out: Path, folder: Path, start: Path | None = None) -> None:
-    """Train, go on with, or leave as it is. Raises SystemExit where it ends early."""
+    """Train, go on with, or leave as it is. Raises SystemExit where it ends early, Stopped where it was asked to."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "ds.json").write_text(json.dumps(ds), encoding="utf-8")
     arguments = ["--deepspeed_config", str(out / "ds.json"), "--data", str(folder / "train"), "--output", str(out)]
     if status := train.main([*arguments, "--stage", stage, *(["--start-from", str(start)] if start else [])]):
         raise SystemExit(status)
+    if not checkpoint.read_state(checkpoint.find(out)).finished:
+        raise Stopped(f"{out}: stopped as asked; the same command goes on")
 
 
 def answers(arm: Arm, out: Path, folder: Path) -> Columns:

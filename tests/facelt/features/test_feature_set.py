@@ -9,6 +9,7 @@ import torch
 from faces import write_faces
 from ranks import run_ranks
 
+from facelt.errors import UserError
 from facelt.features.feature_set import write_features
 from facelt.features.recognisers import Recognised, Recogniser
 from facelt.images.dali import Decoding
@@ -71,3 +72,37 @@ def test_what_fails_half_way_leaves_what_was_there(data, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="no more"):
         write_features(folders, recogniser, RecordDataset(data), decoding, str(data))
     assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+
+
+def test_what_came_meanwhile_stays_unless_it_may_be_replaced(data, tmp_path):
+    def racing(images_B3SS):
+        (tmp_path / "f").mkdir(exist_ok=True)
+        (tmp_path / "f" / "other").touch()
+        return Recognised([means(images_B3SS).features[0]], {})
+
+    decoding = Decoding(32, 4, torch.device("cpu"), threads=1)
+    given = ([tmp_path / "f"], Recogniser(racing, 32, {}), RecordDataset(data), decoding, str(data))
+    with pytest.raises(UserError, match="exists already"):
+        write_features(*given, force=False)
+    assert [path.name for path in (tmp_path / "f").iterdir()] == ["other"]
+    write_features(*given)
+    assert not (tmp_path / "f" / "other").exists()
+
+
+def alike(images_B3SS: torch.Tensor) -> Recognised:
+    return Recognised([images_B3SS.mean((2, 3)) + 100], {})
+
+
+def test_features_that_are_all_alike_are_warned_of_or_refused_of_a_foreign_recogniser(data, tmp_path, capsys):
+    decoding = Decoding(32, 4, torch.device("cpu"), threads=1)
+    given = (RecordDataset(data), decoding, str(data))
+    write_features([tmp_path / "own"], Recogniser(alike, 32, {}), *given)
+    said = capsys.readouterr().err
+    assert f"warning: the mean cosine of {N} images of {data} is 1.0000" in said
+    rows = np.load(tmp_path / "own" / "features.npy").astype(np.float64)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = (unit @ unit.T)[~np.eye(N, dtype=bool)]
+    assert cosines.mean() > 0.99
+    with pytest.raises(UserError, match="the model wants other pixels"):
+        write_features([tmp_path / "theirs"], Recogniser(alike, 32, {}, foreign=True), *given)
+    assert not (tmp_path / "theirs").exists()

@@ -4,14 +4,7 @@ import pytest
 import torch
 
 from facelt.errors import UserError
-from facelt.features.recognisers import (
-    OnnxPixels,
-    Recognised,
-    Recogniser,
-    from_onnx,
-    from_pixels,
-    with_flip,
-)
+from facelt.features.recognisers import Recognised, Recogniser, from_pixels, with_flip
 from facelt.run_folder import checkpoint
 
 
@@ -38,7 +31,5 @@ def test_flip_adds_the_unit_features_of_the_mirror_image_and_changes_nothing_els
 
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="no such file; give a recogniser in ONNX"):
-        from_onnx(tmp_path / "none.onnx", OnnxPixels())
     with pytest.raises(UserError, match="no checkpoint there"):
         checkpoint.find(tmp_path)

@@ -378,3 +378,14 @@ def test_without_dali_the_error_says_where_it_is_to_be_had(faces, monkeypatch):
     with pytest.raises(ValueError, match="DALI, which cannot be imported here") as caught:
         ImagePipeline(faces, Written([np.arange(8)]), decoding(48, 8))
     assert "\n" not in str(caught.value)
+
+
+def test_images_that_are_not_square_are_the_middle_at_the_scale_that_covers_them():
+    rng = np.random.default_rng(4)
+    square, tall = picture(rng, 48, 48), picture(rng, 48, 40)
+    mixed = Memory([encoded(square, "PNG"), encoded(tall, "PNG")], (48, 48))
+    (images,) = ImagePipeline(mixed, Written([[0, 1]]), decoding(48, 2, width=40))
+    got = images.permute(0, 2, 3, 1).numpy() * 127.5 + 127.5
+    assert got.shape == (2, 48, 40, 3)
+    np.testing.assert_allclose(got[0], square[:, 4:44], atol=1e-3)
+    np.testing.assert_allclose(got[1], tall, atol=1e-3)
