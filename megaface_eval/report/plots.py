@@ -9,11 +9,23 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from megaface_eval.report.curves import figure_rows
 from megaface_eval.report.schema import ColumnHead, MethodReport, OpenSet, Report, Verification
 from megaface_eval.report.wording import percent, size_name
-from recordio_tools.plot_style import COLOURS, STYLE
+from recordio_tools.page.plot import Plot, to_csv
+from recordio_tools.plot_style import COLOURS, INK, STYLE
 
 STYLED = matplotlib.rc_context(STYLE)
+# of each figure: what it is, and what it shows
+CAPTIONS = {
+    "cmc": ("Cumulative match", "Share of mates found at each rank or before it, in the largest gallery."),
+    "sizes": ("Rank-1 by size of the gallery", "Rank-1 among ever more distractors; band: 95 % interval."),
+    "roc": ("Verification", "Share of mated pairs accepted (TAR) against that of non-mated pairs (FAR)."),
+    "open-set": ("Open set", "Mated probes found (TPIR) against strangers let in (FPIR), mean of G1 and G2."),
+    "bars": ("Rank-1 by pseudo-shots and sub-groups", "The table's columns; whiskers: 95 % interval."),
+    "scores": ("Scores", "Scores of mates, of two people's probes, and of each probe's nearest distractor."),
+}
+WHOLE = ("bars",)
 
 
 def draw(report: Report) -> dict[str, Figure]:
@@ -33,11 +45,14 @@ def draw(report: Report) -> dict[str, Figure]:
     return figures
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element, without the XML prologue."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+def on_page(report: Report, figures: dict[str, Figure]) -> list[Plot]:
+    """Figures as the page holds them, with the numbers behind them."""
+    plots = []
+    for key, figure in figures.items():
+        title, caption = CAPTIONS[key]
+        rows = to_csv(figure_rows(report, key))
+        plots.append(Plot.of(figure, key, title, caption, csv=rows, whole=key in WHOLE))
+    return plots
 
 
 def to_png(figure: Figure) -> bytes:
@@ -55,7 +70,6 @@ def _plain(name: str) -> str:
 def _axes(width: float = 6.0, height: float = 3.8):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_axisbelow(True)
     return figure, axes
 
 
@@ -117,13 +131,13 @@ def bars_figure(methods: list[MethodReport], columns: list[ColumnHead]) -> Figur
         for x, column in enumerate(shown):
             cell, at = method.cells[column.key], x + (i - (len(methods) - 1) / 2) * width
             if cell.rate is None:
-                axes.text(at, 0, "n = 0", ha="center", va="bottom", color="#8a939b", fontsize=8)
+                axes.text(at, 0, "n = 0", ha="center", va="bottom", color=INK, fontsize=8)
                 continue
             label = _plain(method.name) if x == _first(method, shown) else None
             axes.bar(at, cell.rate, width * 0.92, color=colour, label=label)
             if cell.low is not None and cell.high is not None:
                 ends = [[max(cell.rate - cell.low, 0)], [max(cell.high - cell.rate, 0)]]
-                axes.errorbar(at, cell.rate, ends, color="#2b3238", capsize=3, linewidth=1)
+                axes.errorbar(at, cell.rate, ends, color=INK, capsize=3, linewidth=1)
     axes.set_xticks(range(len(shown)), [_plain(column.title) for column in shown])
     axes.grid(axis="x", visible=False)
     axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")

@@ -2,7 +2,6 @@
 
 import os
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from megaface_eval.errors import InputError
@@ -11,6 +10,8 @@ from megaface_eval.report.schema import Cell, Interval, MethodReport, Report
 from megaface_eval.report.wording import MISSING, percent, size_name
 from megaface_eval.settings import Output
 from recordio_tools.atomic import check_writable, output_folder
+from recordio_tools.page.plot import Plot
+from recordio_tools.page.rendering import environment
 
 LATEX = {
     "\0": "", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≥": r"$\geq$",
@@ -113,15 +114,9 @@ def to_latex(report: Report) -> str:
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", *body, r"\end{tabular}"]) + "\n"
 
 
-def to_html(report: Report, figures: dict[str, str]) -> str:
+def to_html(report: Report, figures: list[Plot]) -> str:
     """One HTML file: style, figures and thumbnails are inside it."""
-    page = Environment(
-        loader=PackageLoader("megaface_eval", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    page = environment("megaface_eval", "report")
     page.globals.update(percent=percent, interval=_interval, count=_count, is_best=is_best)
     page.globals.update(size_name=size_name, further=further_tables(report))
     return page.get_template("report.html.jinja").render(report=report, figures=figures)
@@ -140,16 +135,19 @@ def check_output(output: Output) -> None:
 def write_report(report: Report, figures: dict[str, Figure], output: Output, extras: dict[str, bytes]) -> None:
     """Write the report's folder, whole or not at all.
 
-    figures: those of `plots.draw`; `cmc` is also written as cmc.png. extras: file name to content.
+    figures: those of `plots.draw`, written as SVG and CSV too; `cmc` also as cmc.png. extras: file name to content.
     """
-    drawn = {key: plots.to_svg(figure) for key, figure in figures.items()}
+    drawn = plots.on_page(report, figures)
     files = {
         "report.json": report.to_json(indent=1) + "\n",
         "report.html": to_html(report, drawn),
         "table.md": to_markdown(report),
         "table.tex": to_latex(report),
     }
+    for plot in drawn:
+        files |= {f"figures/{plot.key}.svg": plot.alone, f"figures/{plot.key}.csv": plot.csv}
     with output_folder(output.folder, force=output.force) as folder:
+        (folder / "figures").mkdir()
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "cmc.png").write_bytes(plots.to_png(figures["cmc"]))

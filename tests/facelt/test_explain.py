@@ -36,7 +36,7 @@ def test_the_page_of_a_meta_run(folder, tmp_path, capsys):
     assert re.search(r"mean \|e\| = 0\.\d{3}", page)
     assert "modulated attention" in page
     assert "4 × 4 positions" in page
-    assert len(re.findall(r"<td>.*training images", page)) == 4  # two tables of two
+    assert len(re.findall(r'<th scope="row">.*training images', page)) == 4  # two tables of two
     faces = 6 * 5  # of four rows, and of the classifier's class
     assert len(re.findall(r'src="data:image/jpeg;base64,', page)) == faces + 2
     assert not re.findall(r'(?:src|href)="(?!data:)', page)

@@ -59,9 +59,9 @@ def test_devkit_results_agree_with_the_report(made):
 
 def test_the_page_asks_nothing_of_the_network(made):
     html = (made / "report-bad_one/report.html").read_text()
-    assert not re.findall(r'(?:src|href|action)="(?!data:|#)[^"]*"', re.sub(r'xlink:href="#[^"]*"', "", html))
+    assert not re.findall(r'(?:src|href|action)="(?!data:|#)[^"]*"', html)
     assert "@import" not in html
-    assert "<script" not in html
+    assert re.findall("<script[^>]*>", html) == ["<script>"]
 
 
 def test_names_cannot_break_the_page(made):
@@ -74,7 +74,7 @@ def test_names_cannot_break_the_page(made):
 
 def test_the_page_holds_every_figure_once(made):
     html = (made / "together/report.html").read_text()
-    assert re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<svg', html) == FIGURES
+    assert re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<div[^>]*><svg', html) == FIGURES
     assert html.count("<svg") == len(FIGURES)
 
 
@@ -83,7 +83,7 @@ def test_a_browser_shows_every_figure_and_the_table(made, tmp_path):
     page = (made / "together/report.html").as_uri()
     options = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     dom = subprocess.run([*options, "--dump-dom", page], capture_output=True, text=True, timeout=120).stdout
-    figures = re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<svg', dom)
+    figures = re.findall(r'<figure id="figure-([a-z-]+)"[^>]*>\s*<div[^>]*><svg', dom)
     assert figures == FIGURES
     cells = re.findall(r"<td[^>]*>([^<]*)", dom[dom.index('id="table4"') :])
     full = percent(report_in(made / "together")["methods"][0]["cells"]["full"]["rate"])
