@@ -57,6 +57,23 @@ def _scores(report: Report) -> Rows:
             yield [method.name, low, high, *share]
 
 
+def _quality(report: Report) -> Rows:
+    yield ["method", "quality", "error", "share_rejected", "rate"]
+    for method in report.methods:
+        for name, found in (method.quality or {}).items():
+            for error, reject in (("false non-match", found.false_non_match), ("rank-1", found.rank1)):
+                yield from ([method.name, name, error, *point] for point in zip(*_values(reject.curve), strict=True))
+
+
+def _fairness(report: Report) -> Rows:
+    yield ["method", "attribute", "group", "identities", "error", "fmr", "rate", "low", "high", "pairs"]
+    for method in report.methods:
+        for one in method.fairness.groups if method.fairness else []:
+            for error, rate in (("false non-match", one.false_non_match), ("false match", one.false_match)):
+                group = [method.name, one.attribute, one.group, one.identities, error, method.fairness.fmr]
+                yield [*group, rate.rate, rate.low, rate.high, rate.pairs]
+
+
 def _values(curve: Any) -> list[list[float]]:
     """The lists of a curve's points, in the order of its fields."""
     return [getattr(curve, name) for name in type(curve).model_fields]
@@ -68,5 +85,7 @@ ROWS: dict[str, Callable[[Report], Rows]] = {
     "roc": _roc,
     "open-set": _open_set,
     "bars": _bars,
+    "quality": _quality,
+    "fairness": _fairness,
     "scores": _scores,
 }

@@ -31,12 +31,13 @@ def _count(cell: Cell) -> str:
     return MISSING if cell.probes is None else f"n = {cell.probes}"
 
 
-def _interval(cell: Interval) -> str:
-    return MISSING if cell.low is None else f"{percent(cell.low)}–{percent(cell.high)}"
+def _interval(cell: Interval, digits: int = 2) -> str:
+    return MISSING if cell.low is None else f"{percent(cell.low, digits)}–{percent(cell.high, digits)}"
 
 
-def _with_interval(rate: float | None, cell: Interval) -> str:
-    return percent(rate) if cell.low is None else f"{percent(rate)} ({_interval(cell)})"
+def _with_interval(rate: float | None, cell: Interval, digits: int = 2) -> str:
+    shown = percent(rate, digits)
+    return shown if cell.low is None else f"{shown} ({_interval(cell, digits)})"
 
 
 def main_table(report: Report, mark: str = "**") -> list[list[str]]:
@@ -83,7 +84,38 @@ def further_tables(report: Report) -> list[list[list[str]]]:
                     cells += [percent(level.g1), percent(level.g2), _with_interval(level.mean, level)]
                 rows.append([label, *cells])
         tables.append(rows)
-    return tables
+    return [*tables, *quality_tables(report), *fairness_tables(report)]
+
+
+def quality_tables(report: Report) -> list[list[list[str]]]:
+    """Errors as images are rejected, a row for each method, quality and error; none where not measured."""
+    named = [(m.name, name, found) for m in report.methods for name, found in (m.quality or {}).items()]
+    if not named:
+        return []
+    shares = [f"{100 * at.share:g} %" for at in named[0][2].rank1.at]
+    rows = [["Error, % by images rejected", *shares, "mean to 20 %", "of the first"]]
+    for method, name, found in named:
+        for error, reject in ((f"FNMR at {found.fmr:g}", found.false_non_match), ("rank-1", found.rank1)):
+            cells = [_with_interval(at.rate, at) for at in reject.at]
+            relative = MISSING if reject.relative is None else f"{reject.relative:.2f}"
+            rows.append([f"{method}, {name}: {error}", *cells, percent(reject.mean), relative])
+    return [rows]
+
+
+def fairness_tables(report: Report) -> list[list[list[str]]]:
+    """Errors by sub-group, a row for each method and sub-group; none where not measured."""
+    measured = [(m.name, m.fairness) for m in report.methods if m.fairness]
+    if not measured:
+        return []
+    head = f"Errors, % at FMR {100 * measured[0][1].fmr:g} % of all"
+    rows = [[head, "identities", "false non-match", "mated pairs", "false match", "non-mated pairs"]]
+    for method, found in measured:
+        for one in found.groups:
+            missed, matched = one.false_non_match, one.false_match
+            cells = [_with_interval(missed.rate, missed), f"{missed.pairs:,}"]
+            cells += [_with_interval(matched.rate, matched, 4), f"{matched.pairs:,}"]
+            rows.append([f"{method}: {one.group}", f"{one.identities:,}", *cells])
+    return [rows]
 
 
 def to_markdown(report: Report) -> str:

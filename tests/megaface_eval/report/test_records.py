@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from megaface_eval.protocols.metrics import Tallies
-from megaface_eval.report.records import density, differences, gaps, held_together, state
+from megaface_eval.report.claims import differences, gaps, held_together, state
+from megaface_eval.report.records import density
 from megaface_eval.report.schema import HISTOGRAM, ColumnHead, Difference
 
 
