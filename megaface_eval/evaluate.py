@@ -70,6 +70,9 @@ def evaluate(settings: Settings, processes: Processes) -> Evaluation:
     if settings.errors.quality or settings.errors.fairness:
         compared = verification.whole_identities(probes.labels, verification.MOST_PROBES, settings.seed)
         threshold.check_measurable(probes.labels[compared], settings.errors.fmr)
+        for method in loaded.methods:
+            for name in settings.errors.quality:
+                acceptance_score(method.probes, name)  # a file that is not there is said before the search
     scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery_size, processes)
     search = Search(scan=scan, processes=processes, progress="pseudo-shots")
     if likeness is not None:

@@ -89,7 +89,9 @@ def gaps(
             measured = [(title, tally, tally.rate) for title, tally in counted if tally.rate is not None]
             for than, other, its_rate in measured[1:]:
                 group, first, rate = measured[0]
-                claim = schema.Gap(method=name, group=group, than=than, difference=rate - its_rate, low=None, high=None)
+                claim = schema.Gap(
+                    of="rank-1", method=name, group=group, than=than, low=None, high=None, difference=rate - its_rate
+                )
                 found.append((claim, metrics.contrast(first, other)))
     return found
 

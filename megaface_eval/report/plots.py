@@ -226,7 +226,9 @@ def fairness_figure(methods: list[MethodReport]) -> Figure:
                 if rate.low is not None and rate.high is not None:
                     axes.hlines(at, rate.low, rate.high, color=colour, linewidth=1.4)
     fmr = measured[0][1].fmr
-    for axes, title in zip(panels, ("False non-match", f"False match within the group (all: {fmr:g})"), strict=True):
+    for axes, title in zip(
+        panels, ("False non-match", f"False match within the group (all: {100 * fmr:g} %)"), strict=True
+    ):
         axes.set(title=title, xlabel="error, %", xlim=(0, None))
         _percent(axes, "x")
     panels[1].axvline(fmr, color=EDGE, linewidth=1, linestyle=":")

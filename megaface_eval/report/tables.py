@@ -93,7 +93,7 @@ def quality_tables(report: Report) -> list[list[list[str]]]:
     if not named:
         return []
     shares = [f"{100 * at.share:g} %" for at in named[0][2].rank1.at]
-    rows = [["Error, % by images rejected", *shares, "mean to 20 %", "of the first"]]
+    rows = [["Error, % by images rejected", *shares, "mean to 20 %", "over that at 0 %"]]
     for method, name, found in named:
         for error, reject in ((f"FNMR at {found.fmr:g}", found.false_non_match), ("rank-1", found.rank1)):
             cells = [_with_interval(at.rate, at) for at in reject.at]
