@@ -8,8 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megaface_eval.protocols.quality import AREA_TO, SHARES, Trials, errors_by_rejected, mean_error, measure
-from megaface_eval.protocols.threshold import mated_rows, refused_at
-from megaface_eval.protocols.verification import probe_pairs, tar_at
 
 
 def slow_errors(errors, rows, quality):
@@ -82,16 +80,3 @@ def test_no_errors_have_no_relative_and_no_trials_no_area():
     assert measure(Trials.of(np.zeros(2, bool), rows, np.arange(4.0), np.array([0, 0, 1, 1])))["relative"] is None
     lone = measure(Trials.of(np.ones(1, bool), np.array([(0, 1)]), np.arange(20.0), np.zeros(20, int)))
     assert (lone["mean"], lone["curve"]["share"][-1] < 0.06) == (None, True)
-
-
-def test_false_non_match_with_all_images_is_what_tar_leaves():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 12, 60)
-    unit = rng.standard_normal((60, 8)) + rng.standard_normal((12, 8))[labels]
-    unit = (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32)
-    pairs, rows = probe_pairs(unit, unit, labels), mated_rows(labels)
-    scores = (unit[rows[:, 0]].astype(float) * unit[rows[:, 1]]).sum(axis=1)
-    np.testing.assert_allclose(pairs.mated, scores, atol=1e-11)  # rows in the order of the pairs
-    for fmr in (0.01, 0.1):
-        missed = pairs.mated <= refused_at(pairs.nonmated, fmr)
-        assert 1 - missed.mean() == pytest.approx(tar_at(pairs.mated, pairs.nonmated, fmr))
