@@ -54,7 +54,8 @@ def answer_of(text: str, folder: Path, *options: str):
 
 def width_at(page: Path, width: int, folder: Path) -> tuple[int, list[str]]:
     """How broad the page is in a window of this width, and on a desk which of its tables do not fit."""
-    broad, tables = answer_of(WIDTH.format(width=width, page=page.as_uri()), folder, "--window-size=1500,1000")
+    text = WIDTH.format(width=width, page=page.as_uri())
+    broad, tables = answer_of(text, folder, "--window-size=1500,1000", "--hide-scrollbars")
     return broad, tables
 
 
