@@ -191,14 +191,14 @@ def open_set_figure(opened: dict[str, dict[str, OpenSet]]) -> Figure:
 def quality_figure(methods: list[MethodReport]) -> Figure:
     """False non-match and rank-1 error against the share of images rejected, by method and quality."""
     figure = Figure(figsize=(10.0, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2)
+    panels = np.atleast_1d(figure.subplots(1, 2))
     for method, colour in zip(methods, _colours(methods), strict=True):
         for (name, found), line in zip((method.quality or {}).items(), cycle(LINES), strict=False):
             label = _plain(f"{method.name}, {name}")
             for axes, reject in zip(panels, (found.false_non_match, found.rank1), strict=True):
                 curve = reject.curve
-                look = {"color": colour, "linestyle": line, "linewidth": 1.8, "label": label}
-                axes.step(curve.share, curve.error, where="post", **look)
+                x, y = curve.share, curve.error
+                axes.step(x, y, where="post", color=colour, linestyle=line, linewidth=1.8, label=label)
     fmr = next(found.fmr for method in methods for found in (method.quality or {}).values())
     for axes, title in zip(panels, (f"False non-match at FMR {fmr:g}", "Rank-1 error"), strict=True):
         axes.set(xlabel="images rejected, %", ylabel="error, %", ylim=(0, None), title=title)
@@ -214,14 +214,14 @@ def fairness_figure(methods: list[MethodReport]) -> Figure:
     measured = [(m, m.fairness, c) for m, c in zip(methods, _colours(methods), strict=True) if m.fairness]
     titles = list(dict.fromkeys(one.group for _, found, _ in measured for one in found.groups))
     figure = Figure(figsize=(10.0, 1.4 + 0.36 * len(titles) * max(len(measured), 2) ** 0.5), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = np.atleast_1d(figure.subplots(1, 2, sharey=True))
     for number, (method, found, colour) in enumerate(measured):
         offset = (number - (len(measured) - 1) / 2) * 0.6 / len(measured)
         for axes, field in zip(panels, ("false_non_match", "false_match"), strict=True):
             shown = [(titles.index(g.group), getattr(g, field)) for g in found.groups]
             shown = [(at + offset, rate) for at, rate in shown if rate.rate is not None]
-            look = {"color": colour, "label": _plain(method.name)}
-            axes.plot([rate.rate for _, rate in shown], [at for at, _ in shown], "o", markersize=5, **look)
+            x, y = [rate.rate for _, rate in shown], [at for at, _ in shown]
+            axes.plot(x, y, "o", markersize=5, color=colour, label=_plain(method.name))
             for at, rate in shown:
                 if rate.low is not None and rate.high is not None:
                     axes.hlines(at, rate.low, rate.high, color=colour, linewidth=1.4)
