@@ -31,6 +31,7 @@ setup(
         "facelt.figures": ["*.jinja"],
         "facelt.open_world.report": ["*.jinja"],
         "megaface_eval.report": ["*.jinja"],
+        "recordio_tools.page": ["*.jinja", "*.css", "*.js"],
     },
     entry_points={
         "console_scripts": [

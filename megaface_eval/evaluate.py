@@ -8,13 +8,14 @@ from megaface_eval.features.feature_set import FeatureSet
 from megaface_eval.features.gallery import Gallery
 from megaface_eval.loading import Loaded, Method, load
 from megaface_eval.processes import Processes
-from megaface_eval.protocols import metrics, open_set, pseudo_shot, verification
+from megaface_eval.protocols import fairness, metrics, open_set, pseudo_shot, quality, threshold, verification
 from megaface_eval.protocols.cohort import Cohort
 from megaface_eval.protocols.identification import Identified, identify
 from megaface_eval.protocols.metrics import Column, Tallies
 from megaface_eval.protocols.open_set import OpenSetRule
 from megaface_eval.protocols.probes import Probes
 from megaface_eval.protocols.pseudo_shot import PseudoShots, pseudo_shots
+from megaface_eval.protocols.verification import Pairs
 from megaface_eval.search.choose import choose_scan
 from megaface_eval.search.ranks import Search
 from megaface_eval.settings import Settings
@@ -28,7 +29,8 @@ class Result:
     """What one method reaches.
 
     tallies: of every measured column in the largest gallery. size_tallies: of all probes in each nested gallery.
-    verification, open_set: figures as report.json holds them; None where not measured, and on all ranks but 0.
+    verification, open_set, quality, fairness: figures as report.json holds them; None where not measured, and on all
+    ranks but 0.
     impostor_scores: of the non-mated pairs of probes that were verified.
     """
 
@@ -38,6 +40,8 @@ class Result:
     size_tallies: list[Tallies]
     verification: dict | None = None
     open_set: dict | None = None
+    quality: dict | None = None
+    fairness: dict | None = None
     impostor_scores: np.ndarray
 
 
@@ -63,6 +67,12 @@ def evaluate(settings: Settings, processes: Processes) -> Evaluation:
     """Open the feature sets and measure every method. Raises InputError for whatever does not fit together."""
     loaded = load(settings)
     probes, likeness, shots = loaded.probes, loaded.likeness, None
+    if settings.errors.quality or settings.errors.fairness:
+        compared = verification.whole_identities(probes.labels, verification.MOST_PROBES, settings.seed)
+        threshold.check_measurable(probes.labels[compared], settings.errors.fmr)
+        for method in loaded.methods:
+            for name in settings.errors.quality:
+                acceptance_score(method.probes, name)  # a file that is not there is said before the search
     scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery_size, processes)
     search = Search(scan=scan, processes=processes, progress="pseudo-shots")
     if likeness is not None:
@@ -121,33 +131,67 @@ def evaluate_method(
     tallies = {c.key: metrics.tally(hit, found.query, labels, c.probes) for c in columns if c.probes is not None}
     everyone = np.ones(len(labels), bool)
     sizes = [metrics.tally(ranks == 0, found.query, labels, everyone) for ranks in found.ranks]
-    verified, opened, impostors = None, None, np.empty(0)
+    verified, opened, by_quality, by_group, impostors = None, None, None, None, np.empty(0)
     if search.processes.rank == 0:
-        verified, impostors = verify(method, probes, settings.seed)
+        kept = verification.whole_identities(labels, verification.MOST_PROBES, settings.seed)
+        if len(kept):
+            pairs = verification.probe_pairs(probes.queries_QD[kept], probes.members_QD[kept], labels[kept])
+            verified, impostors = verify(method, kept, pairs, settings.seed), pairs.nonmated
+            if settings.errors.quality:
+                by_quality = qualities(method, found, kept, pairs, settings.errors)
+            if settings.errors.fairness:
+                by_group = group_errors(columns, labels, kept, pairs, settings.errors.fmr)
         if settings.open_set is not None and len(np.unique(labels)) > 1:
             opened = open_sets(method, probes, settings.open_set, settings, found.best_score)
     return Result(
         method=method, found=found, tallies=tallies, size_tallies=sizes, verification=verified, open_set=opened,
-        impostor_scores=impostors,
+        quality=by_quality, fairness=by_group, impostor_scores=impostors,
     )  # fmt: skip
 
 
-def verify(method: Method, probes: Probes, seed: int) -> tuple[dict | None, np.ndarray]:
-    """Verification's figures and its non-mated scores; no figures where no identity's images fit the sample.
+def verify(method: Method, kept: np.ndarray, pairs: Pairs, seed: int) -> dict:
+    """Verification's figures over the pairs of the kept rows of the probes.
 
     `sample` in the figures is None if all probes were compared, or says which were.
     """
-    labels = probes.labels_Q
-    kept = verification.whole_identities(labels, verification.MOST_PROBES, seed)
-    if len(kept) == 0:
-        return None, np.empty(0)
-    pairs = verification.probe_pairs(probes.queries_QD[kept], probes.members_QD[kept], labels[kept])
+    labels = method.probes.labels
     figures = verification.verify(pairs, seed=seed, progress=method.name)
     sample = None
     if len(kept) < len(labels):
         identities = [method.probes.name_of(label) for label in np.unique(labels[kept]).tolist()]
         sample = {"images": len(kept), "of": len(labels), "seed": seed, "identities": identities}
-    return {**figures, "sample": sample}, pairs.nonmated
+    return {**figures, "sample": sample}
+
+
+def qualities(method: Method, found: Identified, kept: np.ndarray, pairs: Pairs, rule: threshold.ErrorRule) -> dict:
+    """Error against reject by each quality: {name: figures}; false non-matches over the kept rows, rank-1 over all."""
+    labels = method.probes.labels
+    refused = threshold.refused_at(pairs.nonmated, rule.fmr)
+    missed, trials = found.ranks[-1] > 0, np.stack([found.query, found.mate], axis=1)
+    mated = threshold.mated_rows(labels[kept])
+    measured = {}
+    for name in rule.quality:
+        good = acceptance_score(method.probes, name)
+        verified = quality.Trials.of(pairs.mated <= refused, mated, good[kept], labels[kept])
+        measured[name] = {
+            "fmr": rule.fmr,
+            "refused": refused,
+            "false_non_match": quality.measure(verified),
+            "rank1": quality.measure(quality.Trials.of(missed, trials, good, labels)),
+        }
+    return measured
+
+
+def group_errors(columns: list[Column], labels: np.ndarray, kept: np.ndarray, pairs: Pairs, fmr: float) -> dict:
+    """Both errors of every sub-group at one threshold, over the pairs of the kept rows of the probes."""
+    _, first = np.unique(labels[kept], return_index=True)
+    groups = [
+        (column.group, column.title, column.probes[kept][first])
+        for column in columns
+        if column.key.startswith("group:") and column.probes is not None
+    ]
+    refused = threshold.refused_at(pairs.nonmated, fmr)
+    return {"fmr": fmr, "refused": refused, "groups": fairness.measure(pairs, refused, groups)}
 
 
 def open_sets(

@@ -13,6 +13,7 @@ from megaface_eval.protocols.cohort import FORMS, CohortRule
 from megaface_eval.protocols.identification import IMPOSTORS, PROTOCOLS, TIES, Rules
 from megaface_eval.protocols.open_set import GALLERIES, OpenSetRule
 from megaface_eval.protocols.pseudo_shot import BOUNDS, SIMILARITY, ShotRule, parse_bounds
+from megaface_eval.protocols.threshold import FMR, ErrorRule
 from megaface_eval.search.choose import SEARCHES
 from megaface_eval.settings import MethodPaths, NoiseLists, Output, Settings, Sources
 from recordio_tools.command_line import Parser
@@ -138,6 +139,15 @@ def _how(group) -> None:
         help="also accept probes by `norm` or by a .npy beside their features (--rejection=-x.npy: low is known)",
     )
     add(
+        "--quality",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="errors as the worst images by `norm` or a .npy beside the probes are rejected (-x.npy: low is good)",
+    )
+    add("--fairness", action="store_true", help="false matches and non-matches by sub-group, at one threshold")
+    add("--fmr", type=float, metavar="F", help=f"share of non-mated pairs that this threshold accepts ({FMR:g})")
+    add(
         "--cohort",
         metavar="FEATURES",
         type=Path,
@@ -182,6 +192,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
         shots=ShotRule(bounds=bounds, similarity=similarity, quantile=quantile),
         cohort=CohortRule(k=options.cohort_k, weight=options.cohort_weight, form=options.cohort_form),
         open_set=None if options.open_set == "off" else open_set,
+        errors=ErrorRule(
+            fmr=FMR if options.fmr is None else options.fmr, quality=tuple(options.quality), fairness=options.fairness
+        ),
         noise=NoiseLists(mode=options.noise, probes=options.facescrub_noise, distractors=options.megaface_noise),
         seeded=options.order == "seeded",
         seed=options.seed,
@@ -260,6 +273,7 @@ def _check(options: argparse.Namespace) -> None:
             raise InputError(
                 f"{name} {folder}: no such folder; expected the one that the paths in paths.txt start from"
             )
+    _check_errors(options)
     if not math.isfinite(options.cohort_weight):
         raise InputError(f"--cohort-weight {options.cohort_weight}: expected a number")
     if options.enrol < 1:
@@ -269,6 +283,18 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--similarity-quantile {quantile}: expected a value between 0 and 1")
     if (options.similarity, quantile) != (None, None) and options.train is None and not options.simulate:
         raise InputError("--similarity without --train; buckets need the training features")
+
+
+def _check_errors(options: argparse.Namespace) -> None:
+    wanted = [name for name, given in (("--quality", options.quality), ("--fairness", options.fairness)) if given]
+    if wanted and options.compare:
+        raise InputError(f"{wanted[0]} has no part in --compare, which measures nothing anew; leave one of them out")
+    if options.fmr is not None and not wanted:
+        raise InputError("--fmr without --quality or --fairness; it sets the threshold of these")
+    if options.fmr is not None and not 0 < options.fmr < 1:
+        raise InputError(f"--fmr {options.fmr:g}: expected a share of non-mated pairs between 0 and 1")
+    if options.fairness and options.subgroups is None and not options.simulate:
+        raise InputError("--fairness without --subgroups; give the file that names each identity's group")
 
 
 def parse_method(text: str) -> tuple[str, Path, Path]:

@@ -9,6 +9,7 @@ from megaface_eval.protocols.cohort import CohortRule
 from megaface_eval.protocols.identification import Rules
 from megaface_eval.protocols.open_set import OpenSetRule
 from megaface_eval.protocols.pseudo_shot import ShotRule
+from megaface_eval.protocols.threshold import ErrorRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Settings:
     shots: ShotRule
     cohort: CohortRule
     open_set: OpenSetRule | None
+    errors: ErrorRule
     noise: NoiseLists
     seeded: bool
     seed: int

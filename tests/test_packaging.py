@@ -31,6 +31,7 @@ TEMPLATES = [
     "facelt/figures/page.html.jinja",
     "facelt/open_world/report/report.html.jinja",
     "megaface_eval/report/report.html.jinja",
+    *(f"recordio_tools/page/{name}" for name in ("base.html.jinja", "parts.html.jinja", "script.js", "style.css")),
 ]
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]
 OFFLINE = {**os.environ, "PIP_NO_INDEX": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}

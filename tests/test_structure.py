@@ -22,14 +22,14 @@ ROOMS = {
         "evaluate", "report", ".",
     ],
     "recordio_tools": [
-        "errors", "command_line", "atomic", "plot_style", "format", "writer", "dataset", "look", "rewrite", "check",
-        "sources", "align", "cli", ".",
+        "errors", "command_line", "atomic", "plot_style", "page", "format", "writer", "dataset", "look", "rewrite",
+        "check", "sources", "align", "cli", ".",
     ],
 }  # fmt: skip
 # What the evaluator may take from recordio_tools; all else passes through files.
 COMMON = tuple(
     f"recordio_tools.{name}."
-    for name in ("errors", "command_line", "atomic", "plot_style", "sources.attributes", "sources.bins")
+    for name in ("errors", "command_line", "atomic", "plot_style", "page", "sources.attributes", "sources.bins")
 )
 # The only modules that may name a library.
 HOMES = {

@@ -64,7 +64,7 @@ class PortableNetwork(nn.Module):
     def __init__(self, facts: RecogniserFacts) -> None:
         super().__init__()
         self.facts, self.config = facts, facts.config
-        self.embedder = Embedder(self.config, facts.stage == "meta")
+        self.embedder = Embedder(self.config, facts.stage == "meta", facts.stage == "memory")
         hallucinates = (
             facts.stage == "meta" and self.config.head.memory and self.config.head.retrieval == "hallucinator"
         )

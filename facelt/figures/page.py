@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from facelt.figures.attention import overlay
@@ -11,6 +10,7 @@ from facelt.figures.explanation import Explanation, Identity, Memory
 from facelt.figures.opened import OpenedRun, picture
 from facelt.figures.plotting import data_uri
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.page.rendering import environment
 
 FACES = 6  # of an identity
 SIDE = 224  # pixels of the image that is explained
@@ -19,9 +19,6 @@ FACE = 96
 
 def page(run: OpenedRun, title: str, image: Image.Image, found: Explanation, train: RecordDataset) -> str:
     """HTML. title: what to call the image."""
-    environment = Environment(
-        loader=PackageLoader("facelt.figures", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     shown = {
         "title": title,
         "run": str(run.folder),
@@ -36,7 +33,7 @@ def page(run: OpenedRun, title: str, image: Image.Image, found: Explanation, tra
         "faces": lambda identity: faces(identity, train),
         "memory": None if found.memory is None else about(found.memory),
     }
-    return environment.get_template("page.html.jinja").render(shown)
+    return environment("facelt", "figures").get_template("page.html.jinja").render(shown)
 
 
 def faces(identity: Identity, train: RecordDataset) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from megaface_eval.errors import InputError
 from megaface_eval.protocols.metrics import Tallies
-from megaface_eval.report.records import held_together
+from megaface_eval.report.claims import error_gaps, held_together
 from megaface_eval.report.schema import Report
 from megaface_eval.report.stored import load_report
 
@@ -34,7 +34,9 @@ def merge(paths: tuple[Path, ...], command: str) -> tuple[Report, list[dict[str,
     if len(set(names)) < len(names):
         raise InputError(f"methods {', '.join(names)}: a report is named twice; expected each once")
     tallies = [held for _, columns in loaded for held in columns]
-    claims = held_together(names, tallies, first.columns)
+    if len({m.fairness.fmr for m in methods if m.fairness}) > 1:
+        raise InputError(f"{paths[0]} and the others: errors by group at different --fmr; make them at the same one")
+    claims = held_together(names, tallies, first.columns, error_gaps(methods))
     changed = {
         "methods": methods,
         "command": command,

@@ -5,6 +5,8 @@ import numpy as np
 from megaface_eval.evaluate import Evaluation
 from megaface_eval.protocols.metrics import FEWEST
 from megaface_eval.protocols.verification import MOST_PROBES
+from megaface_eval.report.claims import too_small
+from megaface_eval.report.schema import Fairness
 from megaface_eval.report.wording import size_name
 from megaface_eval.settings import Settings
 
@@ -55,6 +57,7 @@ def conventions_of(evaluation: Evaluation) -> list[str]:
             f"template; {OPEN_SET[open_set.gallery]}; threshold from non-mated probes' highest scores; TPIR needs rank "
             "1 too."
         )
+    lines += _one_threshold(evaluation)
     if first.method.cohort is not None:
         lines.append(
             f"Cohort: scores less {cohort.weight:g} × the mean cosine to the {cohort.k} nearest members, "
@@ -88,6 +91,28 @@ def _verification(figures: dict | None, identities: int) -> str:
         "not above the one named; – where fewer than 1/FAR non-mated pairs exist. EER: the lowest rate that both "
         "errors stay within at one threshold."
     )
+
+
+def _one_threshold(evaluation: Evaluation) -> list[str]:
+    """Of errors at one threshold: by group, and as images of worst quality are rejected."""
+    rule, lines = evaluation.settings.errors, []
+    if rule.quality:
+        lines.append(
+            f"Quality: the worst images by {', '.join(rule.quality)} are rejected first, images of equal quality "
+            "together, at most the share named; a trial goes with either of its images; the threshold stays that of "
+            f"all non-mated pairs at FMR {rule.fmr:g}. Mean: the area from 0 to 20 % rejected, over 20 %."
+        )
+    if rule.fairness:
+        lines.append(
+            f"Fairness: one threshold, at FMR {rule.fmr:g} over all non-mated pairs; false matches are between two "
+            "people of the group, false non-matches between images of its members; the first sub-group of an "
+            f"attribute is held against each other one, if both have {FEWEST:g} identities of equal weight or more."
+        )
+        for result in evaluation.results:
+            small = too_small(Fairness(**result.fairness)) if result.fairness else []
+            if small:
+                lines.append(f"Not compared, for too few identities ({result.method.name}): {', '.join(small)}.")
+    return lines
 
 
 def _shots(settings: Settings, similarity: float | None) -> str:

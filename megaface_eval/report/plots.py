@@ -9,11 +9,26 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from megaface_eval.report.curves import figure_rows
 from megaface_eval.report.schema import ColumnHead, MethodReport, OpenSet, Report, Verification
 from megaface_eval.report.wording import percent, size_name
-from recordio_tools.plot_style import COLOURS, STYLE
+from recordio_tools.page.plot import Plot, to_csv
+from recordio_tools.plot_style import COLOURS, EDGE, INK, STYLE
 
 STYLED = matplotlib.rc_context(STYLE)
+# of each figure: what it is, and what it shows
+CAPTIONS = {
+    "cmc": ("Cumulative match", "Share of mates found at each rank or before it, in the largest gallery."),
+    "sizes": ("Rank-1 by size of the gallery", "Rank-1 among ever more distractors; band: 95 % interval."),
+    "roc": ("Verification", "Share of mated pairs accepted (TAR) against that of non-mated pairs (FAR)."),
+    "open-set": ("Open set", "Mated probes found (TPIR) against strangers let in (FPIR), mean of G1 and G2."),
+    "bars": ("Rank-1 by pseudo-shots and sub-groups", "The table's columns; whiskers: 95 % interval."),
+    "quality": ("Error against reject", "Errors as the images of worst quality are rejected, at one threshold."),
+    "fairness": ("Errors by sub-group", "Both errors of each sub-group at one threshold; whiskers: 95 % interval."),
+    "scores": ("Scores", "Scores of mates, of two people's probes, and of each probe's nearest distractor."),
+}
+LINES = ("-", "--", ":", "-.")  # of what is told apart within a method
+WHOLE = ("bars", "quality", "fairness")
 
 
 def draw(report: Report) -> dict[str, Figure]:
@@ -29,15 +44,22 @@ def draw(report: Report) -> dict[str, Figure]:
     if opened:
         figures["open-set"] = open_set_figure(opened)
     figures["bars"] = bars_figure(methods, report.columns)
+    if any(method.quality for method in methods):
+        figures["quality"] = quality_figure(methods)
+    if any(method.fairness for method in methods):
+        figures["fairness"] = fairness_figure(methods)
     figures["scores"] = scores_figure(methods)
     return figures
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element, without the XML prologue."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+def on_page(report: Report, figures: dict[str, Figure]) -> list[Plot]:
+    """Figures as the page holds them, with the numbers behind them."""
+    plots = []
+    for key, figure in figures.items():
+        title, caption = CAPTIONS[key]
+        rows = to_csv(figure_rows(report, key))
+        plots.append(Plot.of(figure, key, title, caption, csv=rows, whole=key in WHOLE))
+    return plots
 
 
 def to_png(figure: Figure) -> bytes:
@@ -55,7 +77,6 @@ def _plain(name: str) -> str:
 def _axes(width: float = 6.0, height: float = 3.8):
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_axisbelow(True)
     return figure, axes
 
 
@@ -117,13 +138,13 @@ def bars_figure(methods: list[MethodReport], columns: list[ColumnHead]) -> Figur
         for x, column in enumerate(shown):
             cell, at = method.cells[column.key], x + (i - (len(methods) - 1) / 2) * width
             if cell.rate is None:
-                axes.text(at, 0, "n = 0", ha="center", va="bottom", color="#8a939b", fontsize=8)
+                axes.text(at, 0, "n = 0", ha="center", va="bottom", color=INK, fontsize=8)
                 continue
             label = _plain(method.name) if x == _first(method, shown) else None
             axes.bar(at, cell.rate, width * 0.92, color=colour, label=label)
             if cell.low is not None and cell.high is not None:
                 ends = [[max(cell.rate - cell.low, 0)], [max(cell.high - cell.rate, 0)]]
-                axes.errorbar(at, cell.rate, ends, color="#2b3238", capsize=3, linewidth=1)
+                axes.errorbar(at, cell.rate, ends, color=INK, capsize=3, linewidth=1)
     axes.set_xticks(range(len(shown)), [_plain(column.title) for column in shown])
     axes.grid(axis="x", visible=False)
     axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")
@@ -150,10 +171,9 @@ def roc_figure(verified: dict[str, Verification]) -> Figure:
 @STYLED
 def open_set_figure(opened: dict[str, dict[str, OpenSet]]) -> Figure:
     """TPIR of every method (by name) against FPIR, mean of both galleries, under the cosine and any rejection score."""
-    styles = ("-", "--", ":", "-.")
     figure, axes = _axes()
     for (method, scores), colour in zip(opened.items(), _colours(opened), strict=True):
-        for (name, measured), line in zip(scores.items(), cycle(styles), strict=False):
+        for (name, measured), line in zip(scores.items(), cycle(LINES), strict=False):
             one, two = measured.curves
             fpir = np.unique(np.concatenate([one.fpir, two.fpir]))
             fpir = fpir[fpir >= max(one.fpir[0], two.fpir[0])]
@@ -164,6 +184,58 @@ def open_set_figure(opened: dict[str, dict[str, OpenSet]]) -> Figure:
     _percent(axes)
     axes.set_ylim(top=1.005)
     axes.legend(loc="best")
+    return figure
+
+
+@STYLED
+def quality_figure(methods: list[MethodReport]) -> Figure:
+    """False non-match and rank-1 error against the share of images rejected, by method and quality."""
+    figure = Figure(figsize=(10.0, 3.8), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, 2))
+    for method, colour in zip(methods, _colours(methods), strict=True):
+        for (name, found), line in zip((method.quality or {}).items(), cycle(LINES), strict=False):
+            label = _plain(f"{method.name}, {name}")
+            for axes, reject in zip(panels, (found.false_non_match, found.rank1), strict=True):
+                curve = reject.curve
+                x, y = curve.share, curve.error
+                axes.step(x, y, where="post", color=colour, linestyle=line, linewidth=1.8, label=label)
+    fmr = next(found.fmr for method in methods for found in (method.quality or {}).values())
+    for axes, title in zip(panels, (f"False non-match at FMR {fmr:g}", "Rank-1 error"), strict=True):
+        axes.set(xlabel="images rejected, %", ylabel="error, %", ylim=(0, None), title=title)
+        _percent(axes, "x")
+        _percent(axes)
+    panels[0].legend(loc="best")
+    return figure
+
+
+@STYLED
+def fairness_figure(methods: list[MethodReport]) -> Figure:
+    """Both errors of every sub-group with 95 % intervals, a point for each method."""
+    measured = [(m, m.fairness, c) for m, c in zip(methods, _colours(methods), strict=True) if m.fairness]
+    titles = list(dict.fromkeys(one.group for _, found, _ in measured for one in found.groups))
+    figure = Figure(figsize=(10.0, 1.4 + 0.36 * len(titles) * max(len(measured), 2) ** 0.5), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, 2, sharey=True))
+    for number, (method, found, colour) in enumerate(measured):
+        offset = (number - (len(measured) - 1) / 2) * 0.6 / len(measured)
+        for axes, field in zip(panels, ("false_non_match", "false_match"), strict=True):
+            shown = [(titles.index(g.group), getattr(g, field)) for g in found.groups]
+            shown = [(at + offset, rate) for at, rate in shown if rate.rate is not None]
+            x, y = [rate.rate for _, rate in shown], [at for at, _ in shown]
+            axes.plot(x, y, "o", markersize=5, color=colour, label=_plain(method.name))
+            for at, rate in shown:
+                if rate.low is not None and rate.high is not None:
+                    axes.hlines(at, rate.low, rate.high, color=colour, linewidth=1.4)
+    fmr = measured[0][1].fmr
+    for axes, title in zip(
+        panels, ("False non-match", f"False match within the group (all: {100 * fmr:g} %)"), strict=True
+    ):
+        axes.set(title=title, xlabel="error, %", xlim=(0, None))
+        _percent(axes, "x")
+    panels[1].axvline(fmr, color=EDGE, linewidth=1, linestyle=":")
+    panels[0].set_yticks(range(len(titles)), [_plain(title) for title in titles])
+    panels[0].set_ylim(len(titles) - 0.5, -0.5)
+    if len(measured) > 1:
+        panels[0].legend(loc="best")
     return figure
 
 

@@ -136,6 +136,66 @@ class OpenSet(Part):
     nonmated: list[int] = []
 
 
+class RejectAt(Interval):
+    """Error once a share of the images is rejected, over the trials that are left."""
+
+    share: float
+    rate: float | None
+    trials: int
+
+
+class RejectCurve(Curve):
+    """Error by share of images rejected, until no trial is left."""
+
+    share: list[float]
+    error: list[float]
+
+
+class Reject(Part):
+    """One error against reject. mean: over the first 20 % rejected. relative: mean over the error of all images."""
+
+    curve: RejectCurve
+    at: list[RejectAt]
+    mean: float | None
+    relative: float | None
+
+
+class Quality(Part):
+    """Errors against reject by one quality, at the threshold that refuses non-mated scores up to `refused`."""
+
+    fmr: float
+    refused: float
+    false_non_match: Reject
+    rank1: Reject
+
+
+class GroupRate(Interval):
+    """An error of a group. weight: identities of equal share behind it. effective: independent trials behind it."""
+
+    rate: float | None
+    pairs: int
+    weight: float | None
+    effective: float | None
+
+
+class GroupErrors(Part):
+    """False matches within a group, false non-matches of its members."""
+
+    attribute: str
+    group: str
+    identities: int
+    false_non_match: GroupRate
+    false_match: GroupRate
+
+
+class Fairness(Part):
+    """Errors by group at one threshold: `fmr` of all non-mated pairs pass, scores up to `refused` are refused."""
+
+    fmr: float
+    refused: float
+    groups: list[GroupErrors]
+
+
 Bins = Annotated[list[float], Field(min_length=len(HISTOGRAM) - 1, max_length=len(HISTOGRAM) - 1)]
 
 
@@ -184,6 +244,8 @@ class MethodReport(Part):
     cmc: Cmc
     verification: Verification | None
     open_set: Annotated[dict[str, OpenSet] | None, AfterValidator(_with_cosine)]
+    quality: dict[str, Quality] | None = None
+    fairness: Fairness | None = None
     scores: Scores
     misses: list[Miss]
     hits: list[Miss] = []
@@ -249,8 +311,9 @@ class Difference(Claim):
 
 
 class Gap(Claim):
-    """A method's rate on the sub-group `group` less that on the sub-group `than`."""
+    """A method's rate on the sub-group `group` less that on the sub-group `than`. of: which rate."""
 
+    of: Literal["rank-1", "false non-match", "false match"] = "rank-1"
     method: str
     group: str
     than: str

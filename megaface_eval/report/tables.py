@@ -2,7 +2,6 @@
 
 import os
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from megaface_eval.errors import InputError
@@ -11,6 +10,8 @@ from megaface_eval.report.schema import Cell, Interval, MethodReport, Report
 from megaface_eval.report.wording import MISSING, percent, size_name
 from megaface_eval.settings import Output
 from recordio_tools.atomic import check_writable, output_folder
+from recordio_tools.page.plot import Plot
+from recordio_tools.page.rendering import environment
 
 RANKS = (1, 5, 10, 100)
 LATEX = {
@@ -38,12 +39,13 @@ def _count(cell: Cell) -> str:
     return MISSING if cell.probes is None else f"n = {cell.probes}"
 
 
-def _interval(cell: Interval) -> str:
-    return MISSING if cell.low is None else f"{percent(cell.low)}–{percent(cell.high)}"
+def _interval(cell: Interval, digits: int = 2) -> str:
+    return MISSING if cell.low is None else f"{percent(cell.low, digits)}–{percent(cell.high, digits)}"
 
 
-def _with_interval(rate: float | None, cell: Interval) -> str:
-    return percent(rate) if cell.low is None else f"{percent(rate)} ({_interval(cell)})"
+def _with_interval(rate: float | None, cell: Interval, digits: int = 2) -> str:
+    shown = percent(rate, digits)
+    return shown if cell.low is None else f"{shown} ({_interval(cell, digits)})"
 
 
 def main_table(report: Report, mark: str = "**") -> list[list[str]]:
@@ -97,7 +99,38 @@ def further_tables(report: Report) -> list[list[list[str]]]:
                     cells += [percent(level.g1), percent(level.g2), _with_interval(level.mean, level)]
                 rows.append([label, *cells])
         tables.append(rows)
-    return tables
+    return [*tables, *quality_tables(report), *fairness_tables(report)]
+
+
+def quality_tables(report: Report) -> list[list[list[str]]]:
+    """Errors as images are rejected, a row for each method, quality and error; none where not measured."""
+    named = [(m.name, name, found) for m in report.methods for name, found in (m.quality or {}).items()]
+    if not named:
+        return []
+    shares = [f"{100 * at.share:g} %" for at in named[0][2].rank1.at]
+    rows = [["Error, % by images rejected", *shares, "mean to 20 %", "over that at 0 %"]]
+    for method, name, found in named:
+        for error, reject in ((f"FNMR at {found.fmr:g}", found.false_non_match), ("rank-1", found.rank1)):
+            cells = [_with_interval(at.rate, at) for at in reject.at]
+            relative = MISSING if reject.relative is None else f"{reject.relative:.2f}"
+            rows.append([f"{method}, {name}: {error}", *cells, percent(reject.mean), relative])
+    return [rows]
+
+
+def fairness_tables(report: Report) -> list[list[list[str]]]:
+    """Errors by sub-group, a row for each method and sub-group; none where not measured."""
+    measured = [(m.name, m.fairness) for m in report.methods if m.fairness]
+    if not measured:
+        return []
+    head = f"Errors, % at FMR {100 * measured[0][1].fmr:g} % of all"
+    rows = [[head, "identities", "false non-match", "mated pairs", "false match", "non-mated pairs"]]
+    for method, found in measured:
+        for one in found.groups:
+            missed, matched = one.false_non_match, one.false_match
+            cells = [_with_interval(missed.rate, missed), f"{missed.pairs:,}"]
+            cells += [_with_interval(matched.rate, matched, 4), f"{matched.pairs:,}"]
+            rows.append([f"{method}: {one.group}", f"{one.identities:,}", *cells])
+    return [rows]
 
 
 def to_markdown(report: Report) -> str:
@@ -128,15 +161,9 @@ def to_latex(report: Report) -> str:
     return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", *body, r"\end{tabular}"]) + "\n"
 
 
-def to_html(report: Report, figures: dict[str, str]) -> str:
+def to_html(report: Report, figures: list[Plot]) -> str:
     """One HTML file: style, figures and thumbnails are inside it."""
-    page = Environment(
-        loader=PackageLoader("megaface_eval", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    page = environment("megaface_eval", "report")
     page.globals.update(percent=percent, interval=_interval, count=_count, is_best=is_best)
     page.globals.update(size_name=size_name, further=further_tables(report))
     return page.get_template("report.html.jinja").render(report=report, figures=figures)
@@ -155,16 +182,19 @@ def check_output(output: Output) -> None:
 def write_report(report: Report, figures: dict[str, Figure], output: Output, extras: dict[str, bytes]) -> None:
     """Write the report's folder, whole or not at all.
 
-    figures: those of `plots.draw`; `cmc` is also written as cmc.png. extras: file name to content.
+    figures: those of `plots.draw`, written as SVG and CSV too; `cmc` also as cmc.png. extras: file name to content.
     """
-    drawn = {key: plots.to_svg(figure) for key, figure in figures.items()}
+    drawn = plots.on_page(report, figures)
     files = {
         "report.json": report.to_json(indent=1) + "\n",
         "report.html": to_html(report, drawn),
         "table.md": to_markdown(report),
         "table.tex": to_latex(report),
     }
+    for plot in drawn:
+        files |= {f"figures/{plot.key}.svg": plot.alone, f"figures/{plot.key}.csv": plot.csv}
     with output_folder(output.folder, force=output.force) as folder:
+        (folder / "figures").mkdir()
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "cmc.png").write_bytes(plots.to_png(figures["cmc"]))

@@ -4,6 +4,7 @@ import html
 import re
 
 import pytest
+from browser import by_axe, needs_axe, width_at
 from faces import write_faces
 from PIL import Image
 from runs import write_random_run
@@ -36,12 +37,21 @@ def test_the_page_of_a_meta_run(folder, tmp_path, capsys):
     assert re.search(r"mean \|e\| = 0\.\d{3}", page)
     assert "modulated attention" in page
     assert "4 × 4 positions" in page
-    assert len(re.findall(r"<td>.*training images", page)) == 4  # two tables of two
+    assert len(re.findall(r'<th scope="row">.*training images', page)) == 4  # two tables of two
     faces = 6 * 5  # of four rows, and of the classifier's class
     assert len(re.findall(r'src="data:image/jpeg;base64,', page)) == faces + 2
-    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert html.escape("Ann <3>") in page or "Ann" not in page
     assert "<3>" not in page
+
+
+@needs_axe
+def test_axe_finds_nothing_serious_and_a_phone_shows_all_of_it(folder, tmp_path):
+    page = tmp_path / "page.html"
+    assert explain.main(arguments(folder, page, "run", "red.png", "--top", "2")) == 0
+    for dark in (False, True):
+        assert by_axe(page, tmp_path, dark=dark) == []
+    assert width_at(page, 390, tmp_path)[0] == 390
 
 
 def test_the_page_of_a_plain_run_says_what_it_lacks(folder, tmp_path):

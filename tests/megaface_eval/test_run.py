@@ -171,6 +171,76 @@ def test_a_cohort_and_rejection_scores_are_reported(sets, capsys):
     assert "by -distance.npy" in (sets / "out/table.md").read_text()
 
 
+def test_errors_at_one_threshold_are_reported(sets, capsys):
+    """By quality and by group: rates by hand, gaps judged with all others, a small group said and not compared."""
+    half = np.load(sets / "p/labels.npy") < 4
+    for name in ("p", "p2"):
+        np.save(sets / name / "good.npy", half.astype(float))
+    lines = "".join(f"person{i}\t{'odd' if i % 2 else 'even'}\t{'two' if i < 2 else 'six'}\n" for i in range(8))
+    (sets / "two.tsv").write_text("identity\tparity\tsize\n" + lines)
+    methods = [f"--method=a={sets}/p,{sets}/d", f"--method=b={sets}/p2,{sets}/d2"]
+    wanted = ["--quality", "good.npy", "--quality=-good.npy", "--fairness", "--fmr", "0.05"]
+    common = ["--gallery", "300", "--subgroups", f"{sets}/two.tsv", *wanted]
+    assert main([*common, *methods, "--output", f"{sets}/out"]) == 0
+    report = report_in(sets / "out")
+    rows, labels = (np.load(sets / "p2" / f"{part}.npy") for part in ("features", "labels"))
+    unit = rows.astype(float) / np.linalg.norm(rows.astype(float), axis=1, keepdims=True)
+    one, two = np.triu_indices(40, 1)
+    score, same = (unit[one] * unit[two]).sum(axis=1), labels[one] == labels[two]
+    refused = np.sort(score[~same])[::-1][35]  # 5 % of 700 pairs are above it
+    second = report["methods"][1]
+    assert second["fairness"]["refused"] == pytest.approx(refused, abs=1e-6)
+    for group in second["fairness"]["groups"]:
+        of = {"Odd": labels % 2 == 1, "Even": labels % 2 == 0, "Two": labels < 2, "Six": labels >= 2}[group["group"]]
+        mine = of[one] & of[two]
+        assert group["false_match"]["rate"] == pytest.approx((score[mine & ~same] > refused + 1e-6).mean(), abs=1e-9)
+        missed = (score[mine & same] <= refused + 1e-6).mean()
+        assert group["false_non_match"]["rate"] == pytest.approx(missed, abs=1e-9)
+        assert group["false_match"]["pairs"] == (mine & ~same).sum()
+    # 4 and 4, 2 and 6 people: too few for any gap at all
+    assert [gap["of"] for gap in report["gaps"]] == ["rank-1"] * 4
+    told = "Not compared, for too few identities (b): Even (4), Odd (4), Two (2)."
+    assert told in report["conventions"]
+    assert any("one threshold, at FMR 0.05 over all non-mated pairs" in line for line in report["conventions"])
+    kept = second["quality"]["good.npy"]["rank1"]
+    trials = second["cells"]["full"]["trials"]
+    assert [at["trials"] for at in kept["at"]] == [trials] * 4  # half of the images go together, at 50 % and not before
+    assert kept["curve"]["share"][-1] == 0.95
+    good = half[one] & half[two] & same
+    missed = (score[good] <= refused + 1e-6).mean()
+    assert second["quality"]["good.npy"]["false_non_match"]["curve"]["error"][100] == pytest.approx(missed)
+    assert "good.npy: FNMR at 0.05" in (sets / "out/table.md").read_text()
+
+
+def test_gaps_of_errors_hold_among_all_and_are_the_same_when_compared(sets, capsys):
+    rng = np.random.default_rng(0)
+    rows, labels = people(rng, 48, 4)
+    rows[labels >= 24] += 0.9 * rng.standard_normal((96, 16)).astype(np.float32)  # half of the people are harder
+    for name in ("q", "q2"):
+        write_features(sets / name, rows, labels, [f"n{i}" for i in range(48)], meta={"method": name})
+    (sets / "halves.tsv").write_text("".join(f"n{i}\t{'easy' if i < 24 else 'hard'}\n" for i in range(48)))
+    common = ["--gallery", "300", "--subgroups", f"{sets}/halves.tsv", "--fairness", "--fmr", "0.01"]
+    methods = [f"--method={name}={sets}/{name},{sets}/d" for name in ("q", "q2")]
+    assert main([*common, *methods, "--output", f"{sets}/both"]) == 0
+    for name, fmr in (("q", "0.01"), ("q2", "0.01"), ("q2", "0.02")):
+        alone = [*common[:-1], fmr, f"--method={name}={sets}/{name},{sets}/d", "--output", f"{sets}/{name}-{fmr}"]
+        assert main(alone) == 0
+    assert main(["--compare", f"{sets}/q-0.01", f"{sets}/q2-0.01", "--output", f"{sets}/beside"]) == 0
+    both, beside = report_in(sets / "both"), report_in(sets / "beside")
+    assert [gap["of"] for gap in both["gaps"]] == ["rank-1"] * 2 + ["false non-match", "false match"] * 2
+    assert beside["gaps"] == both["gaps"]
+    assert beside["statements"] == both["statements"]
+    missed = both["gaps"][2]
+    easy, hard = (group["false_non_match"]["rate"] for group in both["methods"][0]["fairness"]["groups"])
+    assert missed["difference"] == pytest.approx(easy - hard)
+    assert (missed["shown"], missed["high"] < 0) == (True, True)
+    assert any(line.startswith("q: false non-match, Easy against Hard -") for line in both["statements"])
+    capsys.readouterr()
+    assert_refused(
+        capsys, ["--compare", sets / "q-0.01", sets / "q2-0.02", "--output", sets / "no"], "at different --fmr"
+    )
+
+
 def test_saved_counts_need_no_second_search_for_other_bounds(sets, capsys):
     assert main(arguments_for(sets, "--train", f"{sets}/train")) == 0
     assert main(arguments_for(sets, "--train", f"{sets}/train", "--shots", "3,2,1", output="other")) == 0
@@ -257,6 +327,13 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
         (["--output", "x" * 300], ["cannot be written"]),
         (["--rejection", "none.npy"], ["none.npy", "one number a row"]),
         (["--rejection", "labels.npy", "--cohort", "nowhere"], ["nowhere", "no such feature set"]),
+        (["--quality", "none.npy"], ["none.npy", "one number a row"]),
+        (["--quality", "features.npy"], ["features.npy", "expected 40 finite numbers"]),
+        (["--quality", "norm", "--fmr", "0"], ["--fmr 0", "between 0 and 1"]),
+        (["--quality", "norm", "--fmr", "nan"], ["--fmr nan", "between 0 and 1"]),
+        (["--quality", "norm", "--fmr", "1e-5"], ["700 pairs of two people's probes", "at least 100000"]),
+        (["--fmr", "0.1"], ["--fmr without --quality or --fairness"]),
+        (["--fairness"], ["--fairness without --subgroups"]),
         (["--compare", "x"], ["give one of"]),
         (["--train", "nowhere"], ["nowhere", "no such feature set"]),
         (["--subgroups", "nowhere.tsv"], ["nowhere.tsv"]),
@@ -296,6 +373,9 @@ def test_options_that_would_do_nothing_are_refused(sets, capsys):
     assert_refused(
         capsys, ["--compare", "x", "--subgroups", "y", "--output", sets / "out"], "--subgroups has no part in --compare"
     )
+    for option in (["--quality", "norm"], ["--fairness"]):
+        arguments = ["--compare", "x", *option, "--output", sets / "out"]
+        assert_refused(capsys, arguments, f"{option[0]} has no part in --compare")
 
 
 def test_feature_sets_that_do_not_fit_are_answered_in_one_line(sets, capsys):

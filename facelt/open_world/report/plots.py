@@ -3,9 +3,6 @@
 C: classes with test images.
 """
 
-import io
-from typing import Any
-
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,23 +14,17 @@ from facelt.open_world.figures import Weights
 from facelt.open_world.report.schema import Gain, ReadingResult, Report
 from facelt.open_world.report.trial import Answers, Trial
 from facelt.open_world.shots import SHOTS
-from recordio_tools.plot_style import STYLE
+from recordio_tools.page.plot import Plot
+from recordio_tools.plot_style import COLOURS, INK, LINE, STYLE
 
-COLOURS = ("#1f8ab8", "#d1495b", "#3f9b48", "#c08a10", "#8a63bf", "#7a8791", "#e07a1f", "#00a0a0")
-INK, LINE = "#20272d", "#d9dde1"  # these two become the page's own, so that they follow its scheme
 POINTS = 400  # of a curve at most
-OWN_STYLE: dict[Any, Any] = {
-    **STYLE,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.hashsalt": "facelt",
+STYLED = matplotlib.rc_context(STYLE)
+# of each plot: what it is, and what it shows
+CAPTIONS = {
+    "training-count": ("Accuracy by training count", "Closed set; band: 95 % interval."),
+    "roc": ("Strangers told from known images", "A line for each signal; grey: what chance would do."),
+    "f-measure": ("F-measure against the threshold", "Dotted: the thresholds of the table."),
 }
-STYLED = matplotlib.rc_context(OWN_STYLE)
 
 
 def draw(report: Report, trial: Trial, gains: dict[str, NDArray[np.float64]]) -> dict[str, Figure]:
@@ -48,12 +39,16 @@ def draw(report: Report, trial: Trial, gains: dict[str, NDArray[np.float64]]) ->
     return figures
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element in the colours of the page around it."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()[text.getvalue().index("<svg") :]
-    return svg.replace(INK, "currentColor").replace(LINE, "var(--line)")
+def on_page(figures: dict[str, Figure]) -> list[Plot]:
+    """Plots as the page holds them."""
+
+    def plot(key: str, figure: Figure) -> Plot:
+        by = key.removeprefix("gain-")
+        gain = (f"Gain in F1 by class, read by {by}", "A bar a class; lines: means of the buckets.")
+        title, caption = CAPTIONS.get(key, gain)
+        return Plot.of(figure, key, title, caption, whole=key not in CAPTIONS)
+
+    return [plot(key, figure) for key, figure in figures.items()]
 
 
 @STYLED

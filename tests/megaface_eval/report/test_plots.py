@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from megaface_eval.report.plots import bars_figure, cmc_figure, open_set_figure, to_png, to_svg
+from megaface_eval.report.plots import bars_figure, cmc_figure, open_set_figure, to_png
 from megaface_eval.report.schema import Cell, Cmc, ColumnHead, MethodReport, OpenSet, OpenSetCurve
+from recordio_tools.page.plot import to_svg
 
 
 def method(name, rates):

@@ -61,7 +61,7 @@ def test_a_report_with_anything_changed_is_refused_or_drawn(copied, capsys, seed
         except InputError:
             refused += 1
         else:
-            for write in (to_markdown, to_latex, partial(to_html, figures={})):
+            for write in (to_markdown, to_latex, partial(to_html, figures=[])):
                 assert write(read)
     assert refused > 15
 

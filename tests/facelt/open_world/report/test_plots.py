@@ -32,11 +32,10 @@ def test_plots_of_strangers_are_there_where_strangers_are():
         trial = make_trial(strangers, counts=np.full(K, 5))
         drawn = plots.draw(make_report(trial, SOURCE), trial, {})
         assert list(drawn) == names
-        for figure in drawn.values():
-            svg = plots.to_svg(figure)
-            assert svg.startswith("<svg")
-            assert "currentColor" in svg
-            assert plots.INK not in svg
+        for plot in plots.on_page(drawn):
+            assert plot.inline.startswith("<svg")
+            assert "currentColor" in plot.inline
+            assert plots.INK not in plot.inline
 
 
 def test_a_curve_keeps_its_ends_when_it_is_thinned():
