@@ -34,6 +34,8 @@ class PlainHeadConfig(Block):
     metric: a second loss, on the gathered direct features, times metric_weight (see `metric_losses`): "lifted" or
     "range". metric_margin: α of lifted, a distance; m of range, a squared distance. range_pairs: k of range.
     restart: a stage plain that starts from another run's takes its network alone; its classifier starts anew.
+    classifier_start: the cosine classifier's first rows: "random", or each class's mean of the unit features that the
+    network gives as it starts, from weights that others trained or another run's.
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
@@ -48,11 +50,12 @@ class PlainHeadConfig(Block):
     metric_margin: Positive = 1
     range_pairs: Count = 2
     restart: bool = False
+    classifier_start: Literal["random", "means"] = "random"
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
-            _refuse(self, {"scale", "margin", "margin_size"}, 'needs "classifier": "cosine"')
+            _refuse(self, {"scale", "margin", "margin_size", "classifier_start"}, 'needs "classifier": "cosine"')
         if self.loss in ("balanced_softmax", "logit_adjusted") and self.margin != "none":
             raise ValueError(f'"loss": "{self.loss}" and "margin": "{self.margin}" both shift the logits; take one')
         if self.loss != "focal":

@@ -237,6 +237,12 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
         _check_source(run, stage, source)
     if stage == "plain" and source is None and run.config.plain_head.restart:
         raise UserError("plain_head.restart needs a stage plain to take the network from; give --start-from RUN")
+    from_means = stage == "plain" and run.config.plain_head.classifier_start == "means"
+    if from_means and not (run.config.plain_head.restart if source is not None else run.config.backbone.init):
+        raise UserError(
+            'plain_head.classifier_start "means" needs a network that was trained: give --init FILE, or --start-from '
+            "RUN with plain_head.restart=true"
+        )
     if stage != "plain" and source is None:
         raise UserError(f"--stage {stage}: the run has no plain stage; train it first, or give --start-from RUN")
     if isinstance(head, MetaHead):
@@ -254,6 +260,8 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
             fill_prototypes(run, embedder, head)
     elif run.config.backbone.init:
         group.say(group.together(loading.load, embedder, run.config))
+    if from_means:
+        start_classifier(run, embedder, head)
     return _engine(run, stage, embedder, head)
 
 
@@ -315,6 +323,15 @@ def fill_memory(run: Run, embedder: Embedder, memory: CentroidMemory) -> None:
     for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from class means"):
         means.add(direct_BD, labels_G, valid_G)
     memory.centroids.copy_(means.result())
+
+
+@torch.no_grad()
+def start_classifier(run: Run, embedder: Embedder, head: Head) -> None:
+    """The classifier's rows := per-class means of the unit direct features over the whole set."""
+    means = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
+    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "classifier from class means"):
+        means.add(normalize(direct_BD), labels_G, valid_G)
+    head.classifier.weight.copy_(means.result())
 
 
 @torch.no_grad()
