@@ -36,6 +36,8 @@ class PlainHeadConfig(Block):
     restart: a stage plain that starts from another run's takes its network alone; its classifier starts anew.
     classifier_start: the cosine classifier's first rows: "random", or each class's mean of the unit features that the
     network gives as it starts, from weights that others trained or another run's.
+    learn_scales: of a linear classifier that goes on from another run's, a factor of each class's score is learned and
+    nothing else: learnable weight scaling (Kang et al. 2020, section 4.4).
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
@@ -51,11 +53,16 @@ class PlainHeadConfig(Block):
     range_pairs: Count = 2
     restart: bool = False
     classifier_start: Literal["random", "means"] = "random"
+    learn_scales: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
             _refuse(self, {"scale", "margin", "margin_size", "classifier_start"}, 'needs "classifier": "cosine"')
+        else:
+            _refuse(self, {"learn_scales"}, 'needs "classifier": "linear"')
+        if self.restart and self.learn_scales:
+            raise ValueError("restart and learn_scales: a classifier that starts anew has no rows to scale; take one")
         if self.loss in ("balanced_softmax", "logit_adjusted") and self.margin != "none":
             raise ValueError(f'"loss": "{self.loss}" and "margin": "{self.margin}" both shift the logits; take one')
         if self.loss != "focal":
@@ -342,7 +349,8 @@ class StageConfig(Block):
     stage 2 on ImageNet-LT has .01 for the network, .1 and .01 (there the selector learns at .1 too).
     warmup: epochs over which it rises from zero. sample_rate: share of the classes without an image in the batch that
     take part in a step (`head.class_sampling`). freeze_backbone: train only neck, attention, selector and head, as the
-    authors' Places recipe does; the batch normalisation of what is frozen does not move.
+    authors' Places recipe does; the batch normalisation of what is frozen does not move. freeze_network: train only the
+    head; of the network nothing moves.
     """
 
     epochs: NonNegative = 30
@@ -357,11 +365,14 @@ class StageConfig(Block):
     images_per_class: Count = 4
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1
     freeze_backbone: bool = False
+    freeze_network: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> "StageConfig":
         if self.sampler == "uniform":
             _refuse(self, {"class_aware_from"}, 'needs "sampler": "class_aware"')
+        if self.freeze_network:
+            _refuse(self, {"freeze_backbone"}, 'does nothing beside "freeze_network": true')
         if self.class_aware_from and self.class_aware_from >= self.epochs:
             raise ValueError(
                 f"class_aware_from {self.class_aware_from:g} is not before the end of the stage, at epochs "

@@ -23,7 +23,7 @@ from facelt.features.recognisers import from_checkpoint
 from facelt.features.stored import read_features
 from facelt.open_world.figures import DRAWS
 from facelt.open_world.readings import from_run
-from facelt.open_world.readings.from_training_set import MADE_OF_TRAINING, by_memory, make_readings
+from facelt.open_world.readings.from_training_set import MADE_OF_TRAINING, by_both, by_memory, make_readings
 from facelt.open_world.readings.odin import with_odin
 from facelt.open_world.readings.reading import Columns, Knobs, Reading, read_set
 from facelt.open_world.report import page, table
@@ -42,10 +42,10 @@ from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
-READINGS = ("classifier", "memory", "tau", "logit_adjusted", "ncm", "openmax")
+READINGS = ("classifier", "memory", "both", "tau", "logit_adjusted", "ncm", "openmax")
 OF_FEATURES = ("memory", "ncm")  # need no network
 KNOBS = {  # option -> the readings that it is of, and its default
-    "temperature": (("memory",), None),  # that of the run, or of `Knobs`
+    "temperature": (("memory", "both"), None),  # that of the run, or of `Knobs`
     "tau": (("tau", "logit_adjusted"), Knobs.tau),
     "openmax_tail": (("openmax",), Knobs.tail),
     "openmax_alpha": (("openmax",), Knobs.alpha),
@@ -143,12 +143,17 @@ def read_run(args: argparse.Namespace, sets: Sets, device: torch.device) -> tupl
         }
         readings |= {name: make() for name, make in made.items() if name in args.read}
     of_training = [name for name in args.read if name in MADE_OF_TRAINING]
-    if "memory" in args.read:
+    by_centroids = [name for name in ("memory", "both") if name in args.read]
+    if by_centroids:
         args.temperature = args.temperature or from_run.temperature(state)
-    if "memory" in args.read and state.stage == "memory":
-        of_training.remove("memory")
+    if by_centroids and state.stage == "memory":
+        of_training = [name for name in of_training if name not in by_centroids]
         centroids_kD = from_run.own_centroids(folder, partition, device)
-        readings["memory"] = by_memory(centroids_kD, args.temperature, partition)
+        if "memory" in by_centroids:
+            readings["memory"] = by_memory(centroids_kD, args.temperature, partition)
+        if "both" in by_centroids:
+            assert classifier is not None
+            readings["both"] = by_both(classifier, centroids_kD, args.temperature)
     if of_training:
         recogniser = from_checkpoint(folder, needed if "openmax" in of_training else ("direct",), device)
         batches = ImageBatches(recogniser, args.batch, device)
@@ -296,7 +301,9 @@ def add_readings(parser: argparse.ArgumentParser) -> None:
         "--read", nargs="+", choices=READINGS, help="default: classifier and memory; of features, memory"
     )
     parser.add_argument("--odin", action="store_true", help="strangers by ODIN too: one pass more, and one back")
-    parser.add_argument("--temperature", type=above_zero, metavar="T", help="of softmax(T·cos), memory (default: 16)")
+    parser.add_argument(
+        "--temperature", type=above_zero, metavar="T", help="of softmax(T·cos), memory and both (default: 16)"
+    )
     parser.add_argument("--tau", type=from_zero, help="of readings tau and logit_adjusted (default: 1)")
     parser.add_argument(
         "--openmax-tail", type=positive, metavar="N", help="distances of a class that are fitted (default: 20)"

@@ -107,30 +107,41 @@ def add_at(gradient: Tensor, rows: Rows, value: Tensor) -> None:
 class Keys(NamedTuple):
     """What scores l = x·wᵀ + b, or, with inverse norms, l = x·(w/‖w‖)ᵀ. weight: k x D, bias and inverse norms: k.
 
-    offset_k: a number that is added to the scores of each class and learns nothing; finite.
+    factor_k: what the scores of each class are multiplied by, bias included. offset_k: a number that is then added to
+    them and learns nothing; finite.
     """
 
     weight_kD: Tensor
     bias_k: Tensor | None
     inverse_norm_k: Tensor | None
     offset_k: Tensor | None = None
+    factor_k: Tensor | None = None
 
     def scores(self, x_GD: Tensor, rows: Rows) -> Tensor:
         """G x b scores of some classes. Operands of the product in x's dtype; what accumulates is float32 at least."""
         l_Gb = (x_GD @ self.weight_kD[rows].to(x_GD.dtype).T).to(accumulate_dtype(x_GD))
         if self.inverse_norm_k is not None:
             l_Gb.mul_(self.inverse_norm_k[rows])
-        for added_k in (self.bias_k, self.offset_k):
-            if added_k is not None:
-                l_Gb.add_(added_k[rows])
+        if self.bias_k is not None:
+            l_Gb.add_(self.bias_k[rows])
+        if self.factor_k is not None:
+            l_Gb.mul_(self.factor_k[rows])
+        if self.offset_k is not None:
+            l_Gb.add_(self.offset_k[rows])
         return l_Gb
 
     def learn(self, x_GD: Tensor, l_Gb: Tensor, dl_Gb: Tensor, rows: Rows, wants_weight: bool, dx_GD: Tensor) -> None:
-        """Backward of `scores`: the gradient is added to dx and, where they want it, to weight and bias. Uses up dl.
+        """Backward of `scores`: the gradient is added to dx and, where they want it, to all that learns. Uses up dl.
 
         Towards w, l = x·(w/‖w‖)ᵀ has (dlᵀ·x - ŵ Σ_g dl·l)/‖w‖: the part along w comes from the scores themselves.
         """
         low, weight_bD = x_GD.dtype, self.weight_kD[rows]
+        if self.factor_k is not None:
+            assert self.inverse_norm_k is None, "of a linear classifier alone"
+            if self.factor_k.requires_grad:
+                bare_Gb = self._replace(factor_k=None, offset_k=None).scores(x_GD, rows)
+                add_at(gradient_of(self.factor_k), rows, (dl_Gb * bare_Gb).sum(0))
+            dl_Gb.mul_(self.factor_k[rows])
         if self.bias_k is not None and self.bias_k.requires_grad:
             add_at(gradient_of(self.bias_k), rows, dl_Gb.sum(0))
         if self.inverse_norm_k is not None:

@@ -69,6 +69,10 @@ class _BlockedScores(torch.autograd.Function):
         return dx_GD, None, None, None
 
 
+# Of a classifier, in a checkpoint.
+CLASSIFIER_ROWS = {"classifier.weight", "classifier.bias", "classifier.factor"}
+
+
 def softmax_scores(x_GD: Tensor, keys: Keys, blocks: ClassBlocks) -> Scores:
     """What a softmax over all classes needs of the scores that `keys` give. blocks: with each row's own class."""
     assert blocks.pairs is not None
@@ -93,7 +97,8 @@ class Classifier(nn.Module):
 
     Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products;
     None: that of the embeddings. offset_k: finite numbers added to the classes' scores in training, such as a prior;
-    not learned, and no checkpoint has them.
+    not learned, and no checkpoint has them. learn_scales: of a linear one, whether a factor of each class's score
+    learns in the place of weight and bias (learnable weight scaling, Kang et al. 2020).
     """
 
     offset_k: Tensor | None
@@ -106,6 +111,7 @@ class Classifier(nn.Module):
         seed: int = 0,
         products: torch.dtype | None = None,
         block: int = BLOCK,
+        learn_scales: bool = False,
     ) -> None:
         super().__init__()
         self.partition, self.kind, self.products, self.block = partition, kind, products, block
@@ -117,6 +123,10 @@ class Classifier(nn.Module):
             self.bias = nn.Parameter(rows_kE[:, -1].contiguous())
         else:
             self.weight = nn.Parameter(_uniform_rows(partition, embedding_size, embedding_size**-0.5, seed))
+        self.factor: nn.Parameter | None = None
+        if learn_scales:
+            self.requires_grad_(False)
+            self.factor = nn.Parameter(torch.ones(partition.size))
 
     def forward(self, x_GD: Tensor, labels_G: Tensor, chosen: Tensor | None = None) -> Scores:
         """x_GD: gathered embeddings; a cosine classifier's logits are scaled by x's own norm.
@@ -124,7 +134,16 @@ class Classifier(nn.Module):
         chosen: the classes that take part (`class_sampling.choose`), own classes among them; None for all.
         """
         inverse_norm_k = inverse_norms(self.weight) if self.kind == "cosine" else None
-        keys = Keys(self.weight, self.bias, inverse_norm_k, self.offset_k)
+        keys = Keys(self.weight, self.bias, inverse_norm_k, self.offset_k, self.factor)
         products = self.products or x_GD.dtype
         blocks = ClassBlocks(self.partition.size, products, chosen, Pairs(*self.partition.own(labels_G)), self.block)
         return softmax_scores(x_GD, keys, blocks)
+
+
+def fold(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of a classifier as a checkpoint has them, with a learned factor multiplied into weight and bias."""
+    factor_k = rows.get("classifier.factor")
+    if factor_k is None:
+        return rows
+    folded = {"classifier.weight": rows["classifier.weight"] * factor_k[:, None]}
+    return folded | {"classifier.bias": rows["classifier.bias"] * factor_k}

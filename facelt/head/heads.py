@@ -63,13 +63,21 @@ class Head(nn.Module):
     """What both heads have: a classifier over class shards, a margin, and a sample of the classes in each step."""
 
     def __init__(
-        self, config: FaceltConfig, partition: Partition, kind: str, margin: Margin, stage_knobs: StageConfig
+        self,
+        config: FaceltConfig,
+        partition: Partition,
+        kind: str,
+        margin: Margin,
+        stage_knobs: StageConfig,
+        learn_scales: bool = False,
     ) -> None:
         super().__init__()
         self.partition, self.margin, self.stage_knobs = partition, margin, stage_knobs
         # float32 leaves the operands as they are: a head in float64 stays there.
         self.products = torch.bfloat16 if config.products == "bfloat16" else None
-        self.classifier = Classifier(partition, config.embedding_size, kind, config.seed, self.products)
+        self.classifier = Classifier(
+            partition, config.embedding_size, kind, config.seed, self.products, learn_scales=learn_scales
+        )
 
     def classify(self, x_ND: Tensor, labels_N: Tensor, norms_N: Tensor, chosen: Tensor | None) -> losses.CrossEntropy:
         """Cross-entropy of gathered rows, with the margin. norms_N: ‖v_direct‖ of each row's image."""
@@ -115,7 +123,7 @@ class PlainHead(Head):
     ) -> None:
         knobs = config.plain_head
         margin = Margin(knobs.margin, knobs.margin_size)
-        super().__init__(config, partition, knobs.classifier, margin, config.stage(stage))
+        super().__init__(config, partition, knobs.classifier, margin, config.stage(stage), knobs.learn_scales)
         self.plain_knobs = knobs
         if counts_K is not None and knobs.loss in ("balanced_softmax", "logit_adjusted"):
             # Of balanced softmax, log n_k: the log N between the two is the same for all classes, and tau is 1.

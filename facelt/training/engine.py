@@ -28,7 +28,7 @@ class Engine:
     """The embedder under DeepSpeed and the head's shards under an optimizer of the same kind (SGD).
 
     embedder: the replicated module; only parameters that require a gradient are trained. head: class-sharded.
-    ds: DeepSpeed's configuration.
+    ds: DeepSpeed's configuration. network_lr: times the rate of a step, for the embedder; 0: nothing of it moves.
     gradient_norm: that of the whole model at the last step, before clipping (inf or nan: the step was skipped).
     loss: of the last step, all ranks' images; known on all ranks. skipped: whether that step was.
     explained: whether steps also find out `largest_gradient`, the parameter whose gradient was the largest.
@@ -36,9 +36,9 @@ class Engine:
     Raises UserError for an optimizer or a precision that the two halves cannot share.
     """
 
-    def __init__(self, embedder: Embedder, head: Head, ds: dict[str, Any]) -> None:
+    def __init__(self, embedder: Embedder, head: Head, ds: dict[str, Any], network_lr: float = 1) -> None:
         ds, knobs, self.clipping = split(ds)
-        self.embedder, self.head = embedder, head
+        self.embedder, self.head, self.network_lr = embedder, head, network_lr
         self.base_lr: float = knobs["lr"]
         self.moments = ("momentum_buffer",) if knobs.get("momentum") else ()  # what SGD remembers of a parameter
         trained = [p for p in embedder.parameters() if p.requires_grad]
@@ -106,11 +106,11 @@ class Engine:
     def step(self, lr: float) -> None:
         """Update both halves after a micro-batch; DeepSpeed decides whether this one ends an accumulation.
 
-        lr: of the network; each group of the head's parameters has it times its own `lr_scale`.
+        lr: the network has it times `network_lr`, each group of the head's parameters times its own `lr_scale`.
         Raises UserError when gradients overflow at the smallest loss scale.
         """
         for param_group in self.optimizer.param_groups:
-            param_group["lr"] = lr
+            param_group["lr"] = lr * self.network_lr
         for param_group in self.head_optimizer.param_groups:
             param_group["lr"] = lr * param_group["lr_scale"]
         boundary = self.engine.is_gradient_accumulation_boundary()

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName
 from facelt.errors import UserError, one_line
+from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.head.heads import Head, MetaHead, PlainHead
 from facelt.head.memory import CentroidMemory
 from facelt.head.prototype_head import PrototypeHead
@@ -43,7 +44,8 @@ _SILENT |= {f"backbone.{name}" for name in ("init", "init_channels", "compile", 
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "timm", "width", "stem", "neck")
-# … and what of the meta head's.
+# … what of the plain head's, and what of the meta head's.
+PLAIN_HEAD_SHAPE = ("classifier", "learn_scales")
 HEAD_SHAPE = ("attention", "attention_on", "memory", "retrieval", "selector", "centroid_update")
 FILL_BATCH = 64  # images of a rank in a pass over the set
 
@@ -133,7 +135,7 @@ def check_same_run(run: Run, folder: Path) -> CheckpointState:
     pairs = {name: (getattr(before, name), getattr(now, name)) for name in SAME}
     pairs |= {f"backbone.{n}": (getattr(before.backbone, n), getattr(now.backbone, n)) for n in SHAPE}
     pairs |= {f"head.{n}": (getattr(before.head, n), getattr(now.head, n)) for n in HEAD_SHAPE}
-    pairs["plain_head.classifier"] = (before.plain_head.classifier, now.plain_head.classifier)
+    pairs |= {f"plain_head.{n}": (getattr(before.plain_head, n), getattr(now.plain_head, n)) for n in PLAIN_HEAD_SHAPE}
     for name, (was, given) in pairs.items():
         if was != given:
             raise UserError(f"{folder} was trained with {name} {was}, given {given}; keep it, or another --output")
@@ -235,8 +237,11 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
     embedder, head = _build(run, stage)
     if source is not None:
         _check_source(run, stage, source)
-    if stage == "plain" and source is None and run.config.plain_head.restart:
-        raise UserError("plain_head.restart needs a stage plain to take the network from; give --start-from RUN")
+    for name in ("restart", "learn_scales"):
+        if stage == "plain" and source is None and getattr(run.config.plain_head, name):
+            raise UserError(f"plain_head.{name} needs a stage plain to take what stays from; give --start-from RUN")
+    if source is None and run.config.stage(stage).freeze_network and not run.config.backbone.init:
+        raise UserError(f"{stage}.freeze_network needs a stage plain to take the network from; give --start-from RUN")
     from_means = stage == "plain" and run.config.plain_head.classifier_start == "means"
     if from_means and not (run.config.plain_head.restart if source is not None else run.config.backbone.init):
         raise UserError(
@@ -247,14 +252,14 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
         raise UserError(f"--stage {stage}: the run has no plain stage; train it first, or give --start-from RUN")
     if isinstance(head, MetaHead):
         assert source is not None
-        rows = group.together(checkpoint.read_rows, source, run.partition, {"classifier.weight", "classifier.bias"})
+        rows = fold(group.together(checkpoint.read_rows, source, run.partition, CLASSIFIER_ROWS))
         _adopt(embedder, source)
         _start_meta_head(run, embedder, head, rows)
     elif source is not None:
         _adopt(embedder, source)
         if stage != "plain" or not run.config.plain_head.restart:
-            names = dict(head.classifier.named_parameters(prefix="classifier")).keys()
-            rows = group.together(checkpoint.read_rows, source, run.partition, names)
+            rows = fold(group.together(checkpoint.read_rows, source, run.partition, CLASSIFIER_ROWS))
+            names = {f"classifier.{name}" for name, _ in head.classifier.named_parameters()} - {"classifier.factor"}
             head.load_state_dict({name: rows[name] for name in names}, strict=False)
         if isinstance(head, PrototypeHead):
             fill_prototypes(run, embedder, head)
@@ -292,9 +297,10 @@ def _head(run: Run, stage: StageName) -> Head:
 
 
 def _engine(run: Run, stage: StageName, embedder: Embedder, head: Head) -> Engine:
-    if run.config.stage(stage).freeze_backbone:
+    knobs = run.config.stage(stage)
+    if knobs.freeze_backbone or knobs.freeze_network:
         embedder.backbone.requires_grad_(False)
-    return Engine(embedder, head, run.ds)
+    return Engine(embedder, head, run.ds, network_lr=0 if knobs.freeze_network else 1)
 
 
 def _adopt(embedder: Embedder, source: Path) -> None:

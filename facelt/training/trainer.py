@@ -62,8 +62,9 @@ class Trainer:
 
     def _loop(self, engine: Engine, feed: Feed, telemetry: Telemetry) -> int | None:
         """Steps to the last, or to a request to stop; then the steps done."""
-        engine.embedder.train()
-        engine.embedder.backbone.train(not self.knobs.freeze_backbone)
+        frozen = self.knobs.freeze_network
+        engine.embedder.train(not frozen)
+        engine.embedder.backbone.train(not frozen and not self.knobs.freeze_backbone)
         agreement, due = Agreement(self.run.stop, self.run.device, self.run.config.checkpoint_minutes), False
         for step in range(self.first_step, self.schedule.steps):
             output = self.train_step(engine, feed, step)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facelt.errors import UserError
+from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.open_world.readings.reading import ByPrototypes, Knobs
 from facelt.open_world.scoring import Prototypes
 from facelt.parallel import group
@@ -30,8 +31,7 @@ def by_classifier(folder: Path, partition: Partition, device: torch.device) -> B
     state = checkpoint.read_state(folder)
     config, meta = state.config, state.stage == "meta"
     kind = "cosine" if meta else config.plain_head.classifier
-    names = {"classifier.weight", "classifier.bias"}
-    rows = group.together(checkpoint.read_rows, folder, partition, names)
+    rows = fold(group.together(checkpoint.read_rows, folder, partition, CLASSIFIER_ROWS))
     weight_kD, bias_k = rows["classifier.weight"].to(device), rows.get("classifier.bias")
     prototypes = Prototypes(
         partition,

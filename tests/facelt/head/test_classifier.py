@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from ranks import run_ranks
 
 from facelt.head.blocked import BLOCK
-from facelt.head.classifier import Classifier
+from facelt.head.classifier import Classifier, fold
 from facelt.head.losses import cross_entropy
+from facelt.parallel import group
 from facelt.parallel.partition import Partition
 
 
@@ -58,3 +60,42 @@ def test_cross_entropy_is_finite_at_extreme_logits(classes, size):
     if classes == 1:
         assert loss == 0
         assert correct.all()
+
+
+def scaled_inputs() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(2)
+    random = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    x = {"x": random(6, 4), "w": random(7, 4), "b": random(7), "f": random(7), "o": random(7)}
+    return {**x, "y": torch.tensor([0, 6, 2, 2, 5, 1])}
+
+
+def scaled() -> dict[str, torch.Tensor]:
+    torch.set_default_dtype(torch.float64)
+    i, partition = scaled_inputs(), Partition(7, group.rank(), group.world_size())
+    mine = slice(*partition.bounds())
+    classifier = Classifier(partition, 4, "linear", block=2, learn_scales=True)
+    rows = {name: i[short][mine] for name, short in {"weight": "w", "bias": "b", "factor": "f"}.items()}
+    classifier.load_state_dict(rows)
+    classifier.offset_k = i["o"][mine]
+    x = i["x"].clone().requires_grad_()
+    scores = classifier(x, i["y"])
+    losses, _ = cross_entropy(scores, scores.own)
+    (losses.mean() / group.world_size()).backward()
+    assert classifier.weight.grad is None
+    assert classifier.bias.grad is None
+    folded = fold({f"classifier.{name}": tensor.detach() for name, tensor in classifier.named_parameters()})
+    return {"x": x.grad, "f": classifier.factor.grad, **folded}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_learned_scales_are_the_dense_ones(ranks):
+    """LWS: of f·(x·w + b), and a prior beside it, f alone learns; folded, the rows score the same."""
+    got, i = run_ranks(ranks, scaled), scaled_inputs()
+    x, f = i["x"].clone().requires_grad_(), i["f"].clone().requires_grad_()
+    torch.nn.functional.cross_entropy((x @ i["w"].T + i["b"]) * f + i["o"], i["y"]).backward()
+    whole = lambda name: torch.cat([torch.as_tensor(one[name]) for one in got])  # noqa: E731
+    torch.testing.assert_close(whole("f"), f.grad)
+    torch.testing.assert_close(sum(torch.as_tensor(one["x"]) for one in got), x.grad)
+    torch.testing.assert_close(
+        i["x"] @ whole("classifier.weight").T + whole("classifier.bias"), (i["x"] @ i["w"].T + i["b"]) * i["f"]
+    )

@@ -14,7 +14,7 @@ from tiny import TINY
 
 from facelt.config import FaceltConfig
 from facelt.errors import UserError
-from facelt.head.classifier import Classifier
+from facelt.head.classifier import CLASSIFIER_ROWS, Classifier
 from facelt.images.dali import Decoding, ImagePipeline
 from facelt.images.feed import RankPlan
 from facelt.images.sampling import ClassAwareSampler, UniformSampler
@@ -163,6 +163,39 @@ def test_nothing_frozen_moves_and_what_is_not_frozen_does(make_run, stage, updat
     assert not moved & frozen
     assert moved >= {"neck.fc.weight", "neck.after.running_mean"}
     assert stage == "plain" or "selector.fc.weight" in moved
+
+
+@pytest.mark.parametrize("head, moves", [({"restart": True}, {"weight", "bias"}), ({"learn_scales": True}, {"factor"})])
+def test_of_a_frozen_network_nothing_moves_and_the_classifier_learns(make_run, head, moves):
+    """Classifier re-training and learnable weight scaling (Kang et al. 2020), and what goes on from the latter."""
+    block = {**BLOCK, "backbone": {**BLOCK["backbone"], "neck": "batch_norm"}, "checkpoint_every": 1}
+    first = make_run(block, "first")
+    assert Trainer(first, "plain").train()
+    frozen = {"plain": {**BLOCK["plain"], "freeze_network": True}, "plain_head": head}
+    run = make_run({**block, **frozen}, "second")
+    assert Trainer(run, "plain", start_from=str(first.folder)).train()
+    before = checkpoint.latest(first.folder, "plain")
+    folders = [before, *sorted((run.folder / "plain").iterdir())]
+    weights, rows = ([read(folder) for folder in folders] for read in (checkpoint.read_weights, of_classes))
+    for name in weights[0]:
+        assert all(torch.equal(weights[0][name], later[name]) for later in weights[1:]), name
+    changed = {n for n in ("weight", "bias", "factor") if differs(rows[1], rows[-1], f"classifier.{n}")}
+    assert changed == moves
+    if "factor" in moves:
+        on = make_run({**block, "plain": {**BLOCK["plain"], "lr_scale": 1e-30}}, "third")
+        assert Trainer(on, "plain", start_from=str(run.folder)).train()
+        got, last = of_classes(checkpoint.latest(on.folder, "plain")), rows[-1]
+        want = last["classifier.weight"] * last["classifier.factor"][:, None]
+        torch.testing.assert_close(got["classifier.weight"], want)
+
+
+def of_classes(folder):
+    """Every row of a checkpoint's classifier."""
+    return checkpoint.read_rows(folder, Partition(K), CLASSIFIER_ROWS)
+
+
+def differs(one, other, name):
+    return name in one and not torch.equal(one[name], other[name])
 
 
 def test_what_would_be_frozen_moves_without_it(make_run):

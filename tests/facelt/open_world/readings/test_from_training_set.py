@@ -14,9 +14,11 @@ from facelt.features.stored import FeatureSet
 from facelt.images.one_pass import Batch
 from facelt.images.sampling import SequentialSampler, local
 from facelt.open_world.readings.from_training_set import make_readings
-from facelt.open_world.readings.reading import Knobs
+from facelt.open_world.readings.reading import ByPrototypes, Knobs
+from facelt.open_world.scoring import Prototypes
 from facelt.open_world.sets import Given
 from facelt.parallel import group
+from facelt.parallel.partition import Partition
 
 K, D, N = 7, 5, 40
 
@@ -47,6 +49,37 @@ class Float64Batches:
 def sharded(name: str) -> dict[str, torch.Tensor]:
     train = Given("--train-features", "train", training())
     return make_readings([name], Float64Batches(), train, None, Knobs(temperature=9))[name]({"direct": asked()})
+
+
+def classifier(cosine: bool) -> ByPrototypes:
+    partition = Partition(K, group.rank(), group.world_size())
+    weight, bias = classifier_rows()
+    mine = slice(*partition.bounds())
+    rows = Prototypes(partition, weight[mine], None if cosine else bias[mine], cosine, block=2)
+    return ByPrototypes(rows, lambda v: 3 * v["direct"])
+
+
+def classifier_rows() -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(4)
+    return torch.randn(K, D, generator=g, dtype=torch.float64), torch.randn(K, generator=g, dtype=torch.float64)
+
+
+def both(cosine: bool) -> dict[str, torch.Tensor]:
+    train = Given("--train-features", "train", training())
+    readings = make_readings(["both"], Float64Batches(), train, classifier(cosine), Knobs(temperature=9))
+    return readings["both"]({"direct": asked()})
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("cosine", [False, True])
+def test_both_is_the_sum_of_the_logits(ranks, cosine):
+    weight, bias = classifier_rows()
+    by_classifier = 3 * asked() @ (normalize(weight) if cosine else weight).T + (0 if cosine else bias)
+    want = by_classifier + dense("memory")
+    for got in run_ranks(ranks, both, cosine):
+        np.testing.assert_array_equal(got["class"], want.argmax(1))
+        np.testing.assert_allclose(got["score"], want.amax(1), rtol=1e-9)
+        np.testing.assert_allclose(got["probability"], torch.softmax(want, 1).amax(1), rtol=1e-9)
 
 
 def dense(name: str) -> torch.Tensor:
