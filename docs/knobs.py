@@ -73,6 +73,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "images_per_class": "with `class_aware`: images of one class in a row; they stay on one rank",
         "sample_rate": "share of the classes outside the batch that take part in a step",
         "freeze_backbone": "train only neck, attention, selector and head",
+        "freeze_network": "train only the head; of the network nothing moves, its statistics neither",
     },
     "plain_head": {
         "classifier": "linear, or cosine of normalised features",
@@ -88,6 +89,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "range_pairs": "k of the range loss: of the largest distances within a class",
         "restart": "with `--start-from`: take the network of that run, and start the classifier anew",
         "classifier_start": "first rows of the cosine classifier; `means`: of each class's unit features",
+        "learn_scales": "with `--start-from`: learn a factor of each class's score, and nothing else of the classifier",
     },
     "head": {
         "retrieval": "how the memory is read; `mean`, the same for every image, is a control",
@@ -124,6 +126,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "margin_power": "p of m_k = m · (n_min/n_k)^p",
         "prior": "factor of log n_k, added to the logits of the memory in training",
         "momentum": "share of the old centroid that is kept when a class is met",
+        "whitening": "at the end, how far features and memory are whitened within classes; 0: not at all",
+        "whitening_ridge": "of the mean variance, added to every direction's before",
     },
 }
 

@@ -78,7 +78,7 @@ class PlainHeadConfig(Block):
 
 class MetaHeadConfig(Block):
     """The meta head. The defaults are the authors' released code; `PRESETS["paper"]` is the equations as printed, and
-    `PRESETS["cosine"]` what `tests/bench/presets.py` favours.
+    `PRESETS["cosine"]` what a comparison of its pieces favoured (docs/presets.md).
 
     retrieval           what reads the memory: "hallucinator" (eq. 1), "cosine" to the centroids with a learned
                         temperature, or "mean", a control that reads the same from it for every image
@@ -201,6 +201,9 @@ class MemoryHeadConfig(Block):
                    1/4); 0: the same for all
     prior          of log n_k, added to the logits of the memory in training (Menon et al. 2021, Ren et al. 2020)
     momentum       of the moving averages: c_k += (1 - momentum)·(mean of the batch's unit features of k - c_k)
+    whitening      at the end, features and memory are multiplied by (S + whitening_ridge·s·I)^(-whitening/2), S the
+                   covariance of unit features within classes and s its mean variance; 0: by nothing. Of a linear
+                   classifier, which is made to score as before; beside a cosine one, nothing is whitened
     """
 
     scale: Positive = 16
@@ -209,9 +212,13 @@ class MemoryHeadConfig(Block):
     margin_power: NonNegative = 0.25
     prior: NonNegative = 0
     momentum: Fraction = 0.9
+    whitening: Fraction = 0.5
+    whitening_ridge: Positive = 0.3
 
     @model_validator(mode="after")
     def _agree(self) -> "MemoryHeadConfig":
+        if not self.whitening:
+            _refuse(self, {"whitening_ridge"}, "does nothing where whitening is 0")
         if not self.margin:
             _refuse(self, {"margin_power"}, "does nothing where margin is 0")
         if not self.weight:
@@ -389,7 +396,7 @@ IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395
 StageName = Literal["plain", "meta", "memory"]
 STAGES: tuple[StageName, ...] = ("plain", "meta", "memory")
 
-# Stage meta draws class by class as released; the preset cosine image by image (`tests/bench/presets.py`).
+# Stage meta draws class by class as released; the preset cosine image by image (docs/presets.md).
 _META_SAMPLERS = {"cosine": "uniform"}
 
 

@@ -125,7 +125,7 @@ def test_the_page_says_what_beats_what():
     assert "▲" in text.splitlines()[3]
     assert "▲" not in text.splitlines()[4]
     assert page.in_words(samples, ("all",), BASELINE) == [
-        "- all: highest facelt by memory; above plain by classifier outside chance: facelt by memory."
+        "- all: highest facelt by memory; of 2 others 1 above and 0 below plain by classifier outside chance."
     ]
     said = page.versus(samples, page.known_pairs(samples), ("all",))
     assert "| facelt less plain, both by memory | **+" in said
@@ -135,4 +135,4 @@ def test_every_arm_is_a_valid_configuration():
     assert len(ARMS) == sum(len(group) for group in GROUPS.values())
     for arm in ARMS.values():
         block = configuration(arm, Budget(4, 0), 0.3)["facelt"]
-        assert FaceltConfig.model_validate(block).stage(arm.stage).epochs == 4
+        assert FaceltConfig.model_validate(block).stage(arm.stage).epochs == (0 if arm.after else 4)

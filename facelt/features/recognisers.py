@@ -90,7 +90,7 @@ def from_checkpoint(
         )
     if meta and memory and not state.config.head.memory:
         raise UserError(f'--memory {memory}: {folder} was trained with "memory": false and reads none; leave it out')
-    embedder = Embedder(state.config, meta)
+    embedder = Embedder(state.config, meta, memory=state.stage == "memory")
     embedder.load_state_dict(group.together(checkpoint.read_weights, folder))
     embedder.to(device).eval().requires_grad_(False)
     facts = {"recogniser": "checkpoint", "checkpoint": str(folder), "step": state.step}

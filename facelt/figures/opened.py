@@ -67,7 +67,7 @@ class OpenedRun:
         folder = checkpoint.find(path)
         state = checkpoint.read_state(folder)
         partition = Partition(state.num_classes)
-        embedder = Embedder(state.config, state.stage == "meta")
+        embedder = Embedder(state.config, state.stage == "meta", memory=state.stage == "memory")
         embedder.load_state_dict(checkpoint.read_weights(folder))
         head = (MetaHead if state.stage == "meta" else PlainHead)(state.config, partition)
         head.load_state_dict(checkpoint.read_rows(folder, partition, head.state_dict().keys()))

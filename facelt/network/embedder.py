@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from facelt.config import FaceltConfig
 from facelt.network import backbone, neck
@@ -23,9 +24,15 @@ class Embedded(NamedTuple):
 
 
 class Embedder(nn.Module):
-    """Images -> direct feature and, in stage meta, concept selector and temperature. Every rank has all of it."""
+    """Images -> direct feature and, in stage meta, concept selector and temperature. Every rank has all of it.
 
-    def __init__(self, config: FaceltConfig, meta: bool) -> None:
+    memory: whether it is that of stage memory, which multiplies the direct feature by a D x D `projection`: nothing but
+    the identity until the stage ends (`training.start.fill_prototypes`).
+    """
+
+    projection: Tensor | None
+
+    def __init__(self, config: FaceltConfig, meta: bool, memory: bool = False) -> None:
         super().__init__()
         b = config.backbone
         self.backbone = backbone.of(b, config.image_size)
@@ -38,13 +45,13 @@ class Embedder(nn.Module):
         self.selector = ConceptSelector(config.embedding_size, selector) if meta else None
         cosine = meta and config.head.retrieval == "cosine"
         self.temperature = Temperature(config.head.temperature) if cosine else None
+        self.register_buffer("projection", torch.eye(config.embedding_size) if memory else None)
 
-    def meta_only_names(self) -> set[str]:
-        """Names of the tensors that stage meta adds to the network of stage plain."""
+    def added_names(self) -> set[str]:
+        """Names of the tensors that stages meta and memory add to the network of stage plain."""
         added = {"attention": self.attention, "selector": self.selector, "temperature": self.temperature}
-        return {
-            f"{part}.{name}" for part, module in added.items() if module is not None for name in module.state_dict()
-        }
+        names = {f"{part}.{name}" for part, module in added.items() if module for name in module.state_dict()}
+        return names | ({"projection"} if self.projection is not None else set())
 
     def _map_size(self, image_size: int) -> tuple[int, int]:
         with torch.no_grad():
@@ -58,5 +65,7 @@ class Embedder(nn.Module):
         # Distances to centroids need more than autocast's eight bits: from the last map on, the weights' own precision.
         with torch.autocast(map_BCHW.device.type, enabled=False):
             direct_BD = self.neck(map_BCHW.to(next(self.neck.parameters()).dtype))
+            if self.projection is not None:
+                direct_BD = linear(direct_BD, self.projection)
             concept_BD = None if self.selector is None else self.selector(direct_BD)
             return Embedded(direct_BD, concept_BD, None if self.temperature is None else self.temperature())

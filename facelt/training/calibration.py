@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 from tqdm import tqdm
 
 from facelt.errors import UserError
@@ -34,14 +34,14 @@ class Calibration:
 
 @torch.no_grad()
 def calibrate(
-    unit_SD: Tensor, labels_S: Tensor, centroids_kD: Tensor, counts_k: Tensor, partition: Partition
+    rows_SD: Tensor, labels_S: Tensor, centroids_kD: Tensor, counts_k: Tensor, partition: Partition
 ) -> Calibration:
     """Temperature and threshold of a memory.
 
     Args:
-        unit_SD: unit features of training images, the same on all ranks.
+        rows_SD: of training images, what the centroids are the means of; the same on all ranks.
         labels_S: their classes.
-        centroids_kD: this rank's means of all training images' unit features.
+        centroids_kD: this rank's means of all training images' rows.
         counts_k: of how many images each is the mean.
         partition: which classes this rank owns.
 
@@ -51,15 +51,15 @@ def calibrate(
     rows, columns = partition.own(labels_S)
     several_S = torch.zeros_like(labels_S).index_copy_(0, rows, (counts_k[columns] > 1).to(labels_S.dtype))
     several_S = collectives.all_sum(several_S) > 0
-    unit_SD, labels_S = unit_SD[several_S], labels_S[several_S]
-    if not len(unit_SD):
+    rows_SD, labels_S = rows_SD[several_S], labels_S[several_S]
+    if not len(rows_SD):
         raise UserError(
             "the memory cannot be calibrated: no class of the training set has two images; give a set with such classes"
         )
-    temperatures_T = unit_SD.new_tensor(TEMPERATURES)
+    temperatures_T = rows_SD.new_tensor(TEMPERATURES)
     losses_T = torch.zeros_like(temperatures_T)
     highest = []
-    parts = list(zip(unit_SD.split(PART), labels_S.split(PART), strict=True))
+    parts = list(zip(rows_SD.split(PART), labels_S.split(PART), strict=True))
     bar = tqdm(parts, desc="calibrating", unit="part", delay=2, leave=False, disable=group.rank() > 0)
     for part_PD, labels_P in bar:
         heartbeat.mark("calibration")
@@ -71,12 +71,12 @@ def calibrate(
 
 
 def _scores(
-    unit_PD: Tensor, labels_P: Tensor, centroids_kD: Tensor, counts_k: Tensor, partition: Partition, t_T: Tensor
+    rows_PD: Tensor, labels_P: Tensor, centroids_kD: Tensor, counts_k: Tensor, partition: Partition, t_T: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The highest cosine, Σ_k e^(t·(cos - highest)) at each temperature, and the own class's cosine, on all ranks."""
     rows, columns = partition.own(labels_P)
-    n_p1 = counts_k[columns, None].to(unit_PD.dtype)
-    own_p = cosine_similarity(unit_PD[rows], (n_p1 * centroids_kD[columns] - unit_PD[rows]) / (n_p1 - 1))
+    n_p1, unit_PD = counts_k[columns, None].to(rows_PD.dtype), normalize(rows_PD)
+    own_p = cosine_similarity(unit_PD[rows], (n_p1 * centroids_kD[columns] - rows_PD[rows]) / (n_p1 - 1))
     top_P = torch.full_like(unit_PD[:, 0], -torch.inf)
     sum_TP = unit_PD.new_zeros(len(t_T), len(unit_PD))
     keys = Keys(centroids_kD, None, inverse_norms(centroids_kD))

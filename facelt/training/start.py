@@ -16,6 +16,7 @@ from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.head.heads import Head, MetaHead, PlainHead
 from facelt.head.memory import CentroidMemory
 from facelt.head.prototype_head import PrototypeHead
+from facelt.head.whitening import WithinClasses, whitening
 from facelt.images.dali import Decoding
 from facelt.images.feed import make_sampler
 from facelt.images.one_pass import each_batch
@@ -262,7 +263,7 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
             names = {f"classifier.{name}" for name, _ in head.classifier.named_parameters()} - {"classifier.factor"}
             head.load_state_dict({name: rows[name] for name in names}, strict=False)
         if isinstance(head, PrototypeHead):
-            fill_prototypes(run, embedder, head)
+            fill_prototypes(run, embedder, head, ends=not run.config.memory.epochs)
     elif run.config.backbone.init:
         group.say(group.together(loading.load, embedder, run.config))
     if from_means:
@@ -283,7 +284,7 @@ def _check_source(run: Run, stage: StageName, source: Path) -> None:
 
 def _build(run: Run, stage: StageName) -> tuple[Embedder, Head]:
     torch.manual_seed(run.config.seed)
-    embedder = Embedder(run.config, meta=stage == "meta").to(run.device)
+    embedder = Embedder(run.config, meta=stage == "meta", memory=stage == "memory").to(run.device)
     backbone = run.config.backbone
     switch(embedder.backbone, backbone.compile, backbone.channels_last, backbone.checkpointing)
     return embedder, _head(run, stage).to(run.device)
@@ -304,9 +305,9 @@ def _engine(run: Run, stage: StageName, embedder: Embedder, head: Head) -> Engin
 
 
 def _adopt(embedder: Embedder, source: Path) -> None:
-    """Load a plain stage's network into this one; what a meta stage adds keeps its start."""
+    """Load a plain stage's network into this one; what a later stage adds keeps its start."""
     weights = group.together(checkpoint.read_weights, source)
-    own, added = embedder.state_dict(), embedder.meta_only_names()
+    own, added = embedder.state_dict(), embedder.added_names()
     for name, tensor in own.items():
         if name not in added and (name not in weights or weights[name].shape != tensor.shape):
             raise UserError(f"{source}: its {name} does not fit this network; give the same backbone configuration")
@@ -341,19 +342,42 @@ def start_classifier(run: Run, embedder: Embedder, head: Head) -> None:
 
 
 @torch.no_grad()
-def fill_prototypes(run: Run, embedder: Embedder, head: PrototypeHead) -> None:
-    """Centroids := per-class means of the unit direct features over the whole set; what they are read with."""
+def fill_prototypes(run: Run, embedder: Embedder, head: PrototypeHead, ends: bool) -> None:
+    """Centroids := per-class means of the unit direct features over the whole set; what they are read with.
+
+    ends: whether the stage does, and features are whitened: network, classifier and memory by the same map.
+    """
     means = ClassMeans(head.partition, run.config.embedding_size, head.memory.centroids)
+    within = WithinClasses(run.config.embedding_size, run.device)
     sample = np.random.default_rng(run.config.seed).permutation(len(run.dataset))[: calibration.SAMPLE]
     kept: list[tuple[Tensor, Tensor]] = []
     for images_G, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from unit features"):
-        unit_GD = means.add(normalize(direct_BD), labels_G, valid_G)
+        unit_BD = normalize(direct_BD)
+        within.add(unit_BD[collectives.own_rows(valid_G)])
+        unit_GD = means.add(unit_BD, labels_G, valid_G)
         taken_G = valid_G & torch.from_numpy(np.isin(images_G, sample)).to(run.device)
         kept.append((unit_GD[taken_G], labels_G[taken_G]))
     head.memory.centroids.copy_(means.result())
-    unit_SD, labels_S = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    found = calibration.calibrate(unit_SD, labels_S, head.memory.centroids, means.counts_k, head.partition)
+    rows_SD, labels_S = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    if ends and head.knobs.whitening and head.classifier.kind == "linear":
+        covariance_DD = within.result(means.result(), means.counts_k)
+        map_DD = group.share(whitening(covariance_DD, head.knobs.whitening, head.knobs.whitening_ridge).cpu())
+        rows_SD = _whiten(embedder, head, map_DD.to(run.device), rows_SD)
+    found = calibration.calibrate(rows_SD, labels_S, head.memory.centroids, means.counts_k, head.partition)
     head.calibrated = {"temperature": found.temperature, "threshold": found.threshold}
+
+
+def _whiten(embedder: Embedder, head: PrototypeHead, map_DD: Tensor, rows_SD: Tensor) -> Tensor:
+    """Multiply features and memory by a symmetric map, and the classifier so that it scores as before.
+
+    rows_SD: other features. Returns them multiplied.
+    """
+    assert embedder.projection is not None
+    embedder.projection.copy_(map_DD @ embedder.projection.double())
+    head.memory.centroids.copy_(head.memory.centroids.double() @ map_DD)
+    weight_kD = head.classifier.weight
+    weight_kD.copy_(torch.linalg.solve(map_DD, weight_kD.double().T).T)
+    return (rows_SD.double() @ map_DD).to(rows_SD.dtype)
 
 
 def _direct_features(run: Run, embedder: Embedder, title: str) -> Iterator[tuple[NDArray, Tensor, Tensor, Tensor]]:

@@ -75,7 +75,7 @@ class Trainer:
             if step % self.run.config.log_every == 0 or last:
                 telemetry.log(self._report(engine, output, step))
             if last and isinstance(engine.head, PrototypeHead):
-                start.fill_prototypes(self.run, engine.embedder, engine.head)
+                start.fill_prototypes(self.run, engine.embedder, engine.head, ends=True)
             decision = agreement.after_step(last)
             due |= decision.stop or decision.save or last or (step + 1) % self.run.config.checkpoint_every == 0
             if due and self.divergence.sound:

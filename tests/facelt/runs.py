@@ -19,7 +19,7 @@ def write_random_run(folder: Path, classes: int, **block: Any) -> Path:
     torch.manual_seed(1)
     stages: tuple[StageName, ...] = ("plain", "meta")
     for stage in stages:
-        embedder, partition = Embedder(config, stage == "meta").eval(), Partition(classes)
+        embedder, partition = Embedder(config, stage == "meta", stage == "memory").eval(), Partition(classes)
         head = (MetaHead if stage == "meta" else PlainHead)(config, partition)
         for parameter in [*head.parameters(), *embedder.attention.parameters()]:
             torch.nn.init.normal_(parameter)

@@ -57,7 +57,7 @@ def embedded(run, stage: str, data):
     """Direct feature, e, and the class rows, from the checkpoint's tensors."""
     folder = checkpoint.latest(run, stage)
     state = checkpoint.read_state(folder)
-    embedder = Embedder(state.config, stage == "meta").eval()
+    embedder = Embedder(state.config, stage == "meta", stage == "memory").eval()
     embedder.load_state_dict(checkpoint.read_weights(folder))
     with torch.no_grad():
         v, e, _ = embedder(pictures(data))

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
     config = FaceltConfig.model_validate(TINY["facelt"])
     torch.manual_seed(1)
     for stage in ("plain", "meta"):
-        embedder = Embedder(config, stage == "meta").eval()
+        embedder = Embedder(config, stage == "meta", stage == "memory").eval()
         partition = Partition(K)
         head = MetaHead(config, partition)
         for parameter in [*head.memory.parameters(), *embedder.attention.parameters()]:

@@ -13,13 +13,15 @@ class Arm:
     """One way to go on.
 
     stage, block: what is trained, and the knobs of the facelt block; class_aware_from as a share of the stage. reads:
-    readings of facelt.evaluate, its own first. clipping: of gradients.
+    readings of facelt.evaluate, its own first. clipping: of gradients. after: another arm that it goes on from, for no
+    further image, instead of the plain stage.
     """
 
     stage: StageName = "plain"
     block: dict[str, Any] = field(default_factory=dict)
     reads: tuple[str, ...] = ("classifier", "memory")
     clipping: float | None = None
+    after: str | None = None
 
 
 def plain(head: dict[str, Any] | None = None, reads: tuple[str, ...] = ("classifier", "memory"), **stage: Any) -> Arm:
@@ -57,7 +59,9 @@ METHODS = {
     "released": released(),
     "paper": Arm("meta", {"preset": "paper"}, clipping=1.0),
     "cosine": Arm("meta", {"preset": "cosine"}),
+    "plain, whitened": Arm("memory", {"preset": "facelt", "memory": {"epochs": 0}}, ("memory",), after="plain"),
     "facelt": prototypes(("memory", "classifier", "both")),
+    "facelt, not whitened": prototypes(whitening=0),
 }
 PARTS_OFF = {
     "released, image by image": released("uniform"),

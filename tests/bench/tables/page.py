@@ -79,7 +79,9 @@ def known_pairs(samples: Samples) -> dict[str, tuple[Row, Row]]:
         if arm.startswith("released ") or (arm.startswith("released,") and arm != trained_with_mean)
     }
     pairs["released less class-aware, by classifier"] = (("released", "classifier"), ("class-aware", "classifier"))
-    pairs["facelt less plain, both by memory"] = (("facelt", "memory"), ("plain", "memory"))
+    for arm in ("plain, whitened", "facelt, not whitened", "facelt"):
+        pairs[f"{arm} less plain, both by memory"] = ((arm, "memory"), ("plain", "memory"))
+    pairs["facelt less plain, whitened, both by memory"] = (("facelt", "memory"), ("plain, whitened", "memory"))
     return pairs
 
 
@@ -91,20 +93,25 @@ def stranger_pairs(samples: Samples) -> dict[str, tuple[Row, Row]]:
         for arm in arms
         if (arm, EMBEDDINGS[2]) in samples
     }
-    return {**content, "facelt less plain": (("facelt", "direct"), ("plain", "direct"))}
+    ours = {
+        f"{arm} less plain": ((arm, "direct"), ("plain", "direct"))
+        for arm in ("plain, whitened", "facelt, not whitened", "facelt")
+    }
+    return {**content, **ours}
 
 
 def in_words(samples: Samples, columns: Sequence[str], baseline: Row) -> list[str]:
-    """For each column: the best row, and those that are above the baseline outside chance, best first."""
+    """For each column: the highest row, and how many are above and below the baseline outside chance."""
     lines = []
     for column in columns:
         having = [row for row in samples if column in samples[row]]
         best = max(having, key=lambda row: samples[row][column].mean)
-        up = {row for row, mark in marked(samples, column, baseline).items() if "▲" in mark}
-        named = [said(row) for row in sorted(up, key=lambda row: -samples[row][column].mean)]
-        beats = f"; above {said(baseline)} outside chance: {', '.join(named)}" if named else ""
-        none = "" if named else f"; none above {said(baseline)} outside chance"
-        lines.append(f"- {TITLES.get(column, column)}: highest {said(best)}{beats}{none}.")
+        marks = list(marked(samples, column, baseline).values())
+        up, down = (sum(sign in mark for mark in marks) for sign in "▲▼")
+        lines.append(
+            f"- {TITLES.get(column, column)}: highest {said(best)}; of {len(having) - 1} others {up} above and {down} "
+            f"below {said(baseline)} outside chance."
+        )
     return lines
 
 

@@ -19,7 +19,7 @@ from facelt.open_world.readings.reading import Columns
 from facelt.parallel import group
 from recordio_tools.dataset import RecordDataset
 from tests.bench.tables import sets
-from tests.bench.tables.arms import Arm
+from tests.bench.tables.arms import ARMS, Arm
 
 SIGNALS = {"memory": "memory.score", "openmax": "openmax.known"}  # of strangers; else the highest softmax
 
@@ -66,7 +66,7 @@ def configuration(arm: Arm, budget: Budget, rate: float) -> dict[str, Any]:
 
 def result(arm: Arm, name: str, budget: Budget, rate: float, folder: Path) -> Columns:
     """Train and read an arm, or what is kept of it in the folder. Raises Diverged where the training ends early."""
-    out = folder / budget.folder / slug(f"{name} at {rate:g}")
+    out = path_of(name, budget, rate, folder)
     if (out / "result.npz").exists():
         with np.load(out / "result.npz") as kept:
             return dict(kept)
@@ -75,6 +75,9 @@ def result(arm: Arm, name: str, budget: Budget, rate: float, folder: Path) -> Co
     shutil.rmtree(out, ignore_errors=True)
     start = folder / budget.folder / "start"
     train_stage(configuration(Arm(), budget, 1), "plain", start, folder)
+    if arm.after is not None:
+        result(ARMS[arm.after], arm.after, budget, rate, folder)
+        start = path_of(arm.after, budget, rate, folder)
     try:
         # Of a plain stage that goes on: other orders of the same images.
         other = budget if arm.stage != "plain" else Budget(budget.epochs, budget.seed + 1000)
@@ -88,8 +91,10 @@ def result(arm: Arm, name: str, budget: Budget, rate: float, folder: Path) -> Co
     return found
 
 
-def slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c == "." else "-" for c in name)
+def path_of(name: str, budget: Budget, rate: float, folder: Path) -> Path:
+    """Where an arm is kept."""
+    slug = "".join(c if c.isalnum() or c == "." else "-" for c in f"{name} at {rate:g}")
+    return folder / budget.folder / slug
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def see_by_hand(run: Path, dataset: RecordDataset) -> SimpleNamespace:
     folder = checkpoint.find(run)
     state = checkpoint.read_state(folder)
     config = state.config
-    embedder = Embedder(config, state.stage == "meta").eval()
+    embedder = Embedder(config, state.stage == "meta", state.stage == "memory").eval()
     embedder.load_state_dict(checkpoint.read_weights(folder))
     embedder.double()
     rows = {n: t.double() for n, t in checkpoint.read_rows(folder, Partition(state.num_classes)).items()}

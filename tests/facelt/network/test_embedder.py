@@ -39,5 +39,5 @@ def test_stage_meta_gives_concept_and_temperature_where_the_memory_takes_one(ret
 )
 def test_what_stage_meta_adds_is_what_stage_plain_lacks(head):
     plain, meta = embedder(meta=False), embedder(meta=True, **head)
-    assert meta.meta_only_names() == meta.state_dict().keys() - plain.state_dict().keys()
-    assert plain.meta_only_names() == set()
+    assert meta.added_names() == meta.state_dict().keys() - plain.state_dict().keys()
+    assert plain.added_names() == set()
