@@ -50,7 +50,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "init": "weights to begin with (`--init` sets it)",
         "init_channels": "order of channels that they take; null: what belongs to the file",
         "compile": "run by torch.compile",
-        "channels_last": "keep maps in the order batch, height, width, channels; needs width 8 or more",
+        "channels_last": "of a ResNet of width 8 or more: keep maps in the order batch, height, width, channels",
         "checkpointing": "keep only the inputs of residual blocks and compute the blocks again in the backward pass",
     },
     "augment": {

@@ -304,6 +304,8 @@ class BackboneConfig(Block):
                     'neck "depthwise" needs a map, and of timm\'s networks the pooled feature is taken; '
                     'set "neck": "linear"'
                 )
+        elif self.name not in RESNETS:
+            _refuse(self, {"channels_last"}, f'is for ResNets, not for "name": "{self.name}"')
         if self.init is None:
             _refuse(self, {"init_channels"}, "needs init, the file that takes them in that order")
         for name, value in self._defaults().items():

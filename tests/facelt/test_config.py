@@ -115,6 +115,10 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"backbone": {"name": "timm", "timm": "x", "checkpointing": True}}, ["facelt.backbone: checkpointing does"]),
         ({"backbone": {"name": "timm", "timm": "x", "channels_last": True}}, ["facelt.backbone: channels_last does"]),
         ({"backbone": {"name": "timm", "timm": "x", "neck": "depthwise"}}, ["facelt.backbone", "needs a map"]),
+        (
+            {"backbone": {"name": "ir50", "channels_last": True}},
+            ["facelt.backbone: channels_last is for ResNets", "ir50"],
+        ),
         ({"backbone": {"name": "iresnet50", "stem": "face"}}, ["facelt.backbone: stem does nothing", "iresnet50"]),
         ({"backbone": {"name": "mobilefacenet", "width": 32}}, ["facelt.backbone: width 32", "a multiple of 64"]),
         ({"backbone": {"init_channels": "bgr"}}, ["facelt.backbone: init_channels needs init"]),
