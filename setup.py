@@ -79,6 +79,7 @@ setup(
         "heic": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.7"],  # torch's exporter needs onnxscript
+        "timm": ["timm>=1.0"],
         "dev": [
             "onnxscript>=0.7",
             "hypothesis>=6.100",

@@ -34,6 +34,8 @@ class PlainHeadConfig(Block):
     metric: a second loss, on the gathered direct features, times metric_weight (see `metric_losses`): "lifted" or
     "range". metric_margin: α of lifted, a distance; m of range, a squared distance. range_pairs: k of range.
     restart: a stage plain that starts from another run's takes its network alone; its classifier starts anew.
+    classifier_start: the cosine classifier's first rows: "random", or each class's mean of the unit features that the
+    network gives as it starts, from weights that others trained or another run's.
     learn_scales: of a linear classifier that goes on from another run's, a factor of each class's score is learned and
     nothing else: learnable weight scaling (Kang et al. 2020, section 4.4).
     """
@@ -50,12 +52,13 @@ class PlainHeadConfig(Block):
     metric_margin: Positive = 1
     range_pairs: Count = 2
     restart: bool = False
+    classifier_start: Literal["random", "means"] = "random"
     learn_scales: bool = False
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
-            _refuse(self, {"scale", "margin", "margin_size"}, 'needs "classifier": "cosine"')
+            _refuse(self, {"scale", "margin", "margin_size", "classifier_start"}, 'needs "classifier": "cosine"')
         else:
             _refuse(self, {"learn_scales"}, 'needs "classifier": "linear"')
         if self.restart and self.learn_scales:
@@ -248,25 +251,80 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+NeckName = Literal["linear", "relu", "batch_norm", "arcface", "depthwise"]
+
+
 class BackboneConfig(Block):
     """The replicated network.
 
-    width: channels of the first layer. stem: 7x7 stride 2 and pooling, or 3x3 stride 1 as face recognisers have it.
-    neck: what follows the linear embedding. batch_norm: whose images make the statistics (all ranks', this rank's), or
-    "frozen" at what `init` holds. init: a torchvision state dict.
+    name: a ResNet with torchvision's names; an IResNet or the MobileFaceNet with insightface's; "ir…", IResNets whose
+    first shortcut is not projected, as AdaFace has them; or "timm", the network that timm names so.
+    width: channels of the first layer (the default: 64, of the MobileFaceNet 128). stem: of a ResNet: 7x7 stride 2 and
+    pooling, or 3x3 stride 1 as face recognisers have it.
+    neck: what makes the embedding of the map (the default: "linear", or as the network's authors have it): a linear
+    layer of the mean, alone or with "relu" or "batch_norm" after it; "arcface", of the whole map between two batch
+    normalisations; "depthwise", of a weighted sum of each channel.
+    batch_norm: whose images make the statistics (all ranks', this rank's), or "frozen" at what `init` holds.
+    init: a file of weights (`weights.files`). init_channels: the order of channels that it takes, if it says none.
     How it is run in training, with the same numbers (see `backbone.switch`): compile by torch.compile, maps with
     channels_last, checkpointing of the residual blocks.
     """
 
-    name: Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    name: Literal[
+        "resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+        "iresnet18", "iresnet34", "iresnet50", "iresnet100", "iresnet200",
+        "ir18", "ir34", "ir50", "ir101", "mobilefacenet", "timm",
+    ] = "resnet50"  # fmt: skip
+    timm: str | None = None
     width: Count = 64
     stem: Literal["imagenet", "face"] = "imagenet"
-    neck: Literal["linear", "relu", "batch_norm"] = "linear"
+    neck: NeckName = "linear"
     batch_norm: Literal["synchronised", "local", "frozen"] = "synchronised"
     init: str | None = None
+    init_channels: Literal["rgb", "bgr"] | None = None
     compile: bool = False
     channels_last: bool = False
     checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _agree(self) -> "BackboneConfig":
+        if (self.name == "timm") != (self.timm is not None):
+            raise ValueError(
+                f'name "{self.name}" with timm {json.dumps(self.timm)}; '
+                'for a network of timm\'s set both: "name": "timm", "timm": "vit_small_patch16_224"'
+            )
+        if self.name not in RESNETS:
+            _refuse(self, {"stem"}, f'does nothing with "name": "{self.name}", which has a stem of its own')
+        if self.name == "timm":
+            idle = {"width", "channels_last", "checkpointing"}
+            _refuse(self, idle, 'does nothing with "name": "timm"')
+            if self.neck == "depthwise":
+                raise ValueError(
+                    'neck "depthwise" needs a map, and of timm\'s networks the pooled feature is taken; '
+                    'set "neck": "linear"'
+                )
+        elif self.name not in RESNETS:
+            _refuse(self, {"channels_last"}, f'is for ResNets, not for "name": "{self.name}"')
+        if self.init is None:
+            _refuse(self, {"init_channels"}, "needs init, the file that takes them in that order")
+        for name, value in self._defaults().items():
+            if name not in self.model_fields_set:
+                object.__setattr__(self, name, value)  # a default that depends on another knob: not counted as set
+        if self.name == "mobilefacenet" and self.width % 64:
+            raise ValueError(f'width {self.width} with "name": "mobilefacenet"; expected a multiple of 64')
+        return self
+
+    def _defaults(self) -> dict[str, Any]:
+        """Of the knobs whose defaults are not those that stand above."""
+        if self.name == "mobilefacenet":
+            return {"width": 128, "neck": "depthwise"}
+        return {"neck": "arcface"} if self.name.startswith("ir") else {}
+
+    @property
+    def has_map(self) -> bool:
+        """Whether its last map has places to attend to."""
+        return self.name != "timm"
 
 
 class AugmentConfig(Block):
@@ -348,8 +406,8 @@ class FaceltConfig(Block):
     """The whole block. preset: where the meta head's defaults come from; `head` overrides single knobs. "facelt" has
     stage memory in the place of stage meta.
 
-    pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; where `backbone.init` names a file, the
-    defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
+    pixel_mean, pixel_std: the network takes (x - mean) / std of RGB 0 … 255; a run that begins from `backbone.init`
+    takes what belongs to that file unless told, one that goes on from a checkpoint what belongs to that.
     resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
     rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
@@ -391,7 +449,8 @@ class FaceltConfig(Block):
 
     @model_validator(mode="after")
     def _agree(self) -> "FaceltConfig":
-        for name, pixels in IMAGENET_PIXELS.items() if self.backbone.init else ():
+        natural = self.backbone.name in (*RESNETS, "timm")
+        for name, pixels in IMAGENET_PIXELS.items() if self.backbone.init and natural else ():
             if name not in self.model_fields_set:
                 object.__setattr__(self, name, pixels)  # a default that depends on another knob: not counted as set
         for name, knobs in {"plain": self.plain, "meta": self.meta}.items():

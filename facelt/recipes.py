@@ -6,7 +6,8 @@ from pathlib import Path
 from recordio_tools.errors import UserError
 
 _BENCHMARKS = ("imagenet_lt", "places_lt", "sun_lt", "ms1m_lt")  # the paper's
-RECIPES = {"ms1m": "ds.json", "demo": "demo.json"} | {name: f"{name}.json" for name in _BENCHMARKS}
+RECIPES = {"ms1m": "ds.json", "demo": "demo.json", "finetune": "finetune.json", "laptop": "laptop.json"}
+RECIPES |= {name: f"{name}.json" for name in _BENCHMARKS}
 # In an installed package the recipes lie inside it, in a checkout beside it.
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "jobs", _HERE.parent / "jobs")

@@ -98,7 +98,7 @@ def arguments() -> Parser:
     parser.add_argument(
         "--stage", choices=STAGES, help="one stage alone (default: plain, then meta or, with preset facelt, memory)"
     )
-    parser.add_argument("--init", help="torchvision state dict of the backbone, such as an ImageNet ResNet-50")
+    parser.add_argument("--init", help="weights to begin with, of torchvision, insightface, AdaFace, timm or in ONNX")
     parser.add_argument("--start-from", metavar="RUN", help="start from the plain stage of another run")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help='a knob of the "facelt" block, or ds.KEY'

@@ -14,8 +14,9 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # "." are the doors: the package's own modules that the list does not name.
 ROOMS = {
     "facelt": [
-        "errors", "recipes", "config", "parallel", "network", "images", "head", "run_folder", "training.ending",
-        "training", "features", "open_world", "open_world.readings", "open_world.report", "figures", ".",
+        "errors", "recipes", "config", "parallel", "network", "network.weights", "images", "head", "run_folder",
+        "training.ending", "training", "features", "open_world", "open_world.readings", "open_world.report", "figures",
+        ".",
     ],
     "megaface_eval": [
         "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",
@@ -44,6 +45,7 @@ HOMES = {
     "onnx": {"facelt/features/onnx_file.py"},
     "scipy": {"facelt/open_world/readings/openmax.py", "megaface_eval/protocols/metrics.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
+    "timm": {"facelt/network/timm_network.py"},
     "mxnet": set(),
     "pickle": {"recordio_tools/sources/bins.py"},
 }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from facelt.config import FaceltConfig
-from facelt.network import backbone
+from facelt.network import backbone, neck
 from facelt.network.attention import ModulatedAttention
 from facelt.network.selector import ConceptSelector, Temperature
 
@@ -35,12 +35,12 @@ class Embedder(nn.Module):
     def __init__(self, config: FaceltConfig, meta: bool, memory: bool = False) -> None:
         super().__init__()
         b = config.backbone
-        self.backbone = backbone.build(b.name, b.width, b.stem, b.batch_norm)
+        self.backbone = backbone.of(b, config.image_size)
         self.attention: nn.Module = nn.Identity()
+        map_CHW = (self.backbone.channels, *self._map_size(config.image_size))
         if meta and config.head.attention:
-            size = self._map_size(config.image_size)
-            self.attention = ModulatedAttention(self.backbone.channels, *size, config.head.attention_on)
-        self.neck = backbone.Neck(self.backbone.channels, config.embedding_size, b.neck, self.backbone.norm_layer)
+            self.attention = ModulatedAttention(*map_CHW, config.head.attention_on)
+        self.neck = neck.build(b.neck, map_CHW, config.embedding_size, self.backbone.norm_layer)
         selector = config.head.selector if config.head.memory else "one"  # of a memory that is not infused
         self.selector = ConceptSelector(config.embedding_size, selector) if meta else None
         cosine = meta and config.head.retrieval == "cosine"
@@ -64,7 +64,7 @@ class Embedder(nn.Module):
         map_BCHW = self.attention(self.backbone(images_B3HW))
         # Distances to centroids need more than autocast's eight bits: from the last map on, the weights' own precision.
         with torch.autocast(map_BCHW.device.type, enabled=False):
-            direct_BD = self.neck(map_BCHW.to(self.neck.fc.weight.dtype))
+            direct_BD = self.neck(map_BCHW.to(next(self.neck.parameters()).dtype))
             if self.projection is not None:
                 direct_BD = linear(direct_BD, self.projection)
             concept_BD = None if self.selector is None else self.selector(direct_BD)

@@ -1,7 +1,7 @@
 """Checkpoints that are saved once and load at any number of ranks.
 
 A run keeps RUN/<stage>/step-00001234/:
-    model.safetensors        the replicated network, torchvision's names under "backbone."
+    model.safetensors        the replicated network; the names of its authors under "backbone."
     moments.safetensors      what the optimizer remembers of it, "<parameter>.<moment>"
     classes-00000-of-00002.safetensors …   consecutive class rows of every sharded tensor and of its moments, one file
                              per saving rank

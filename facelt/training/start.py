@@ -21,8 +21,9 @@ from facelt.images.dali import Decoding
 from facelt.images.feed import make_sampler
 from facelt.images.one_pass import each_batch
 from facelt.images.sampling import local
-from facelt.network.backbone import load_pretrained, switch
+from facelt.network.backbone import switch
 from facelt.network.embedder import Embedder
+from facelt.network.weights import loading
 from facelt.parallel import collectives, group
 from facelt.run_folder import checkpoint
 from facelt.run_folder.checkpoint import CheckpointState, StageSource
@@ -40,10 +41,10 @@ ALLOWABLE = ("data", "seed", "batch", "sampler", "augment", "plain")
 # What may change without a word: where things lie, how often they are said or saved, how fast the work is done.
 _SILENT = {"data", "output", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_last", "keep_every"}
 _SILENT |= {"loader_threads", "preset", "stall_minutes", "ddp_timeout", "max_skipped", "max_loss_growth"}
-_SILENT |= {f"backbone.{name}" for name in ("init", "compile", "channels_last", "checkpointing")}
+_SILENT |= {f"backbone.{name}" for name in ("init", "init_channels", "compile", "channels_last", "checkpointing")}
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.
-SHAPE = ("name", "width", "stem", "neck")
+SHAPE = ("name", "timm", "width", "stem", "neck")
 # … what of the plain head's, and what of the meta head's.
 PLAIN_HEAD_SHAPE = ("classifier", "learn_scales")
 HEAD_SHAPE = ("attention", "attention_on", "memory", "retrieval", "selector", "centroid_update")
@@ -53,9 +54,14 @@ FILL_BATCH = 64  # images of a rank in a pass over the set
 def check(run: Run, stage: StageName) -> None:
     """Refuse at the start what a stage, perhaps days later, could not do: batches that do not share out alike.
 
-    Raises UserError for that, and for keys of DeepSpeed's that are unknown or do nothing.
+    Raises UserError for that, for keys of DeepSpeed's that are unknown or do nothing, and for attention without a map.
     """
     split(run.ds)
+    if stage == "meta" and run.config.head.attention and not run.config.backbone.has_map:
+        name = run.config.backbone.timm
+        raise UserError(
+            f"head.attention needs a map, and timm's {name} gives its pooled feature; set head.attention=false"
+        )
     batch, parts = run.ds.get("train_batch_size"), run.ds.get("gradient_accumulation_steps", 1)
     if "train_micro_batch_size_per_gpu" in run.ds and isinstance(batch, int):
         micro = _count("train_micro_batch_size_per_gpu", run.ds["train_micro_batch_size_per_gpu"])
@@ -100,16 +106,23 @@ def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | No
 
 
 def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> FaceltConfig:
-    """The configuration with the pixels of what the run resumes or starts from, where it was told no others."""
+    """The configuration with the pixels of what the run resumes or starts from, where it was told no others.
+
+    Raises UserError where backbone.init, from which it would start, is not the network of the configuration.
+    """
     own = group.share(next((c for stage in reversed(STAGES) if (c := checkpoint.latest(run, stage))), None))
     source = own or (checkpoint.find(start_from) if start_from is not None else None)
-    if source is None:
+    if source is not None:
+        before = checkpoint.read_state(source).config
+        found = {name: getattr(before, name) for name in PIXEL_KNOBS}
+    elif config.backbone.init is not None:
+        found = loading.pixels(config.backbone)
+    else:
         return config
-    before = checkpoint.read_state(source).config
-    taken = {name: getattr(before, name) for name in PIXEL_KNOBS if name not in config.model_fields_set}
+    taken = {name: pixels for name, pixels in found.items() if name not in config.model_fields_set}
     changed = {name: pixels for name, pixels in taken.items() if pixels != getattr(config, name)}
     for name, pixels in changed.items():
-        group.say(f"{name} {list(pixels)}, as in {source}")
+        group.say(f"{name} {list(pixels)}, as in {source or config.backbone.init}")
     return config.model_copy(update=changed)
 
 
@@ -228,8 +241,14 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
     for name in ("restart", "learn_scales"):
         if stage == "plain" and source is None and getattr(run.config.plain_head, name):
             raise UserError(f"plain_head.{name} needs a stage plain to take what stays from; give --start-from RUN")
-    if source is None and run.config.stage(stage).freeze_network:
+    if source is None and run.config.stage(stage).freeze_network and not run.config.backbone.init:
         raise UserError(f"{stage}.freeze_network needs a stage plain to take the network from; give --start-from RUN")
+    from_means = stage == "plain" and run.config.plain_head.classifier_start == "means"
+    if from_means and not (run.config.plain_head.restart if source is not None else run.config.backbone.init):
+        raise UserError(
+            'plain_head.classifier_start "means" needs a network that was trained: give --init FILE, or --start-from '
+            "RUN with plain_head.restart=true"
+        )
     if stage != "plain" and source is None:
         raise UserError(f"--stage {stage}: the run has no plain stage; train it first, or give --start-from RUN")
     if isinstance(head, MetaHead):
@@ -246,7 +265,9 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
         if isinstance(head, PrototypeHead):
             fill_prototypes(run, embedder, head, ends=not run.config.memory.epochs)
     elif run.config.backbone.init:
-        load_pretrained(embedder.backbone, run.config.backbone.init)
+        group.say(group.together(loading.load, embedder, run.config))
+    if from_means:
+        start_classifier(run, embedder, head)
     return _engine(run, stage, embedder, head)
 
 
@@ -309,6 +330,15 @@ def fill_memory(run: Run, embedder: Embedder, memory: CentroidMemory) -> None:
     for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from class means"):
         means.add(direct_BD, labels_G, valid_G)
     memory.centroids.copy_(means.result())
+
+
+@torch.no_grad()
+def start_classifier(run: Run, embedder: Embedder, head: Head) -> None:
+    """The classifier's rows := per-class means of the unit direct features over the whole set."""
+    means = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
+    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "classifier from class means"):
+        means.add(normalize(direct_BD), labels_G, valid_G)
+    head.classifier.weight.copy_(means.result())
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The training step of the ResNet at 112 x 112, plain and with each switch of the "backbone" block, in one run.
+"""The training step of a network at 112 x 112, plain and with each switch of the "backbone" block, in one run.
 
     python tests/bench/backbone.py [--name resnet50] [--batch 8] [--rounds 3] [--threads 2] [--device cpu|cuda]
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from facelt.network import backbone
+from facelt.network import backbone, iresnet, resnet
 
 WAYS: dict[str, tuple[dict[str, bool], torch.dtype | None]] = {
     "plain": ({}, None),
@@ -63,7 +63,7 @@ def peak(net: nn.Module, images_B3HW: Tensor, dtype: torch.dtype | None) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", choices=backbone.DEPTHS, default="resnet50")
+    parser.add_argument("--name", choices=[*resnet.DEPTHS, *iresnet.DEPTHS, "mobilefacenet"], default="resnet50")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)

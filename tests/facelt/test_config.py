@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from facelt.config import PRESETS, FaceltConfig, MetaHeadConfig, load
+from facelt.config import FACE_PIXELS, IMAGENET_PIXELS, PRESETS, FaceltConfig, MetaHeadConfig, load
 from facelt.training.schedule import Schedule
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -69,6 +69,24 @@ def test_a_preset_leaves_out_what_a_switch_makes_idle(preset):
     assert with_reach.reach_scale == 1, "what still does something stays the preset's"
 
 
+@pytest.mark.parametrize(
+    "name, width, neck, pixels",
+    [
+        ("resnet50", 64, "linear", IMAGENET_PIXELS),
+        ("iresnet50", 64, "arcface", FACE_PIXELS),
+        ("ir101", 64, "arcface", FACE_PIXELS),
+        ("mobilefacenet", 128, "depthwise", FACE_PIXELS),
+    ],
+)
+def test_defaults_that_depend_on_the_network(name, width, neck, pixels):
+    config = FaceltConfig.model_validate({"backbone": {"name": name, "init": "weights.pth"}})
+    assert (config.backbone.width, config.backbone.neck) == (width, neck)
+    assert {knob: getattr(config, knob) for knob in pixels} == pixels
+    assert FaceltConfig.model_validate(json.loads(json.dumps(config.model_dump()))) == config
+    told = FaceltConfig.model_validate({"backbone": {"name": name, "width": 192, "neck": "relu"}}).backbone
+    assert (told.width, told.neck) == (192, "relu")
+
+
 def test_set_reaches_the_block_and_deepspeed(tmp_path):
     path = write(tmp_path, {})
     overrides = ["plain.epochs=0.5", "ds.train_batch_size=16", "backbone.name=resnet10", "ds.optimizer.params.lr=1e-3"]
@@ -91,6 +109,20 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"memory_head": {"margin": 0, "margin_power": 1}}, ["memory_head: margin_power does nothing"]),
         ({"memory_head": {"weight": 0, "prior": 1}}, ["memory_head: prior does nothing"]),
         ({"backbone": {"name": "resnet51"}}, ["facelt.backbone.name is 'resnet51'", "resnet50"]),
+        ({"backbone": {"name": "timm"}}, ["facelt.backbone", "with timm null", "set both"]),
+        ({"backbone": {"timm": "vit_small_patch16_224"}}, ["facelt.backbone", 'name "resnet50" with timm', "set both"]),
+        ({"backbone": {"name": "timm", "timm": "x", "width": 32}}, ["facelt.backbone: width does nothing", "timm"]),
+        ({"backbone": {"name": "timm", "timm": "x", "checkpointing": True}}, ["facelt.backbone: checkpointing does"]),
+        ({"backbone": {"name": "timm", "timm": "x", "channels_last": True}}, ["facelt.backbone: channels_last does"]),
+        ({"backbone": {"name": "timm", "timm": "x", "neck": "depthwise"}}, ["facelt.backbone", "needs a map"]),
+        (
+            {"backbone": {"name": "ir50", "channels_last": True}},
+            ["facelt.backbone: channels_last is for ResNets", "ir50"],
+        ),
+        ({"backbone": {"name": "iresnet50", "stem": "face"}}, ["facelt.backbone: stem does nothing", "iresnet50"]),
+        ({"backbone": {"name": "mobilefacenet", "width": 32}}, ["facelt.backbone: width 32", "a multiple of 64"]),
+        ({"backbone": {"init_channels": "bgr"}}, ["facelt.backbone: init_channels needs init"]),
+        ({"plain_head": {"classifier_start": "means"}}, ["facelt.plain_head: classifier_start needs", "cosine"]),
         ({"plain": {"centroid_lr": 2}}, ["plain.centroid_lr does nothing", "leave it out"]),
         ({"preset": "cosine", "meta": {"centroid_lr": 2}}, ["meta.centroid_lr does nothing", "leave it out"]),
         ({"pixel_std": [1, 0, 1]}, ["facelt.pixel_std.1 is 0", "greater than 0"]),

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from faces import write_faces
+from named_nets import ArcfaceTorch, with_statistics
+from torch.nn.functional import normalize
 
-from facelt import evaluate, recipes, train
+from facelt import evaluate, extract, recipes, train
 from facelt.config import IMAGENET_PIXELS, load
 from facelt.network import backbone
+from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
 from recordio_tools.errors import UserError
 
@@ -30,7 +34,7 @@ def test_an_existing_file_comes_before_a_recipe(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [None, "x" * 300, "none.json", "demo.toml", ".json", ".", "jobs/demo"])
 def test_an_unknown_recipe_is_answered_with_the_known_ones(name):
-    known = "ms1m, demo, imagenet_lt, places_lt, sun_lt, ms1m_lt"
+    known = "ms1m, demo, finetune, laptop, imagenet_lt, places_lt, sun_lt, ms1m_lt"
     with pytest.raises(UserError, match=rf"--deepspeed_config.*expected a DeepSpeed JSON, or a recipe: {known}$"):
         recipes.find(name)
 
@@ -130,3 +134,72 @@ def test_what_does_not_fit_a_benchmark_is_refused(sets, tmp_path, capsys):
     assert "resize 24 is smaller than image_size 32" in refused(capsys, smaller)
     without = command("imagenet_lt", sets, tmp_path / "new", **{"backbone.init": "resnet152-imagenet.pth"})
     assert "--init resnet152-imagenet.pth: no such file" in refused(capsys, without)
+
+
+FINE = {
+    "ds.train_batch_size": 8,
+    "backbone.name": "iresnet18",
+    "backbone.width": 8,
+    "image_size": 32,
+    "embedding_size": 16,
+    "loader_threads": 1,
+}
+
+
+def fine_tuned(sets: Path, run: Path, *more: str, **knobs: object) -> list[str]:
+    settings = [word for knob, value in {**FINE, **knobs}.items() for word in ("--set", f"{knob}={value}")]
+    data = ["--data", str(sets / "train"), "--output", str(run)]
+    return ["--deepspeed_config", "finetune", *data, *more, *settings]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory) -> list[str]:
+    """Weights as insightface's training saves them."""
+    path = tmp_path_factory.mktemp("theirs") / "backbone.pth"
+    torch.manual_seed(3)
+    torch.save(with_statistics(ArcfaceTorch()).state_dict(), path)
+    return ["--init", str(path)]
+
+
+def test_fine_tuning_starts_from_class_means_of_their_features(sets, theirs, tmp_path, capsys):
+    run, still = tmp_path / "run", {"plain.epochs": 0.4, "plain.lr_scale": 1e-30, "plain.warmup": 0}
+    assert train.main(fine_tuned(sets, run, *theirs, "--stage", "plain", **still)) == 0
+    said = capsys.readouterr().err
+    assert "iresnet18 of insightface; takes RGB pixel_mean [127.5, 127.5, 127.5]" in said
+    assert "187 tensors taken, 0 left" in said
+    plain = checkpoint.latest(run, "plain")
+    assert (
+        extract.main(["--checkpoint", str(run), "--data", str(sets / "train"), "--output", str(tmp_path / "out")]) == 0
+    )
+    (written,) = (tmp_path / "out").rglob("features.npy")
+    features = normalize(torch.from_numpy(np.load(written)).float())
+    labels = torch.from_numpy(np.load(written.with_name("labels.npy")))
+    means = torch.stack([features[labels == k].mean(0) for k in range(4)])
+    rows = checkpoint.read_rows(plain, Partition(4), {"classifier.weight"})["classifier.weight"]
+    torch.testing.assert_close(rows, means, rtol=1e-4, atol=1e-5)
+
+
+def test_fine_tuning_trains_the_network_and_fills_the_memory(sets, theirs, tmp_path):
+    run = tmp_path / "run"
+    assert train.main(fine_tuned(sets, run, *theirs, **{"plain.epochs": 1.2, "plain.warmup": 0.2})) == 0
+    weights = checkpoint.read_weights(checkpoint.latest(run, "memory"))
+    begun = torch.load(theirs[1], weights_only=True)
+    assert not torch.equal(weights["backbone.layer1.0.conv1.weight"], begun["layer1.0.conv1.weight"])
+    assert torch.equal(weights["backbone.bn1.running_mean"], begun["bn1.running_mean"]), "frozen"
+    assert not torch.equal(weights["neck.fc.weight"], begun["fc.weight"])
+    assert train.main(fine_tuned(sets, run, **{"plain.epochs": 1.2, "plain.warmup": 0.2})) == 0, "without the file"
+
+
+def test_what_fine_tuning_lacks_is_one_line(sets, theirs, tmp_path, capsys):
+    answer = refused(capsys, fine_tuned(sets, tmp_path / "a"))
+    assert 'plain_head.classifier_start "means" needs a network that was trained: give --init FILE' in answer
+    answer = refused(capsys, fine_tuned(sets, tmp_path / "b", *theirs, **{"backbone.name": "iresnet50"}))
+    assert "holds iresnet18 of insightface of width 8, the network here has name iresnet50" in answer
+
+
+def test_a_laptops_recipe_runs(sets, tmp_path):
+    small = {"ds.train_batch_size": 8, "image_size": 32, "backbone.width": 8, "plain.epochs": 0.8}
+    settings = [word for knob, value in small.items() for word in ("--set", f"{knob}={value}")]
+    words = ["--deepspeed_config", "laptop", "--data", str(sets / "train"), "--output", str(tmp_path / "run")]
+    assert train.main([*words, *settings]) == 0
+    assert checkpoint.latest(tmp_path / "run", "memory") is not None

@@ -1,4 +1,4 @@
-"""ResNet: torchvision's names and numbers, any width and stem, ways to run it, --init files good and bad."""
+"""ResNet: torchvision's names and numbers, any width and stem, ways to run it, of an IResNet too."""
 
 import shutil
 
@@ -8,21 +8,21 @@ import torch
 import torchvision
 from ranks import run_ranks
 
-from facelt.network import backbone
+from facelt.network import backbone, iresnet, resnet
 from facelt.network.batch_norm import FrozenBatchNorm2d
+from facelt.network.blockwise import Blockwise
 from facelt.parallel import collectives, group
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_is_torchvisions_network(name, tmp_path):
+def test_is_torchvisions_network(name):
     theirs = getattr(torchvision.models, name)(weights=None).eval()
     for module in theirs.modules():  # statistics that show
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    torch.save(theirs.state_dict(), tmp_path / "imagenet.pth")
     ours = backbone.build(name, 64, "imagenet", "synchronised").eval()
-    backbone.load_pretrained(ours, tmp_path / "imagenet.pth")
+    ours.load_state_dict({n: t for n, t in theirs.state_dict().items() if not n.startswith("fc.")})
     images = torch.randn(2, 3, 64, 64)
     body = torch.nn.Sequential(*list(theirs.children())[:-2])
     torch.testing.assert_close(ours(images), body(images), rtol=1e-4, atol=1e-4)
@@ -44,42 +44,17 @@ def test_stem_and_width(stem, side):
     assert isinstance(net.layer1[0].bn1, FrozenBatchNorm2d)
 
 
-@pytest.mark.parametrize("kind", ["linear", "relu", "batch_norm"])
-def test_neck_by_hand(kind):
-    neck = backbone.Neck(4, 3, kind, torch.nn.BatchNorm2d).eval()
-    x = torch.randn(5, 4, 2, 2)
-    want = x.mean((2, 3)) @ neck.fc.weight.T + neck.fc.bias
-    if kind == "relu":
-        want = want.clamp(min=0)
-    if kind == "batch_norm":
-        want = want / (1 + 1e-5) ** 0.5
-    torch.testing.assert_close(neck(x), want)
-
-
-def test_init_files_that_do_not_fit(tmp_path):
-    net = backbone.build("resnet10", 8, "imagenet", "local")
-    state = net.state_dict()
-    with pytest.raises(ValueError, match="no such file"):
-        backbone.load_pretrained(net, tmp_path / "none.pth")
-    (tmp_path / "text.pth").write_text("not weights")
-    with pytest.raises(ValueError, match="not a state dict"):
-        backbone.load_pretrained(net, tmp_path / "text.pth")
-    torch.save({k: v for k, v in state.items() if k != "conv1.weight"}, tmp_path / "lacks.pth")
-    with pytest.raises(ValueError, match="lacks conv1"):
-        backbone.load_pretrained(net, tmp_path / "lacks.pth")
-    torch.save(backbone.build("resnet10", 16, "imagenet", "local").state_dict(), tmp_path / "wide.pth")
-    with pytest.raises(ValueError, match=r"conv1.weight is \(16, 3, 7, 7\), this network has \(8, 3, 7, 7\)"):
-        backbone.load_pretrained(net, tmp_path / "wide.pth")
-
-
-def tiny(batch_norm: str, blocks: int = 2) -> backbone.ResNet:
+def tiny(batch_norm: str, blocks: int = 2, family: str = "resnet") -> Blockwise:
     """A stem and one or two residual blocks, the second with a downsampling: a compiler is done with it in seconds."""
-    backbone.DEPTHS["tiny"] = (backbone.BasicBlock, [1, blocks - 1, 0, 0])
     torch.manual_seed(0)
+    if family == "iresnet":
+        iresnet.DEPTHS["iresnet_tiny"] = [1, 1, 1, 1]
+        return backbone.build("iresnet_tiny", 8, "imagenet", batch_norm).train()
+    resnet.DEPTHS["tiny"] = (resnet.BasicBlock, [1, blocks - 1, 0, 0])
     return backbone.build("tiny", 8, "imagenet", batch_norm).train()
 
 
-def two_steps(net: backbone.ResNet, share: slice = slice(None)) -> dict:
+def two_steps(net: Blockwise, share: slice = slice(None)) -> dict:
     """Maps of this rank, gradients summed over the ranks, running statistics and names, after two batches."""
     images = torch.randn(2, 12, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     maps = []
@@ -106,8 +81,8 @@ def assert_same_run(got: dict, want: dict) -> None:
             np.testing.assert_allclose(got[kind][name], tensor, rtol=0, atol=2e-5 * largest, err_msg=name)
 
 
-def switched(batch_norm: str, switches: dict[str, bool], blocks: int = 2) -> dict:
-    net = tiny(batch_norm, blocks)
+def switched(batch_norm: str, switches: dict[str, bool], blocks: int = 2, family: str = "resnet") -> dict:
+    net = tiny(batch_norm, blocks, family)
     backbone.switch(net, **{"compile": False, "channels_last": False, "checkpointing": False, **switches})
     per_rank = 12 // group.world_size()
     return two_steps(net, slice(group.rank() * per_rank, (group.rank() + 1) * per_rank))
@@ -123,6 +98,13 @@ def test_a_switch_changes_no_number(switches, batch_norm, ranks):
     assert want[0]["buffers"]["layer1.0.bn1.num_batches_tracked"] == (2 if moved else 0)
     for got, rank in zip(run_ranks(ranks, switched, batch_norm, switches), want, strict=True):
         assert_same_run(got, rank)
+
+
+def test_checkpointing_changes_no_number_of_an_iresnet():
+    want = run_ranks(2, switched, "synchronised", {}, 2, "iresnet")
+    got = run_ranks(2, switched, "synchronised", {"checkpointing": True}, 2, "iresnet")
+    for one, rank in zip(got, want, strict=True):
+        assert_same_run(one, rank)
 
 
 def test_checkpointing_keeps_the_input_of_a_block_alone():

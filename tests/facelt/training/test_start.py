@@ -66,3 +66,13 @@ def test_batches_that_do_not_share_out_alike_are_refused(ds, ranks, said):
     else:
         with pytest.raises(UserError, match=said):
             start.check(run, "plain")
+
+
+def test_attention_without_a_map_is_refused_before_stage_plain_begins():
+    block = {"backbone": {"name": "timm", "timm": "vit_small_patch16_224"}}
+    ds = {"train_batch_size": 8, "optimizer": {"type": "SGD", "params": {"lr": 0.1}}}
+    run = SimpleNamespace(ds=ds, config=FaceltConfig.model_validate(block))
+    with pytest.raises(
+        UserError, match=r"head\.attention needs a map, and timm's vit_small_patch16_224 gives its pooled"
+    ):
+        start.check(run, "meta")
