@@ -108,7 +108,7 @@ def make_recogniser(args: argparse.Namespace, device: torch.device) -> Recognise
     if args.checkpoint is not None:
         recogniser = from_checkpoint(args.checkpoint, embeddings, device, args.memory)
     elif args.onnx is not None:
-        recogniser = from_onnx(args.onnx, OnnxPixels(args.mean, args.std, args.channels))
+        recogniser = from_onnx(args.onnx, OnnxPixels(args.mean, args.std, args.channels), device)
     else:
         recogniser = from_pixels(args.pixels)
     recogniser = replace(recogniser, facts={**recogniser.facts, "flip": args.flip})

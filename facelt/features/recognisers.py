@@ -167,8 +167,17 @@ def memory_of(folder: Path) -> tuple[Tensor, dict[str, Any]]:
     return rows["memory.centroids"], facts
 
 
-def from_onnx(path: str | Path, pixels: OnnxPixels) -> Recogniser:
+def onnx_providers(device: torch.device, available: list[str]) -> list[Any]:
+    """What onnxruntime is to compute with: this rank's GPU where it can, else the CPU; nothing unasked for."""
+    cuda = ("CUDAExecutionProvider", {"device_id": device.index or 0})
+    on_gpu = device.type == "cuda" and cuda[0] in available
+    return [*([cuda] if on_gpu else []), "CPUExecutionProvider"]
+
+
+def from_onnx(path: str | Path, pixels: OnnxPixels, device: torch.device) -> Recogniser:
     """Any recogniser in ONNX with one image input, N x 3 x S x S with N free or 1; its first output is the feature.
+
+    device: this rank's; features come out there. It is said where onnxruntime cannot compute there.
 
     Raises UserError where onnxruntime is missing, cannot load the file, or the input is of another shape.
     """
@@ -181,9 +190,15 @@ def from_onnx(path: str | Path, pixels: OnnxPixels) -> Recogniser:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        providers = onnx_providers(device, onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's own types share no base but Exception
         raise UserError(f"--onnx {path}: onnxruntime cannot load it ({error}); give a valid ONNX file") from None
+    computes = session.get_providers()[0].removesuffix("ExecutionProvider")
+    if device.type == "cuda" and computes != "CUDA":
+        group.say(
+            f"--onnx {path}: onnxruntime computes on the {computes}, not on CUDA; install onnxruntime-gpu for that"
+        )
     entry = session.get_inputs()[0]
     shape = entry.shape
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or (isinstance(shape[0], int) and shape[0] != 1):
@@ -194,9 +209,9 @@ def from_onnx(path: str | Path, pixels: OnnxPixels) -> Recogniser:
         scaled = scaled.flip(1) if pixels.channels == "bgr" else scaled
         calls = scaled.split(1) if shape[0] == 1 else [scaled]
         rows = [np.asarray(session.run(None, {entry.name: images.numpy()})[0]) for images in calls]
-        return Recognised([torch.from_numpy(np.concatenate(rows)).flatten(1)], {})
+        return Recognised([torch.from_numpy(np.concatenate(rows)).flatten(1).to(images_B3SS.device)], {})
 
-    facts = {"recogniser": "onnx", "model": str(path), **vars(pixels)}
+    facts = {"recogniser": "onnx", "model": str(path), "provider": computes, **vars(pixels)}
     return Recogniser(embed, shape[2] if isinstance(shape[2], int) else 112, facts)
 
 

@@ -10,6 +10,7 @@ from facelt.features.recognisers import (
     Recogniser,
     from_onnx,
     from_pixels,
+    onnx_providers,
     with_flip,
 )
 from facelt.run_folder import checkpoint
@@ -39,6 +40,16 @@ def test_flip_adds_the_unit_features_of_the_mirror_image_and_changes_nothing_els
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path):
     with pytest.raises(UserError, match="no such file; give a recogniser in ONNX"):
-        from_onnx(tmp_path / "none.onnx", OnnxPixels())
+        from_onnx(tmp_path / "none.onnx", OnnxPixels(), torch.device("cpu"))
     with pytest.raises(UserError, match="no checkpoint there"):
         checkpoint.find(tmp_path)
+
+
+def test_onnxruntime_computes_where_it_is_told():
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    assert onnx_providers(torch.device("cpu"), every) == ["CPUExecutionProvider"]
+    assert onnx_providers(torch.device("cuda", 3), every) == [
+        ("CUDAExecutionProvider", {"device_id": 3}),
+        "CPUExecutionProvider",
+    ]
+    assert onnx_providers(torch.device("cuda", 3), every[-1:]) == ["CPUExecutionProvider"]
