@@ -5,10 +5,9 @@ Pairs that the bound leaves open are scored again by `ranks`, so the ranks are t
 is worth it depends on the machine: `choose` tries them.
 """
 
-import os
-
 import numpy as np
 
+from megaface_eval.processes import own_gpu
 from megaface_eval.search.candidates import Candidates, floor_of
 from megaface_eval.search.scores import product_error
 
@@ -52,8 +51,7 @@ def own_device():
 
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
-    return torch.device("cuda", number % torch.cuda.device_count())
+    return torch.device("cuda", own_gpu(torch.cuda.device_count()) or 0)
 
 
 class CertifiedScan:

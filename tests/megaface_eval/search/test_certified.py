@@ -102,8 +102,11 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     for name, number, device in (("LOCAL_RANK", "3", 3), ("LOCAL_RANK", "5", 1), ("SLURM_LOCALID", "2", 2)):
         monkeypatch.delenv("LOCAL_RANK", raising=False)
+        monkeypatch.setenv("WORLD_SIZE", "8")
         monkeypatch.setenv(name, number)
         assert certified.own_device() == torch.device("cuda", device)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert certified.own_device() == torch.device("cuda", 0)
 
 
 def test_bfloat16_sums_are_not_rounded_on_the_way():
