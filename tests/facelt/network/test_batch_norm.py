@@ -55,20 +55,17 @@ def faked(dtype: torch.dtype, last: bool) -> dict:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("dtype, last", [(torch.float64, False), (torch.float64, True), (torch.bfloat16, True)])
-def test_by_torchs_kernels_it_is_the_same(ranks, dtype, last):
+@pytest.mark.parametrize("last", [False, True])
+def test_by_torchs_kernels_it_is_the_same(ranks, last):
     """Those kernels are there on CUDA alone: what stands in for them here is written from their definitions."""
-    (want,) = run_ranks(1, normalise, torch.nn.BatchNorm2d, "cpu", dtype if dtype == torch.float64 else torch.float32)
-    got = run_ranks(ranks, faked, dtype, last)
-    rough = 0.0 if dtype == torch.float64 else 0.05
-    for name in ("y", "x") if not rough else ():
+    (want,) = run_ranks(1, normalise, torch.nn.BatchNorm2d)
+    got = run_ranks(ranks, faked, torch.float64, last)
+    for name in ("y", "x"):
         np.testing.assert_allclose(np.concatenate([g[name] for g in got]), want[name], rtol=1e-8, atol=1e-9)
     for name in ("weight", "bias"):
-        np.testing.assert_allclose(
-            sum(g[name] for g in got), want[name], rtol=1e-9 + 10 * rough, atol=1e-9 + 10 * rough
-        )
+        np.testing.assert_allclose(sum(g[name] for g in got), want[name], rtol=1e-9, atol=1e-9)
     for mine, theirs in zip(got[-1]["statistics"], want["statistics"], strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-10 + rough)
+        np.testing.assert_allclose(mine, theirs, rtol=1e-10)
 
 
 def test_frozen_statistics_do_not_move_in_training():
