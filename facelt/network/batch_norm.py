@@ -16,7 +16,7 @@ class Running(NamedTuple):
 
     mean_C: Tensor | None
     var_C: Tensor | None
-    momentum: float | None
+    momentum: float
     eps: float
 
 
@@ -78,6 +78,7 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x_BCHW)
         if x_BCHW.is_cuda and not torch.compiler.is_compiling():  # a compiler fuses what is written out
             assert self.num_batches_tracked is not None
+            assert self.momentum is not None
             self.num_batches_tracked.add_(1)
             running = Running(self.running_mean, self.running_var, self.momentum, self.eps)
             return FusedBatchNorm.apply(x_BCHW, self.weight, self.bias, running)

@@ -43,7 +43,8 @@ def norm_and_loss(sharded: Iterable[Tensor], replicated: Iterable[Tensor], loss:
 def _square_sums(tensors: list[Tensor], like: Tensor) -> Tensor:
     """Σ x² of all elements of all tensors, in float64. like: any tensor of their device."""
     if like.is_cuda and tensors:  # one launch for all, which adds in float64; a CPU has it as one pass after another
-        norms = torch._foreach_norm([tensor.detach() for tensor in tensors], 2, dtype=torch.float64)
+        each = [tensor.detach() for tensor in tensors]
+        norms = torch._foreach_norm(each, 2, dtype=torch.float64)  # pyright: ignore[reportPrivateImportUsage]
         return torch.stack(norms).square().sum()
     total = torch.zeros((), dtype=torch.float64, device=like.device)
     for tensor in tensors:

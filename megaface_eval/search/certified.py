@@ -37,12 +37,12 @@ def int8_product(queries_qD, rows_rD):
     CUDA's kernel takes more than 16 queries, and rows and numbers of a row in eights: zeros fill them up, and what they
     add is cut off. (On the CPU a product of single numbers is none, torch 2.14: the same zeros mend it.)
     """
+    import torch
     from torch.nn.functional import pad
-    from torch.ops import aten
 
     (q, D), r = queries_qD.shape, len(rows_rD)
     queries = pad(queries_qD, (0, -D % 8, 0, max(17 - q, 0)))
-    return aten._int_mm(queries, pad(rows_rD, (0, -D % 8, 0, -r % 8)).T)[:q, :r]
+    return torch.ops.aten._int_mm(queries, pad(rows_rD, (0, -D % 8, 0, -r % 8)).T)[:q, :r]
 
 
 def own_device():

@@ -22,6 +22,7 @@ def normalise(fused: bool, dtype: torch.dtype, last: bool) -> dict[str, torch.Te
     x, toward = (torch.randn(B, C, H, W, generator=generator).to(dtype).to("cuda") for _ in range(2))
     x = (3 + x).contiguous(memory_format=layout).requires_grad_()
     if fused:
+        assert layer.momentum is not None
         running = Running(layer.running_mean, layer.running_var, layer.momentum, layer.eps)
         y = FusedBatchNorm.apply(x, layer.weight, layer.bias, running)
     else:
