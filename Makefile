@@ -28,9 +28,9 @@ faults: $(READY) ## every fault of the injector: killed at each seam of a save, 
 bench: $(READY) ## what is measured, as ratios to a reference in the same run
 	@for bench in tests/bench/*.py; do echo "== $$bench"; $(ON_PATH) $(BIN)/python $$bench || exit 1; done
 
-gpu: $(READY) ## on a machine with CUDA: the head's exactness there, and its bench
+gpu: $(READY) ## on a machine with CUDA: exactness of head and batch normalisation there, and the head's bench
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: no CUDA device; make gpu needs one")'
-	$(ON_PATH) $(BIN)/python -m pytest tests/facelt/head/test_cuda.py
+	$(ON_PATH) $(BIN)/python -m pytest tests/facelt/head/test_cuda.py tests/facelt/network/test_cuda.py
 	$(BIN)/python tests/bench/head.py --only products && $(BIN)/python tests/bench/head.py --only memory
 
 lint: $(READY) ## ruff, and the types by pyright

@@ -28,6 +28,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "pixel_std": "likewise",
         "embedding_size": "D, numbers of an embedding",
         "products": "type that operands of the heads' matrix products are rounded to; sums stay float32",
+        "deterministic": "on CUDA, kernels that give the same numbers every time, where torch has them",
         "preset": "where the defaults of `head` and `meta.sampler` come from; `facelt`: stage memory follows plain",
         "log_every": "steps between two lines in `metrics.jsonl`",
         "checkpoint_every": "steps between two checkpoints; the last step is always saved",

@@ -117,7 +117,7 @@ def make_recogniser(args: argparse.Namespace, device: torch.device) -> Recognise
     if args.checkpoint is not None:
         recogniser = from_checkpoint(args.checkpoint, embeddings, device, args.memory)
     elif args.onnx is not None:
-        recogniser = group.together(from_onnx, args.onnx, pixels_of(args), args.output_name)
+        recogniser = group.together(from_onnx, args.onnx, pixels_of(args), args.output_name, device)
     else:
         recogniser = from_pixels(args.pixels)
     recogniser = replace(recogniser, facts={**recogniser.facts, "flip": args.flip})

@@ -6,7 +6,8 @@ from pathlib import Path
 from recordio_tools.errors import UserError
 
 _BENCHMARKS = ("imagenet_lt", "places_lt", "sun_lt", "ms1m_lt")  # the paper's
-RECIPES = {"ms1m": "ds.json", "demo": "demo.json", "finetune": "finetune.json", "laptop": "laptop.json"}
+_LARGE = {"ms1m_8gpu": "ds_8gpu.json", "ms1m_64gpu": "ds_64gpu.json"}  # ms1m at large batches
+RECIPES = {"ms1m": "ds.json", "demo": "demo.json", "finetune": "finetune.json", "laptop": "laptop.json"} | _LARGE
 RECIPES |= {name: f"{name}.json" for name in _BENCHMARKS}
 # In an installed package the recipes lie inside it, in a checkout beside it.
 _HERE = Path(__file__).parent

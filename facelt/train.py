@@ -5,6 +5,7 @@ deepspeed facelt/train.py --deepspeed_config jobs/ds.json --data DATA --output R
 
 import argparse
 import json
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,8 @@ from facelt.training.ending import stopping
 if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
     heartbeat.begin("facelt.train")
     stopping.listen()  # the imports below take seconds, in which a signal is heard already
+
+import torch
 
 from facelt import recipes
 from facelt.config import STAGES, load
@@ -68,6 +71,7 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
         name = "data" if data is None else "output"
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
     heartbeat.allow(config.stall_minutes)
+    choose_kernels(config.deterministic)
     device = group.join(config.ddp_timeout / 60)
     if str(recipe) != args.deepspeed_config:
         group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
@@ -87,6 +91,14 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
         stop=stop,
         allowed=frozenset(args.allow_change),
     )
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """On CUDA: kernels that give the same numbers every time, or those of cuDNN that are fastest at these sizes."""
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS; read when CUDA starts
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def arguments() -> Parser:

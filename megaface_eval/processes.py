@@ -38,6 +38,13 @@ class Processes:
         return np.sum(self.gather(array), axis=0) if self.size > 1 else array
 
 
+def own_gpu(gpus: int) -> int | None:
+    """Which of this machine's GPUs is this process's, by its number here; None for a process alone, which has all."""
+    number = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID")
+    size = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1)
+    return None if number is None or size == 1 else int(number) % gpus
+
+
 def join() -> Processes:
     """The processes of this run, by the launcher's environment: RANK and WORLD_SIZE, or SLURM_PROCID and SLURM_NTASKS.
 

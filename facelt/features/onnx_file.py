@@ -21,6 +21,7 @@ from facelt.parallel import group
 
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 USUAL = 127.5  # mean and deviation that face recognisers expect
+CPU = torch.device("cpu")
 SIDE = 112  # of a net that takes any size
 MISSING = "{option} needs {package}: pip install 'facelt[onnx]'"
 EXPECTED = "expected N x 3 x H x W or N x H x W x 3 images of float32, float16 or uint8"
@@ -66,12 +67,12 @@ class Affine:
 
 
 class OnnxFile:
-    """An ONNX file opened by onnxruntime. option: how messages name it.
+    """An ONNX file opened by onnxruntime. option: how messages name it. device: where it is computed, if it can.
 
     Raises UserError where onnxruntime is missing or cannot load the file, or the file takes something else than images.
     """
 
-    def __init__(self, path: str | Path, option: str = "--onnx") -> None:
+    def __init__(self, path: str | Path, option: str = "--onnx", device: torch.device = CPU) -> None:
         try:
             import onnxruntime
         except ImportError:
@@ -82,11 +83,14 @@ class OnnxFile:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # a batch other than the output says is no news
-        providers = onnxruntime.get_available_providers()
         try:
+            providers = onnx_providers(device, onnxruntime.get_available_providers())
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's own types share no base but Exception
             raise UserError(f"{self.where}: onnxruntime cannot load it ({error}); give a valid ONNX file") from None
+        computes = self.session.get_providers()[0].removesuffix("ExecutionProvider")
+        if device.type == "cuda" and computes != "CUDA":
+            group.say(f"{self.where}: computed on the {computes}, not on CUDA; install onnxruntime-gpu for that")
         self.entry = self._entry()
 
     def _entry(self) -> Entry:
@@ -236,14 +240,25 @@ def _affine_step(node: Any, at: str, constants: dict[str, Any], to_array: Any) -
     return Affine(1 / c, none) if first and c.all() else None
 
 
-def from_onnx(path: str | Path, pixels: OnnxPixels, output_name: str | None = None) -> Recogniser:
+def onnx_providers(device: torch.device, available: list[str]) -> list[Any]:
+    """What onnxruntime is to compute with: this rank's GPU where it can, else the CPU; nothing unasked for."""
+    cuda = ("CUDAExecutionProvider", {"device_id": device.index or 0})
+    on_gpu = device.type == "cuda" and cuda[0] in available
+    return [*([cuda] if on_gpu else []), "CPUExecutionProvider"]
+
+
+def from_onnx(
+    path: str | Path, pixels: OnnxPixels, output_name: str | None = None, device: torch.device = CPU
+) -> Recogniser:
     """A recogniser in ONNX with one image input; an exported one of facelt tells what it takes and gives itself.
+
+    device: this rank's; features come out there.
 
     Normalisation within the graph is found and not done twice, unless the user says what the model is fed.
 
     Raises UserError where onnxruntime is missing or cannot load the file, or it is no recogniser of images.
     """
-    file = OnnxFile(path)
+    file = OnnxFile(path, device=device)
     facts = file.facts()
     feature = file.feature_output(output_name if facts is None else output_name or facts.outputs[0])
     columns = [] if facts is None else [name for name in facts.outputs[1:] if name in COLUMNS]
@@ -257,8 +272,9 @@ def from_onnx(path: str | Path, pixels: OnnxPixels, output_name: str | None = No
     def embed(images_B3HW: Tensor) -> Recognised:
         ordered = images_B3HW.flip(1) if channels == "bgr" else images_B3HW
         rows_BD, *more = file.run(ordered.cpu().numpy(), [feature, *columns])
-        known = {name: torch.from_numpy(column.astype(np.float32)) for name, column in zip(columns, more, strict=True)}
-        return Recognised([torch.from_numpy(rows_BD.astype(np.float32)).flatten(1)], known)
+        to_device = lambda array: torch.from_numpy(array.astype(np.float32)).to(images_B3HW.device)  # noqa: E731
+        known = {name: to_device(column) for name, column in zip(columns, more, strict=True)}
+        return Recognised([to_device(rows_BD).flatten(1)], known)
 
     made_by = {"recogniser": "onnx", "model": str(path), "mean": _short(mean), "std": _short(std), "channels": channels}
     width = None if file.entry.height == file.entry.width else file.entry.width

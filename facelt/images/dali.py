@@ -247,7 +247,7 @@ class ImagePipeline:
         graph.schedule_run()
         for _ in range(start, stop):
             try:
-                (out,) = graph.share_outputs()
+                (out,) = graph.share_outputs(cuda_stream=self._stream())
             except StopIteration:
                 raise refused[0] from None
             except RuntimeError as error:
@@ -259,6 +259,14 @@ class ImagePipeline:
             graph.release_outputs()  # for DALI's count of batches: the memory lives as long as the tensor
             graph.schedule_run()
             yield images
+
+    def _stream(self) -> Any:
+        """The stream that reads the batches: DALI hands them over in its order, and takes the memory back in it too.
+
+        Told of none, DALI would use memory again, once the host let go of it, that a kernel is still to read.
+        """
+        on_gpu = self.decoding.device.type == "cuda"
+        return torch.cuda.current_stream(self.decoding.device) if on_gpu else None
 
     def _fits(self, out) -> bool:
         return out.is_dense_tensor() and out[0].shape() == [3, *self.decoding.shape]

@@ -4,8 +4,9 @@ B: images of this rank in a micro-batch, G: of all ranks, S: side of the images.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,10 @@ from facelt.images.sampling import (
     uniforms,
 )
 from facelt.parallel import heartbeat
+from facelt.parallel.partition import Partition
 from recordio_tools.dataset import RecordDataset
+
+KEPT = 8  # global batches that are remembered: more than decoding runs ahead
 
 
 class MicroBatch(NamedTuple):
@@ -63,7 +67,13 @@ class RankPlan:
     def indices(self, i: int) -> NDArray[np.int64]:
         """Images of this rank in micro-batch i, counted from the first step: int64 of shape B."""
         step, part = self._place(i)
-        return self._own(self.sampler.indices(step), part)
+        return self._own(self.batch(step), part)
+
+    @cached_property
+    def batch(self) -> Callable[[int], NDArray[np.int64]]:
+        """The images of a step's global batch: int64 of shape G, found once for all that ask for it, and to be read
+        alone. Decoding asks ahead of the step by the batches that it is ahead."""
+        return lru_cache(maxsize=KEPT)(self.sampler.indices)
 
     def draws(self, i: int) -> NDArray[np.float64]:
         """What augmentation draws for them: B x DRAWS numbers in [0, 1)."""
@@ -98,6 +108,7 @@ class Feed:
 
     def __init__(self, dataset: RecordDataset, plan: RankPlan, config: FaceltConfig, device: torch.device) -> None:
         self.plan, self.device, self.labels = plan, device, torch.from_numpy(dataset.labels)
+        self.partition = Partition(dataset.num_classes, plan.rank, plan.ranks)
         size = plan.sampler.global_batch // (plan.micro_batches * plan.ranks)
         self._images = iter(ImagePipeline(dataset, plan, Decoding.of(config, size, device), config.augment))
 
@@ -106,9 +117,10 @@ class Feed:
 
         An image of this rank that does not decode ends the run in one line.
         """
-        parts = self.plan.sampler.indices(step).reshape(self.plan.micro_batches, -1)
+        parts = self.plan.batch(step).reshape(self.plan.micro_batches, -1)
         for part, indices_G in enumerate(parts):
             heartbeat.mark("data", step)
             with one_line("facelt.train", every_rank=True):
                 images_B3SS = next(self._images)
-            yield MicroBatch(images_B3SS, self.labels[indices_G].to(self.device), step_seed(self.plan.seed, step, part))
+            labels_G = self.partition.place(self.labels[indices_G], self.device)
+            yield MicroBatch(images_B3SS, labels_G, step_seed(self.plan.seed, step, part))

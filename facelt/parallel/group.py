@@ -2,8 +2,10 @@
 
 import datetime
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -18,6 +20,9 @@ P = ParamSpec("P")
 
 # Slurm's names for what a launcher would set.
 _SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
+# What CUDA 13 needs, by NVIDIA's release notes (580.65.06 on Linux).
+_NEEDED_DRIVER = "580"
+_GPU_FILE, _DRIVER_FILE = Path("/dev/nvidia0"), Path("/proc/driver/nvidia/version")
 # Ranks on this machine, as deepspeed, torchrun and Slurm name them.
 _LOCAL_RANKS = ("LOCAL_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
 
@@ -29,7 +34,7 @@ def join(timeout_minutes: float = 30.0) -> torch.device:
 
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as a launcher sets them, or SLURM_* under srun;
     with neither, a group of one. CPU threads are the cores divided by the ranks of this machine, unless
-    OMP_NUM_THREADS says otherwise.
+    OMP_NUM_THREADS says otherwise. Raises UserError for GPUs that cannot be used.
     """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         if "MASTER_ADDR" not in os.environ:
@@ -39,22 +44,65 @@ def join(timeout_minutes: float = 30.0) -> torch.device:
             )
         os.environ.update({name: os.environ[slurm] for name, slurm in _SLURM.items()})
     alone = "RANK" not in os.environ
-    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))  # DeepSpeed insists on it
-    cuda = torch.cuda.is_available()
+    device = _device(int(os.environ.setdefault("LOCAL_RANK", "0")))  # DeepSpeed insists on that name
+    cuda = device.type == "cuda"
     if cuda:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
         local_ranks = int(next((os.environ[n] for n in _LOCAL_RANKS if n in os.environ), 1))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // local_ranks))
     if not dist.is_initialized():
         backend, timeout = "nccl" if cuda else "gloo", datetime.timedelta(minutes=timeout_minutes)
+        own = device if cuda else None  # told which, NCCL connects at once, and not at some first collective
         if alone:
             store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-            dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1)
+            dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1, device_id=own)
         else:
-            dist.init_process_group(backend, timeout=timeout)
-    return torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+            dist.init_process_group(backend, timeout=timeout, device_id=own)
+    return device
+
+
+def _device(local_rank: int) -> torch.device:
+    """Where this rank computes. Raises UserError for GPUs that torch cannot use, and for fewer than there are ranks."""
+    if not torch.cuda.is_available():
+        if (gpus := _unused_gpus()) is not None:
+            raise UserError(
+                f"{gpus}, but torch {torch.__version__} can use none of them: driver {_driver()}, while CUDA "
+                f"{torch.version.cuda} needs driver {_NEEDED_DRIVER} or later; update the driver, or export "
+                "DS_ACCELERATOR=cpu to compute on the CPU"
+            )
+        return torch.device("cpu")
+    seen = torch.cuda.device_count()
+    # A task of `srun --gpus-per-task=1` sees its own GPU alone, whatever its number on the node.
+    by_srun = os.environ.get("SLURM_PROCID") is not None and os.environ["SLURM_PROCID"] == os.environ.get("RANK")
+    if seen == 1 and by_srun:
+        return torch.device("cuda", 0)
+    if local_rank >= seen:
+        raise UserError(
+            f"rank {local_rank} of this machine, which shows {seen} GPUs: one GPU holds one rank; start at most {seen} "
+            "ranks here"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _unused_gpus() -> str | None:
+    """What says that GPUs are meant to be used here; None where nothing does, or the CPU is asked for."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return None
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"):
+        if os.environ.get(name, "0") != "0" or (name != "SLURM_GPUS_ON_NODE" and name in os.environ):
+            return f"the job was given GPUs ({name}={os.environ[name]})"
+    return "this machine has NVIDIA GPUs" if _GPU_FILE.exists() else None
+
+
+def _driver() -> str:
+    """The version of the NVIDIA driver, as far as it can be read."""
+    try:
+        found = re.search(r"Kernel Module\D*([\d.]+)", _DRIVER_FILE.read_text())
+    except OSError:
+        found = None
+    return found[1] if found else "unknown"
 
 
 def leave() -> None:

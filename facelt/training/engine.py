@@ -154,7 +154,7 @@ class Engine:
             return
         divisor = self.loss_scale * (max(1.0, (norm + 1e-6) / self.clipping) if self.clipping else 1.0)
         for optimizer in (self.optimizer, self.head_optimizer):
-            scale = None if divisor == 1 else torch.tensor(divisor)
+            scale = None if divisor == 1 else torch.full((), divisor, device=share.device)  # no copy that waits
             optimizer.grad_scale = scale  # pyright: ignore[reportAttributeAccessIssue] - its fused kernel divides by it
 
     @property

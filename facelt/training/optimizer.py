@@ -35,11 +35,21 @@ def norm_and_loss(sharded: Iterable[Tensor], replicated: Iterable[Tensor], loss:
     sharded: this rank's gradients of what each rank holds a part of. replicated: gradients that all ranks hold alike,
     which count once. loss: this rank's share, a scalar. One collective of two float64 numbers.
     """
-    total = torch.zeros((), dtype=torch.float64, device=loss.device)
-    for tensor in (*sharded, *(replicated if group.rank() == 0 else ())):
-        total += _square_sum(tensor)
+    total = _square_sums([*sharded, *(replicated if group.rank() == 0 else ())], loss)
     square, whole = collectives.all_sum(torch.stack([total, loss.detach().double()])).tolist()
     return math.sqrt(square) if square >= 0 else math.nan, whole
+
+
+def _square_sums(tensors: list[Tensor], like: Tensor) -> Tensor:
+    """Σ x² of all elements of all tensors, in float64. like: any tensor of their device."""
+    if like.is_cuda and tensors:  # one launch for all, which adds in float64; a CPU has it as one pass after another
+        each = [tensor.detach() for tensor in tensors]
+        norms = torch._foreach_norm(each, 2, dtype=torch.float64)  # pyright: ignore[reportPrivateImportUsage]
+        return torch.stack(norms).square().sum()
+    total = torch.zeros((), dtype=torch.float64, device=like.device)
+    for tensor in tensors:
+        total += _square_sum(tensor)
+    return total
 
 
 def _square_sum(tensor: Tensor) -> Tensor:

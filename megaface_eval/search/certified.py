@@ -7,6 +7,7 @@ is worth it depends on the machine: `choose` tries them.
 
 import numpy as np
 
+from megaface_eval.processes import own_gpu
 from megaface_eval.search.candidates import Candidates, floor_of
 from megaface_eval.search.scores import product_error
 
@@ -27,19 +28,42 @@ def quantise(rows_nD: np.ndarray, precision: str):
         scale = max(float(rows.abs().max()), 1e-30) / 127
         coarse = (rows / scale).round().to(torch.int8)
     back = coarse.double() * scale
-    if coarse.shape[1] == 1:  # torch's int8 product of single numbers is none (2.14)
-        coarse = torch.nn.functional.pad(coarse, (0, 1))
     return coarse, scale, back.norm(dim=1).numpy(), (rows.double() - back).norm(dim=1).numpy()
 
 
+def int8_product(queries_qD, rows_rD):
+    """queries @ rowsᵀ in int32, q x r, of int8.
+
+    CUDA's kernel takes more than 16 queries, and rows and numbers of a row in eights: zeros fill them up, and what they
+    add is cut off. (On the CPU a product of single numbers is none, torch 2.14: the same zeros mend it.)
+    """
+    import torch
+    from torch.nn.functional import pad
+
+    (q, D), r = queries_qD.shape, len(rows_rD)
+    queries = pad(queries_qD, (0, -D % 8, 0, max(17 - q, 0)))
+    return torch.ops.aten._int_mm(queries, pad(rows_rD, (0, -D % 8, 0, -r % 8)).T)[:q, :r]
+
+
+def own_device():
+    """Where this process computes: the GPU of its number on this machine, else the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", own_gpu(torch.cuda.device_count()) or 0)
+
+
 class CertifiedScan:
-    """Scans a block in `precision`, on the first GPU if torch sees one."""
+    """Scans a block in `precision`, on this process's GPU if torch sees one."""
 
     def __init__(self, queries_QD: np.ndarray, scale: float = 1.0, precision: str = "bfloat16"):
         import torch
 
         self.precision, self.piece_rows, self.deepest = precision, PIECE_ROWS, MOST
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
+        # The bound counts one rounding to bfloat16, of the result: what is added up must not be rounded on the way.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         queries, self.query_scale, self.query_length, self.query_error = quantise(queries_QD, precision)
         self.queries = queries.to(self.device)
         self.rounding = product_error(queries_QD.shape[1]) * scale
@@ -56,7 +80,7 @@ class CertifiedScan:
         if self.precision == "bfloat16":
             products = self.queries[chosen_rows] @ rows.to(self.device).T
         else:
-            products = torch.ops.aten._int_mm(self.queries[chosen_rows], rows.to(self.device).T)
+            products = int8_product(self.queries[chosen_rows], rows.to(self.device))
         unit = self.query_scale * row_scale
         by_query = self.query_error[chosen] * row_length.max() + self.true_length[chosen] * row_error.max()
         by_query += self.rounding

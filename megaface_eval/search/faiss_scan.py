@@ -1,9 +1,13 @@
 """FAISS: its scan of a piece for distractors that may score above a floor, and what it runs on."""
 
+from functools import cache
+from typing import Any
+
 import faiss
 import numpy as np
 
 from megaface_eval.features.gallery import BLOCK_ROWS
+from megaface_eval.processes import own_gpu
 from megaface_eval.search.candidates import Candidates, floor_of
 from megaface_eval.search.product import ProductScan
 from megaface_eval.search.scores import product_error
@@ -18,6 +22,13 @@ def gpus() -> int:
     return faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
 
 
+@cache
+def resources() -> dict[int, Any]:
+    """This process's GPUs, and what FAISS keeps on each of them, made once."""
+    own = own_gpu(gpus())
+    return {gpu: faiss.StandardGpuResources() for gpu in (range(gpus()) if own is None else [own])}
+
+
 def engine() -> str:
     """FAISS's version and what it runs on."""
     where = f"{gpus()} GPUs" if gpus() else f"{faiss.omp_get_max_threads()} threads"
@@ -30,7 +41,7 @@ def nearest(queries_nD: np.ndarray, rows_BD: np.ndarray, depth: int) -> tuple[np
 
 
 class FaissScan:
-    """Exact inner-product search with FAISS, on every GPU that it sees.
+    """Exact inner-product search with FAISS, on every GPU that it sees, or on its own where processes share them.
 
     On a CPU FAISS is fastest at one row a query, and most queries have nothing of interest in most pieces. So the best
     row alone is asked for first; all scores are computed only of those queries whose best row reaches their floor.
@@ -63,7 +74,9 @@ class FaissScan:
     def _deepest(self, chosen, low, best, rows_rD: np.ndarray) -> tuple[Candidates, np.ndarray]:
         options = faiss.GpuMultipleClonerOptions()
         options.shard = True
-        index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(rows_rD.shape[1]), options)
+        own = resources()
+        empty = faiss.IndexFlatIP(rows_rD.shape[1])
+        index = faiss.index_cpu_to_gpu_multiple_py([*own.values()], empty, options, [*own])
         index.add(rows_rD)
         depth = min(DEEPEST, len(rows_rD))
         scores, rows = index.search(self.queries_QD[chosen], depth)

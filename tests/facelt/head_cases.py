@@ -72,13 +72,13 @@ def expected(K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> d
     generator = torch.Generator().manual_seed(SEED)
     taking = torch.ones(K, dtype=bool)
     if rate < 1:
-        taking = torch.rand(K, generator=generator) < rate
+        taking = torch.rand(K, generator=generator, dtype=torch.float32) < rate
         taking[x["y"]] = True
         assert not taking.all(), "the case must leave classes out"
     y = (taking.cumsum(0) - 1)[x["y"]]
     masked = None
     if knobs["mask_own"]:
-        rows = torch.rand(G, generator=generator) < knobs["mask_own"]
+        rows = torch.rand(G, generator=generator, dtype=torch.float32) < knobs["mask_own"]
         assert rows.any()
         masked = rows[:, None] & torch.nn.functional.one_hot(y, int(taking.sum())).bool()
     leaves = {name: x[name].clone().requires_grad_() for name in ("f", "e", "c", "hw", "hb", "w", "t")}

@@ -15,6 +15,7 @@ from facelt.config import IMAGENET_PIXELS, load
 from facelt.network import backbone
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
+from facelt.training.optimizer import split
 from recordio_tools.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def test_an_existing_file_comes_before_a_recipe(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", [None, "x" * 300, "none.json", "demo.toml", ".json", ".", "jobs/demo"])
 def test_an_unknown_recipe_is_answered_with_the_known_ones(name):
-    known = "ms1m, demo, finetune, laptop, imagenet_lt, places_lt, sun_lt, ms1m_lt"
+    known = "ms1m, demo, finetune, laptop, ms1m_8gpu, ms1m_64gpu, imagenet_lt, places_lt, sun_lt, ms1m_lt"
     with pytest.raises(UserError, match=rf"--deepspeed_config.*expected a DeepSpeed JSON, or a recipe: {known}$"):
         recipes.find(name)
 
@@ -61,6 +62,22 @@ def test_a_benchmark_has_the_schedule_of_table_8(name):
     assert (config.plain.sampler, config.meta.sampler, config.meta.images_per_class) == ("uniform", "class_aware", 4)
     assert (config.resize, config.image_size, config.augment.flip, config.augment.jitter) == (256, 224, 0.5, 0.4)
     assert (config.pixel_mean, config.pixel_std) == tuple(IMAGENET_PIXELS.values())
+
+
+@pytest.mark.parametrize("name, ranks", [("ms1m_8gpu", 8), ("ms1m_64gpu", 64)])
+def test_a_large_batch_is_ms1m_at_a_rate_that_grows_with_it(name, ranks):
+    (small, one), (large, many) = load(recipes.find("ms1m")), load(recipes.find(name))
+    times = large["train_batch_size"] / small["train_batch_size"]
+    assert times > 1
+    assert large["optimizer"]["params"] == small["optimizer"]["params"] | {"lr": pytest.approx(0.01 * times)}
+    assert large["train_batch_size"] % (ranks * many.meta.images_per_class) == 0
+    split(large)  # DeepSpeed's keys are known
+    same = {"epochs", "decay_every", "decay", "sampler", "images_per_class", "lr_scale"}
+    for stage in ("plain", "meta"):
+        assert many.stage(stage).warmup >= 1 > one.stage(stage).warmup
+        assert many.stage(stage).model_dump(include=same) == one.stage(stage).model_dump(include=same)
+    assert many.head == one.head
+    assert many.head.reduction == "mean"  # of a sum, the gradient would grow with the batch already
 
 
 @pytest.fixture(scope="module")

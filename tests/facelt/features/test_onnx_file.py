@@ -7,7 +7,7 @@ from onnx import TensorProto
 from onnx_models import PIXELS, by_hand, write_model
 
 from facelt.errors import UserError
-from facelt.features.onnx_file import Affine, OnnxPixels, from_onnx
+from facelt.features.onnx_file import Affine, OnnxPixels, from_onnx, onnx_providers
 
 RNG = np.random.default_rng(5)
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -129,3 +129,13 @@ def test_what_is_no_recogniser_of_pictures_is_refused_by_name(tmp_path):
     path = write_model(tmp_path / "long.onnx", number=TensorProto.INT64)
     with pytest.raises(UserError, match=r"its input data is tensor\(int64\)"):
         from_onnx(path, OnnxPixels())
+
+
+def test_onnxruntime_computes_where_it_is_told():
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "AzureExecutionProvider", "CPUExecutionProvider"]
+    assert onnx_providers(torch.device("cpu"), every) == ["CPUExecutionProvider"]
+    assert onnx_providers(torch.device("cuda", 3), every) == [
+        ("CUDAExecutionProvider", {"device_id": 3}),
+        "CPUExecutionProvider",
+    ]
+    assert onnx_providers(torch.device("cuda", 3), every[-1:]) == ["CPUExecutionProvider"]

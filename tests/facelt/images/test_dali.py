@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -364,12 +365,34 @@ def test_a_failure_of_another_kind_is_not_blamed_on_the_images(faces):
         def schedule_run(self):
             pass
 
-        def share_outputs(self):
-            raise RuntimeError("out of memory")
+        def share_outputs(self, cuda_stream):
+            raise RuntimeError(f"out of memory on {cuda_stream}")
 
     pipeline._graph = lambda source, resize: Broken()
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError, match="out of memory on None"):
         list(pipeline)
+
+
+def test_on_a_gpu_batches_are_tied_to_the_stream_that_reads_them(faces, monkeypatch):
+    pipeline = ImagePipeline(faces, Written([np.arange(8)]), replace(decoding(48, 8), device=torch.device("cuda", 1)))
+    asked = []
+
+    class Done(Exception):
+        pass
+
+    class Graph:
+        def schedule_run(self):
+            pass
+
+        def share_outputs(self, cuda_stream):
+            asked.append(cuda_stream)
+            raise Done
+
+    pipeline._graph = lambda source, resize: Graph()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the current stream of {device}")
+    with pytest.raises(Done):
+        list(pipeline)
+    assert asked == ["the current stream of cuda:1"]
 
 
 def test_without_dali_the_error_says_where_it_is_to_be_had(faces, monkeypatch):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from ranks import run_ranks
 
 from facelt.errors import UserError
@@ -69,3 +70,68 @@ def test_several_tasks_of_srun_need_an_address(monkeypatch):
     with pytest.raises(UserError, match="MASTER_ADDR is not set"):
         group.join()
     assert "RANK" not in os.environ
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine without a GPU, its driver or a job; `machine(devices=…, **environment)` makes another one of it."""
+    for name in ("DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(group, "_GPU_FILE", tmp_path / "nvidia0")
+    monkeypatch.setattr(group, "_DRIVER_FILE", tmp_path / "version")
+
+    def make(devices: int, driver: str = "", **environment: str) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+        if driver:
+            (tmp_path / "nvidia0").touch()
+            (tmp_path / "version").write_text(f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {driver}  Tue\n")
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "devices, local_rank, environment, device",
+    [
+        (0, 0, {}, "cpu"),
+        (8, 3, {}, "cuda:3"),
+        (8, 3, {"SLURM_PROCID": "11", "RANK": "11"}, "cuda:3"),  # srun that shows all GPUs of the node
+        (1, 3, {"SLURM_PROCID": "11", "RANK": "11"}, "cuda:0"),  # srun --gpus-per-task=1
+        (0, 0, {"SLURM_GPUS_ON_NODE": "0"}, "cpu"),
+        (0, 0, {"SLURM_JOB_GPUS": "0,1", "DS_ACCELERATOR": "cpu"}, "cpu"),
+        (0, 0, {"driver": "535.1", "CUDA_VISIBLE_DEVICES": ""}, "cpu"),
+    ],
+)
+def test_the_device_of_a_rank(machine, devices, local_rank, environment, device):
+    machine(devices, **environment)
+    assert group._device(local_rank) == torch.device(device)
+
+
+@pytest.mark.parametrize(
+    "devices, local_rank, environment, words",
+    [
+        (0, 0, {"SLURM_JOB_GPUS": "0,1"}, r"the job was given GPUs \(SLURM_JOB_GPUS=0,1\), but .* driver unknown"),
+        (0, 0, {"SLURM_GPUS_ON_NODE": "4"}, r"SLURM_GPUS_ON_NODE=4"),
+        (0, 0, {"driver": "535.161.08"}, r"has NVIDIA GPUs, but .* driver 535\.161\.08, .* needs driver 580 or later"),
+        (1, 1, {}, "rank 1 of this machine, which shows 1 GPUs: .* at most 1"),
+        (1, 1, {"SLURM_PROCID": "0", "RANK": "1"}, "rank 1 of this machine"),  # a launcher within one task of srun
+    ],
+)
+def test_gpus_that_cannot_be_used_are_refused(machine, devices, local_rank, environment, words):
+    machine(devices, **environment)
+    with pytest.raises(UserError, match=words):
+        group._device(local_rank)
+
+
+def test_nccl_is_told_the_device(machine, monkeypatch):
+    machine(2, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    told, chosen = {}, []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **more: told.update(more, to=backend))
+    assert group.join() == torch.device("cuda", 1)
+    assert (told["to"], told["device_id"], chosen) == ("nccl", torch.device("cuda", 1), [torch.device("cuda", 1)])

@@ -7,6 +7,7 @@ pytest.importorskip("torch")
 
 from functools import partial
 
+import torch
 from small_sets import set_of
 
 from megaface_eval.features.feature_set import normalise
@@ -75,3 +76,40 @@ def test_measured_lengths_are_those_of_the_coarse_rows(precision):
     np.testing.assert_allclose(length, np.linalg.norm(back, axis=1))
     np.testing.assert_allclose(error, np.linalg.norm(rows.astype(float) - back, axis=1))
     assert error.max() < 0.02
+
+
+@pytest.mark.parametrize("queries, rows, dimension", [(1, 1, 1), (16, 9, 12), (17, 8, 16), (40, 33, 5)])
+def test_int8_products_of_any_shape_are_within_what_cuda_takes(queries, rows, dimension, monkeypatch):
+    rng = np.random.default_rng(2)
+    q, x = (torch.from_numpy(rng.integers(-127, 128, (n, dimension)).astype(np.int8)) for n in (queries, rows))
+    shapes = []
+
+    def strict(left, right):
+        shapes.append((*left.shape, right.shape[1]))
+        return left.int() @ right.int()
+
+    monkeypatch.setattr(torch.ops.aten, "_int_mm", strict)
+    got = certified.int8_product(q, x)
+    assert torch.equal(got, q.int() @ x.int().T)
+    ((taken, numbers, made),) = shapes
+    assert taken > 16
+    assert numbers % 8 == made % 8 == 0
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    assert certified.own_device() == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name, number, device in (("LOCAL_RANK", "3", 3), ("LOCAL_RANK", "5", 1), ("SLURM_LOCALID", "2", 2)):
+        monkeypatch.delenv("LOCAL_RANK", raising=False)
+        monkeypatch.setenv("WORLD_SIZE", "8")
+        monkeypatch.setenv(name, number)
+        assert certified.own_device() == torch.device("cuda", device)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert certified.own_device() == torch.device("cuda", 0)
+
+
+def test_bfloat16_sums_are_not_rounded_on_the_way():
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = True
+    CertifiedScan(np.ones((2, 8), np.float32))
+    assert not torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction
