@@ -334,7 +334,8 @@ class FaceltConfig(Block):
     defaults are those of ImageNet; a run that goes on from a checkpoint takes that one's unless told.
     resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
-    rounded to; what accumulates stays float32. log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
+    rounded to; what accumulates stays float32. score_budget_mb: the largest matrix of scores that a head keeps for its
+    backward pass (two at most) instead of computing it again. log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
     stall_minutes: a rank that stays so long in one stage of a step ends the run. ddp_timeout: seconds that a collective
     waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
     the stage's first step (or of 1), after which the run ends.
@@ -350,7 +351,8 @@ class FaceltConfig(Block):
     pixel_mean: Pixel = FACE_PIXELS["pixel_mean"]
     pixel_std: tuple[Positive, Positive, Positive] = FACE_PIXELS["pixel_std"]
     embedding_size: Count = 512
-    products: Literal["float32", "bfloat16"] = "float32"
+    products: Literal["float32", "tf32", "bfloat16"] = "float32"
+    score_budget_mb: NonNegative = 96
     preset: Literal["released", "paper", "cosine", "facelt"] = "released"
     backbone: BackboneConfig = BackboneConfig()
     augment: AugmentConfig = AugmentConfig()
