@@ -29,8 +29,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "embedding_size": "D, numbers of an embedding",
         "products": "what operands of the heads' matrix products are [rounded to](#products-of-the-heads); "
         "sums stay float32",
-        "score_budget_mb": "largest matrix of scores (images × classes of a rank) that is kept for the backward pass, not "
-        "computed again, in MB; a head keeps two at most",
+        "score_budget_mb": "largest matrix of scores (images × classes of a rank) that is kept for the backward pass "
+        "instead of computed again, in MB; a head keeps two at most",
         "preset": "where the defaults of `head` and `meta.sampler` come from; `facelt`: stage memory follows plain",
         "log_every": "steps between two lines in `metrics.jsonl`",
         "checkpoint_every": "steps between two checkpoints; the last step is always saved",

@@ -335,10 +335,10 @@ class FaceltConfig(Block):
     resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
     rounded to; what accumulates stays float32. score_budget_mb: the largest matrix of scores that a head keeps for its
-    backward pass (two at most) instead of computing it again. log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
-    stall_minutes: a rank that stays so long in one stage of a step ends the run. ddp_timeout: seconds that a collective
-    waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
-    the stage's first step (or of 1), after which the run ends.
+    backward pass (two at most) instead of computing it again, in MB. log_every, checkpoint_every: in steps.
+    checkpoint_minutes: beside it. stall_minutes: a rank that stays so long in one stage of a step ends the run.
+    ddp_timeout: seconds that a collective waits for a rank. max_skipped: steps in a row that are skipped, or whose loss
+    is above max_loss_growth times that of the stage's first step (or of 1), after which the run ends.
     keep_last: how many checkpoints of a stage are kept. keep_every: every n-th of those by checkpoint_every stays for
     good; None: none does.
     """

@@ -23,7 +23,7 @@ BLOCK = 4096
 
 # Scores of a block in training: on a processor they and the block's rows stay near a core, on a GPU they are worth the
 # launches of their kernels.
-CELLS_CPU, CELLS_CUDA = 2**17, 2**23
+CELLS_CPU, CELLS_CUDA = 2**18, 2**23
 
 Rows = slice | Tensor
 
@@ -186,7 +186,11 @@ def release_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def _memory_for(parameter: Tensor) -> Tensor:
     """Memory for a gradient; it holds anything."""
     spare = _used_up.pop(parameter, None)
-    if spare is None or (spare.shape, spare.dtype, spare.device) != (parameter.shape, parameter.dtype, parameter.device):
+    if spare is None or (spare.shape, spare.dtype, spare.device) != (
+        parameter.shape,
+        parameter.dtype,
+        parameter.device,
+    ):
         return torch.empty_like(parameter)
     return spare
 
@@ -220,14 +224,12 @@ class RowGradient:
             self.gradient_kD.index_add_(0, rows, change_bD.to(self.gradient_kD.dtype))
             return
         part_bD = self.gradient_kD[rows]
-        if less_b is None and self.fresh:
+        if self.fresh:
             multiply(left_bG, right_GD, self.low, part_bD)
-            return
-        if less_b is not None and self.fresh:
-            torch.mul(self.parameter_kD[rows], less_b.neg()[:, None], out=part_bD)
-        elif less_b is not None:
+        else:
+            add_product(part_bD, left_bG, right_GD, self.low)
+        if less_b is not None:
             part_bD.addcmul_(self.parameter_kD[rows], less_b[:, None], value=-1)
-        add_product(part_bD, left_bG, right_GD, self.low)
 
 
 def add_at(gradient: Tensor, rows: Rows, value: Tensor) -> None:
@@ -285,7 +287,7 @@ class Keys(NamedTuple):
         return l_GC
 
     def learn(self, l_Gb: Tensor, dl_Gb: Tensor, rows: Rows, towards: Towards) -> None:
-        """Backward of `scores`: the gradient is added to dx and, where they learn, to weight and bias. Uses up l and dl.
+        """Backward of `scores`: adds the gradient to dx and, where they learn, to weight and bias. Uses up l and dl.
 
         Towards w, l = x·(w/‖w‖)ᵀ has (dlᵀ·x - ŵ Σ_g dl·l)/‖w‖: the part along w comes from the scores themselves.
         """

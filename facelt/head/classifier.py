@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from facelt.head.blocked import (
     BLOCK,
     BlockMatrix,
-    Reused,
     ClassBlocks,
     Keys,
     Pairs,
+    Reused,
     RowGradient,
     Towards,
     Within,

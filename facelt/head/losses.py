@@ -103,7 +103,7 @@ class _CentroidLoss(torch.autograd.Function):
     def backward(ctx, dattract, ddistances):
         f_GD, rows, columns, moment_D = ctx.saved_tensors
         c_kD, G = ctx.centroids, len(f_GD)
-        # Beyond the margin nothing repels, and no pass over the memory is needed; to know costs a GPU more than the pass.
+        # Beyond the margin nothing repels and no pass over the memory is needed; to ask costs a GPU more than the pass.
         repels = ddistances.device.type == "cuda" or bool(ddistances)
         difference = f_GD[rows] - c_kD[columns]
         df_GD = torch.zeros_like(f_GD)

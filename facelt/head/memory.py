@@ -12,10 +12,10 @@ from torch.nn.functional import normalize
 
 from facelt.head.blocked import (
     BlockMatrix,
-    Reused,
     ClassBlocks,
     Keys,
     Pairs,
+    Reused,
     RowGradient,
     Rows,
     Towards,
@@ -114,8 +114,8 @@ class _Retrieval(NamedTuple):
 class _BlockedRead(torch.autograd.Function):
     """This rank's part of o·M, equation 1: a softmax-weighted, or a linear, sum of its centroids.
 
-    Scores l of a query q by the keys of `how`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the read
-    over all ranks is Σ e^(m-M) a / Σ e^(m-M) s, whatever the reference M. Without: a = Σ l·c, m = 0, s = 0.
+    Scores l of a query q by the keys of `how`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the
+    read over all ranks is Σ e^(m-M) a / Σ e^(m-M) s, whatever the reference M. Without: a = Σ l·c, m = 0, s = 0.
     Returns m (G; no gradient, the ratio does not depend on it), s (G) and a (G x D).
     weight_kD is that of the keys, once more: autograd must see what learns. The pairs of the blocks are left out of the
     read.

@@ -1,9 +1,9 @@
 """Matrix products whose operands may be rounded; results, and what sums, are float32 at least.
 
-`low` says to what operands are rounded: a dtype, or "tf32", which only a CUDA device has (elsewhere it is float32). With
-bfloat16, CUDA multiplies operands that were rounded beforehand into float32; a processor rounds them as it multiplies,
-if oneDNN has matrix units for them (AMX), and otherwise leaves them as they are, which is exacter and faster there.
-float64 stays as it is.
+`low` says to what operands are rounded: a dtype, or "tf32", which only a CUDA device has (elsewhere it is float32).
+With bfloat16, CUDA multiplies operands that were rounded beforehand into float32; a processor rounds them as it
+multiplies, if oneDNN has matrix units for them (AMX), and otherwise leaves them as they are, which is exacter and
+faster there. float64 stays as it is.
 """
 
 from collections.abc import Iterator
