@@ -94,6 +94,7 @@ def test_taken_rows_give_their_gradient_to_those_rows_into_the_same_memory():
     assert not take_rows(parameter.detach(), index).requires_grad
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("less", [None, torch.arange(float(K))])
 def test_a_gradient_is_written_where_there_is_none_and_added_to_where_there_is_one(less):
     parameter = torch.nn.Parameter(torch.randn(K, D))
