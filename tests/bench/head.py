@@ -61,7 +61,7 @@ def now() -> float:
 class Floor:
     """The bare products, each into memory that is there already."""
 
-    def __init__(self, G: int, dtype: torch.dtype) -> None:
+    def __init__(self, K: int, G: int, dtype: torch.dtype) -> None:
         options = {"dtype": dtype, "device": DEVICE}
         self.f_GD, self.w_KD = torch.randn(G, D, **options), torch.randn(K, D, **options)
         self.out_GK, self.out_GD, self.out_KD = (torch.empty(s, **options) for s in ((G, K), (G, D), (K, D)))
@@ -174,7 +174,8 @@ def products(args: argparse.Namespace) -> None:
     """Time against the floor, for presets and precisions."""
     steps = {}
     for (preset, kind), target in TARGETS.items():
-        floor, step = Floor(args.batch, getattr(torch, kind)), meta(K, D, args.batch, preset, kind)
+        floor = Floor(args.classes, args.batch, getattr(torch, kind))
+        step = meta(args.classes, D, args.batch, preset, kind)
         step.run(), floor.seconds(preset)
         bar = tqdm(range(args.rounds), desc=f"{preset} {kind}")
         rounds = [(*step.run(), floor.seconds(preset)) for _ in bar]
@@ -194,8 +195,8 @@ def products(args: argparse.Namespace) -> None:
 def partial_fc(args: argparse.Namespace) -> None:
     """Plain ArcFace against the same of PartialFC."""
     knobs = {"classifier": "cosine", "scale": 64, "margin": "arcface", "margin_size": 0.5}
-    head = PlainHead(FaceltConfig.model_validate({"embedding_size": D, "plain_head": knobs}), Partition(K))
-    ours, theirs = Step(head, D, args.batch), PartialFCStep(K, D, args.batch)
+    head = PlainHead(FaceltConfig.model_validate({"embedding_size": D, "plain_head": knobs}), Partition(args.classes))
+    ours, theirs = Step(head, D, args.batch), PartialFCStep(args.classes, D, args.batch)
     ours.seconds(), theirs.seconds()
     rounds = [(ours.seconds(), theirs.seconds()) for _ in tqdm(range(args.rounds), desc="plain ArcFace")]
     for name, seconds in zip(("plain ArcFace", "PartialFC"), zip(*rounds, strict=True), strict=True):
@@ -302,6 +303,7 @@ TIMED = ("products", "partial_fc")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--classes", type=int, default=K, help="of the parts that are timed against products, twins")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -316,11 +318,8 @@ def main() -> None:
                 command = [sys.executable, *sys.argv, "--only", name, "--allocator", kind]
                 subprocess.run(command, env=os.environ | environment, check=True)
         else:
-            print(
-                f"K = {K:,}, D = {D}, G = {args.batch}, {DEVICE.type}, {args.threads} threads, {args.clock} time, ",
-                end="",
-            )
-            print(f"allocator {args.allocator}")
+            print(f"K = {args.classes:,}, D = {D}, G = {args.batch}, {DEVICE.type}, {args.threads} threads,")
+            print(f"{args.clock} time, allocator {args.allocator}")
             PARTS[name](args)
 
 
