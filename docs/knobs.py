@@ -27,7 +27,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "pixel_mean": "the network takes (x − mean)/std of RGB 0 … 255; with `backbone.init` what belongs to the file",
         "pixel_std": "likewise",
         "embedding_size": "D, numbers of an embedding",
-        "products": "type that operands of the heads' matrix products are rounded to; sums stay float32",
+        "products": "what operands of the heads' matrix products are [rounded to](#products-of-the-heads); "
+        "sums stay float32",
+        "score_budget_mb": "largest matrix of scores (images × classes of a rank) that is kept for the backward pass "
+        "instead of computed again, in MB; a head keeps two at most",
         "deterministic": "on CUDA, kernels that give the same numbers every time, where torch has them",
         "preset": "where the defaults of `head` and `meta.sampler` come from; `facelt`: stage memory follows plain",
         "log_every": "steps between two lines in `metrics.jsonl`",

@@ -410,8 +410,9 @@ class FaceltConfig(Block):
     takes what belongs to that file unless told, one that goes on from a checkpoint what belongs to that.
     resize: what is not augmented is the centre, of side image_size, of the image resized to this side; None: all of it.
     data, output: used where the command line names none. products: what the operands of the heads' matrix products are
-    rounded to; what accumulates stays float32. deterministic: on CUDA, kernels that give the same numbers every time,
-    where torch has them (it warns where not), instead of the fastest.
+    rounded to; what accumulates stays float32. score_budget_mb: the largest matrix of scores that a head keeps for its
+    backward pass (two at most) instead of computing it again, in MB. deterministic: on CUDA, kernels that give the same
+    numbers every time, where torch has them (it warns where not), instead of the fastest.
     log_every, checkpoint_every: in steps. checkpoint_minutes: beside it.
     stall_minutes: a rank that stays so long in one stage of a step ends the run. ddp_timeout: seconds that a collective
     waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
@@ -428,7 +429,8 @@ class FaceltConfig(Block):
     pixel_mean: Pixel = FACE_PIXELS["pixel_mean"]
     pixel_std: tuple[Positive, Positive, Positive] = FACE_PIXELS["pixel_std"]
     embedding_size: Count = 512
-    products: Literal["float32", "bfloat16"] = "float32"
+    products: Literal["float32", "tf32", "bfloat16"] = "float32"
+    score_budget_mb: NonNegative = 96
     deterministic: bool = False
     preset: Literal["released", "paper", "cosine", "facelt"] = "released"
     backbone: BackboneConfig = BackboneConfig()

@@ -8,7 +8,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from facelt.head.blocked import BLOCK, ClassBlocks, Keys, Pairs, accumulate_dtype, finite, inverse_norms
+from facelt.head.blocked import (
+    BLOCK,
+    BlockMatrix,
+    ClassBlocks,
+    Keys,
+    Pairs,
+    Reused,
+    RowGradient,
+    Towards,
+    Within,
+    accumulate_dtype,
+    block_for,
+    finite,
+    inverse_norms,
+    put,
+)
+from facelt.head.products import Products, multiply, operand
 from facelt.parallel.partition import Partition
 
 
@@ -29,43 +45,59 @@ class Scores(NamedTuple):
 class _BlockedScores(torch.autograd.Function):
     """top_G, sum_G and own of `Scores` for the scores that `keys` give. The pairs of `blocks` are the own classes.
 
-    weight_kD is that of `keys`, once more: autograd must see what learns.
-    Products, each G x k x D: forward x·Wᵀ; backward x·Wᵀ again (cheaper than keeping G x k), dl·W, dlᵀ·x.
+    weight_kD is that of `keys`, once more: autograd must see what learns. Inverse norms of `keys` are filled in here.
+    Products, each G x k x D: forward x·Wᵀ; backward dl·W, dlᵀ·x, and x·Wᵀ again where the scores were not kept.
     """
 
     @staticmethod
     def forward(ctx, x_GD, weight_kD, keys: Keys, blocks: ClassBlocks):
-        x_low, G, dtype = x_GD.to(blocks.products), len(x_GD), accumulate_dtype(x_GD)
-        assert blocks.pairs is not None
+        low, G, dtype = blocks.products, len(x_GD), accumulate_dtype(x_GD)
+        x_low, place_G1 = operand(x_GD, low), blocks.pair_places(G)
         top_G = x_GD.new_full((G,), -torch.inf, dtype=dtype)
-        sum_G = x_GD.new_zeros(G, dtype=dtype)
-        own_scores = x_GD.new_zeros(len(blocks.pairs.rows), dtype=dtype)
+        sum_G, own_G1 = x_GD.new_zeros(G, dtype=dtype), x_GD.new_zeros(G, 1, dtype=dtype)
+        scores, work = BlockMatrix.of_scores(blocks, x_GD), BlockMatrix("work", blocks, x_GD)
         for start, rows in blocks:
-            l_Gb = keys.scores(x_low, rows)
-            here, at = blocks.pairs_within(start, l_Gb.shape[1])
-            own_scores[here] = l_Gb[at]
-            l_Gb[at] = -torch.inf
+            weight_bD = weight_kD[rows]
+            l_Gb = multiply(x_low, weight_bD.T, low, scores.at(start))
+            if keys.inverse_norm_k is not None:  # the product has just read these rows
+                put(keys.inverse_norm_k, rows, inverse_norms(weight_bD))
+            keys.finish(l_Gb, rows)
+            within = Within.of(place_G1, start, l_Gb.shape[1])
+            before_G1 = within.exchange(l_Gb, -torch.inf)
+            own_G1 = torch.where(within.here_G1, before_G1, own_G1)
             new_G = torch.maximum(top_G, l_Gb.amax(1))
             reference_G = finite(new_G)
-            sum_G.mul_(torch.exp(top_G - reference_G)).add_(l_Gb.sub_(reference_G[:, None]).exp_().sum(1))
+            p_Gb = torch.sub(l_Gb, reference_G[:, None], out=work.at(start)).exp_()
+            sum_G.mul_(torch.exp(top_G - reference_G)).add_(p_Gb.sum(1))
             top_G = new_G
-        ctx.save_for_backward(x_low, top_G)
-        ctx.keys, ctx.blocks = keys, blocks
+            if scores.whole:
+                within.exchange(l_Gb, before_G1)
+        work.give_back()
+        if not scores.whole:
+            scores.give_back()
+        ctx.save_for_backward(x_low, top_G, place_G1)
+        ctx.keys, ctx.blocks, ctx.kept = keys, blocks, scores if scores.whole else None
         ctx.mark_non_differentiable(top_G)
-        return top_G, sum_G, own_scores
+        return top_G, sum_G, own_G1[blocks.pairs.rows, 0]
 
     @staticmethod
     def backward(ctx, _top, dsum_G, down):
-        x_low, top_G = ctx.saved_tensors
+        keys, blocks, low = ctx.keys, ctx.blocks, ctx.blocks.products
+        x_low, top_G, place_G1 = ctx.saved_tensors
         reference_G, dx_GD = finite(top_G), x_low.new_zeros(x_low.shape, dtype=dsum_G.dtype)
-        for start, rows in ctx.blocks:
-            l_Gb = ctx.keys.scores(x_low, rows)
-            here, at = ctx.blocks.pairs_within(start, l_Gb.shape[1])
-            dl_Gb = (l_Gb - reference_G[:, None]).exp_()
-            dl_Gb[at] = 0  # a score above the others' top may have overflown
-            dl_Gb.mul_(dsum_G[:, None])
-            dl_Gb[at] = down[here]
-            ctx.keys.learn(x_low, l_Gb, dl_Gb, rows, ctx.needs_input_grad[1], dx_GD)
+        down_G1 = down.new_zeros(len(x_low), 1).index_copy_(0, blocks.pairs.rows, down[:, None])
+        weight = RowGradient(keys.weight_kD, blocks) if ctx.needs_input_grad[1] else None
+        towards = Towards(x_low, low, dx_GD, weight)
+        kept, ctx.kept = ctx.kept, None  # they are used up: whoever comes back to this graph makes them again
+        scores, work = kept or BlockMatrix("scores", blocks, x_low), BlockMatrix("work", blocks, x_low)
+        for start, rows in blocks:
+            l_Gb = scores.at(start) if kept else keys.scores(x_low, rows, low, scores.at(start))
+            dl_Gb = torch.sub(l_Gb, reference_G[:, None], out=work.at(start)).exp_().mul_(dsum_G[:, None])
+            # An own score above the others' top may have overflown; its gradient takes that place.
+            Within.of(place_G1, start, l_Gb.shape[1]).exchange(dl_Gb, down_G1)
+            keys.learn(l_Gb, dl_Gb, rows, towards)
+        scores.give_back()
+        work.give_back()
         return dx_GD, None, None, None
 
 
@@ -95,10 +127,11 @@ def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> 
 class Classifier(nn.Module):
     """This rank's rows of a classifier. kind "linear": x·wᵀ + b, "cosine": x·(w/‖w‖)ᵀ.
 
-    Weights and bias start as torch's Linear(D, K), U(±1/√D). products: the dtype of the operands of matrix products;
-    None: that of the embeddings. offset_k: finite numbers added to the classes' scores in training, such as a prior;
-    not learned, and no checkpoint has them. learn_scales: of a linear one, whether a factor of each class's score
-    learns in the place of weight and bias (learnable weight scaling, Kang et al. 2020).
+    Weights and bias start as torch's Linear(D, K), U(±1/√D). products: what operands of matrix products are rounded to;
+    None: the embeddings' dtype. block: classes of a block; None: by the rows. kept_bytes: the largest matrix of scores,
+    rows x classes, that is kept for the backward pass. offset_k: finite numbers added to the classes' scores in
+    training, such as a prior; not learned, and no checkpoint has them. learn_scales: of a linear one, whether a factor
+    of each class's score learns in the place of weight and bias (learnable weight scaling, Kang et al. 2020).
     """
 
     offset_k: Tensor | None
@@ -109,12 +142,15 @@ class Classifier(nn.Module):
         embedding_size: int,
         kind: str,
         seed: int = 0,
-        products: torch.dtype | None = None,
-        block: int = BLOCK,
+        products: Products | None = None,
+        *,
+        block: int | None = None,
+        kept_bytes: int = 0,
         learn_scales: bool = False,
     ) -> None:
         super().__init__()
         self.partition, self.kind, self.products, self.block = partition, kind, products, block
+        self.kept_bytes, self._reused = kept_bytes, Reused()
         self.bias: nn.Parameter | None = None
         self.register_buffer("offset_k", None, persistent=False)
         if kind == "linear":
@@ -133,10 +169,17 @@ class Classifier(nn.Module):
 
         chosen: the classes that take part (`class_sampling.choose`), own classes among them; None for all.
         """
-        inverse_norm_k = inverse_norms(self.weight) if self.kind == "cosine" else None
+        inverse_norm_k = self.weight.new_empty(len(self.weight)) if self.kind == "cosine" else None
         keys = Keys(self.weight, self.bias, inverse_norm_k, self.offset_k, self.factor)
-        products = self.products or x_GD.dtype
-        blocks = ClassBlocks(self.partition.size, products, chosen, Pairs(*self.partition.own(labels_G)), self.block)
+        blocks = ClassBlocks(
+            self.partition.size,
+            self.products or x_GD.dtype,
+            chosen,
+            Pairs(*self.partition.own(labels_G)),
+            self.block or block_for(x_GD),
+            self.kept_bytes if torch.is_grad_enabled() else 0,
+            self._reused,
+        )
         return softmax_scores(x_GD, keys, blocks)
 
 

@@ -11,10 +11,11 @@ from torch.nn.functional import normalize
 
 from facelt.config import FaceltConfig, StageConfig, StageName
 from facelt.head import class_sampling, losses, meta_embedding, metric_losses
-from facelt.head.blocked import Pairs
+from facelt.head.blocked import Pairs, release_gradients
 from facelt.head.classifier import Classifier
 from facelt.head.margins import Margin
 from facelt.head.memory import CentroidMemory
+from facelt.head.products import BY_NAME
 from facelt.network.embedder import Embedded
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
@@ -74,9 +75,16 @@ class Head(nn.Module):
         super().__init__()
         self.partition, self.margin, self.stage_knobs = partition, margin, stage_knobs
         # float32 leaves the operands as they are: a head in float64 stays there.
-        self.products = torch.bfloat16 if config.products == "bfloat16" else None
+        self.products = BY_NAME[config.products]
+        self.kept_bytes = int(config.score_budget_mb * 2**20)
         self.classifier = Classifier(
-            partition, config.embedding_size, kind, config.seed, self.products, learn_scales=learn_scales
+            partition,
+            config.embedding_size,
+            kind,
+            config.seed,
+            self.products,
+            kept_bytes=self.kept_bytes,
+            learn_scales=learn_scales,
         )
 
     def classify(self, x_ND: Tensor, labels_N: Tensor, norms_N: Tensor, chosen: Tensor | None) -> losses.CrossEntropy:
@@ -99,7 +107,8 @@ class Head(nn.Module):
         self.margin.load_statistics(scalars)
 
     def after_step(self, applied: bool) -> None:
-        """Called once the optimizer has stepped (applied) or skipped a step."""
+        """Called once the optimizer has stepped (applied) or skipped a step: the gradients are used up."""
+        release_gradients(self.parameters())
 
     def draw(self, seed: int, labels_G: Tensor) -> tuple[torch.Generator, Tensor | None]:
         """A generator that is the same on all ranks, and the classes that take part in a step."""
@@ -175,6 +184,7 @@ class MetaHead(Head):
             softmax=knobs.hallucinator == "softmax",
             centroid_gradient=knobs.centroid_gradient,
             products=self.products,
+            kept_bytes=self.kept_bytes,
         )
         self.memory.centroids.requires_grad_(knobs.centroid_update in ("released", "gradient"))
 
@@ -269,9 +279,17 @@ class MetaHead(Head):
             )
         pull = knobs.centroid_update if centroids_kD.requires_grad else None
         return losses.released_centroid_loss(
-            direct_GD, labels_G, centroids_kD, self.partition, weight=weight, margin=margin, pull=pull
+            direct_GD,
+            labels_G,
+            centroids_kD,
+            self.partition,
+            weight=weight,
+            margin=margin,
+            pull=pull,
+            moments=self.memory.moments,
         )
 
     def after_step(self, applied: bool) -> None:
         """Move the centroids towards the class means of the step's features, where those are what moves them."""
+        super().after_step(applied)
         self.memory.follow_noted(self.knobs.centroid_momentum, applied)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from facelt.errors import UserError
-from facelt.head.blocked import BLOCK, gradient_of, take_rows
+from facelt.head.blocked import block_for, gradient_of, take_rows
 from facelt.head.classifier import Scores
+from facelt.head.memory import Moments
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 
@@ -70,6 +71,17 @@ class CentroidLoss(NamedTuple):
     hinge_B: Tensor
 
 
+# BLAS counts the numbers of a dot product in 32 bits.
+DOT_NUMBERS = 2**31 - 1
+
+
+def moments_of(rows_kD: Tensor) -> Moments:
+    """Σ_k c_k and Σ_k ‖c_k‖²."""
+    flat = rows_kD.reshape(-1)
+    squares = torch.stack([torch.dot(part, part) for part in flat.split(DOT_NUMBERS)]).sum()
+    return Moments(rows_kD.sum(0), squares)
+
+
 class _CentroidLoss(torch.autograd.Function):
     """This rank's part of weight·Σ‖f-c_y‖²/2G and of Σ_g Σ_{k≠y}‖f-c_k‖² (two scalars), with gradients in closed form.
 
@@ -78,11 +90,11 @@ class _CentroidLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, f_GD, centroids_kD, rows, columns, weight, pull):
+    def forward(ctx, f_GD, centroids_kD, rows, columns, weight, pull, moments: Moments):
         own_distance = (f_GD[rows] - centroids_kD[columns]).square().sum()
-        moment_D, flat = centroids_kD.sum(0), centroids_kD.reshape(-1)
+        moment_D = moments.sum_D
         # Σ_k ‖f-c_k‖² = k‖f‖² - 2f·Σc + Σ‖c‖²: no product over classes.
-        spread = len(centroids_kD) * f_GD.square().sum() + len(f_GD) * torch.dot(flat, flat)
+        spread = len(centroids_kD) * f_GD.square().sum() + len(f_GD) * moments.squares
         ctx.save_for_backward(f_GD, rows, columns, moment_D)
         ctx.centroids, ctx.weight, ctx.pull = centroids_kD, weight, pull
         return own_distance * (weight / (2 * len(f_GD))), spread - 2 * f_GD.sum(0) @ moment_D - own_distance
@@ -91,7 +103,8 @@ class _CentroidLoss(torch.autograd.Function):
     def backward(ctx, dattract, ddistances):
         f_GD, rows, columns, moment_D = ctx.saved_tensors
         c_kD, G = ctx.centroids, len(f_GD)
-        repels = bool(ddistances)  # beyond the margin nothing repels: no pass over the memory
+        # Beyond the margin nothing repels and no pass over the memory is needed; to ask costs a GPU more than the pass.
+        repels = ddistances.device.type == "cuda" or bool(ddistances)
         difference = f_GD[rows] - c_kD[columns]
         df_GD = torch.zeros_like(f_GD)
         if repels:
@@ -100,11 +113,11 @@ class _CentroidLoss(torch.autograd.Function):
         if ctx.pull is not None:
             gradient_kD = gradient_of(c_kD)
             if repels:
-                gradient_kD.add_(c_kD, alpha=float(2 * G * ddistances)).sub_(2 * ddistances * f_GD.sum(0))
+                gradient_kD.addcmul_(c_kD, 2 * G * ddistances).sub_(2 * ddistances * f_GD.sum(0))
             of_class_k = torch.bincount(columns, minlength=len(c_kD))
             share = 1 / (1 + of_class_k[columns]) if ctx.pull == "released" else ctx.weight
             gradient_kD.index_add_(0, columns, -difference * (share * dattract / G - 2 * ddistances).reshape(-1, 1))
-        return df_GD, *[None] * 5
+        return df_GD, *[None] * 6
 
 
 def released_centroid_loss(
@@ -116,6 +129,7 @@ def released_centroid_loss(
     weight: float,
     margin: float,
     pull: str | None = "released",
+    moments: Moments | None = None,
 ) -> CentroidLoss:
     """weight · (Σ‖f-c_y‖²/2G + 0.01·max(0, margin - Σ_{k≠y}‖f-c_k‖²/GK)), as released. This rank's share.
 
@@ -123,10 +137,13 @@ def released_centroid_loss(
         "released"  Σ_{y=k}(c_k-f)/((1+n_k)·G), n_k the images of class k in the *global* batch, not scaled by `weight`
         "gradient"  the plain gradient
         None        nothing moves the centroids here, repulsion neither
+    moments: of the centroids, where a read of the memory has found them (`CentroidMemory.moments`).
     One collective, of one number, forward; none backward.
     """
     rows, columns = partition.own(labels_G)
-    attract, distances = _CentroidLoss.apply(features_GD, centroids_kD, rows, columns, weight, pull)
+    attract, distances = _CentroidLoss.apply(
+        features_GD, centroids_kD, rows, columns, weight, pull, moments or moments_of(centroids_kD.detach())
+    )
     total = collectives.gather_alike(distances).sum()
     repel = (margin - total / (len(labels_G) * partition.num_classes)).clamp(min=0)
     loss = attract + weight * 0.01 * repel / group.world_size()
@@ -168,13 +185,14 @@ def paper_centroid_loss(
     *,
     weight: float,
     margin: float,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> CentroidLoss:
     """weight · Σ_g max(0, ‖v-c_y‖ - Σ_{k≠y}‖v-c_k‖ + margin): equations 7 and 9, unsquared. This rank's share.
 
     features_GD: gathered meta-embeddings. The gradient is the plain one, to the features and to the centroids where
-    they require one.
+    they require one. block: classes of a block; None: by the features.
     """
+    block = block or block_for(features_GD)
     rows, columns = partition.own(labels_G)
     own = torch.linalg.vector_norm(features_GD[rows] - take_rows(centroids_kD, columns), dim=1)
     hinge_G = -_DistanceSum.apply(features_GD, centroids_kD, block).index_add(0, rows, -2 * own)

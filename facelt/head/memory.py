@@ -11,80 +11,184 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from facelt.head.blocked import (
-    BLOCK,
+    BlockMatrix,
     ClassBlocks,
     Keys,
     Pairs,
+    Reused,
+    RowGradient,
+    Rows,
+    Towards,
+    Within,
     accumulate_dtype,
-    add_product,
-    add_rows,
+    block_for,
     finite,
-    gradient_of,
     inverse_norms,
+    put,
     take_rows,
 )
 from facelt.head.classifier import Scores, softmax_scores
+from facelt.head.nearest import Best
+from facelt.head.products import Products, add_product, multiply, operand
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
+
+
+class Moments(NamedTuple):
+    """Of this rank's centroids: Σ_k c_k (D) and Σ_k ‖c_k‖²."""
+
+    sum_D: Tensor
+    squares: Tensor
+
+
+class _Census:
+    """What a visit of this rank's centroids, block by block, tells beside a read: the nearest, norms, moments."""
+
+    def __init__(self, f_GD: Tensor, centroids_kD: Tensor, blocks: ClassBlocks) -> None:
+        self.f_GD, self.blocks = f_GD, blocks
+        self.f_low = operand(f_GD, blocks.products)
+        self.norm_k = centroids_kD.new_empty(len(centroids_kD))
+        # f·c - ‖c‖²/2 is largest at the nearest.
+        self.gains = Keys(centroids_kD, torch.empty_like(self.norm_k), None)
+        self.nearest = Best(f_GD, self.gains, blocks)
+        self.sum_D = centroids_kD.new_zeros(centroids_kD.shape[1])
+
+    def visit(self, start: int, rows: Rows, products_Gb: Tensor, work_Gb: Tensor) -> None:
+        """products_Gb: f·cᵀ of a block. work_Gb: memory of that shape; it may be the same, where that is used up."""
+        centroids_bD = self.gains.weight_kD[rows]
+        norm_b = torch.linalg.vector_norm(centroids_bD, dim=1)
+        put(self.norm_k, rows, norm_b)
+        minus_b = norm_b.square().mul_(-0.5)
+        put(self.gains.bias_k, rows, minus_b)
+        self.sum_D.add_(centroids_bD.sum(0))
+        self.nearest.visit(start, torch.add(products_Gb, minus_b, out=work_Gb))
+
+    def distances(self) -> tuple[Tensor, Tensor]:
+        """The smallest squared distance (G; inf where no class takes part) and its local class (G)."""
+        gain_G, index_G = self.nearest.result()
+        return self.f_GD.to(gain_G.dtype).square().sum(1) - 2 * gain_G, index_G
+
+    def moments(self) -> Moments | None:
+        """None where not all classes took part."""
+        return None if self.blocks.chosen is not None else Moments(self.sum_D, self.norm_k.square().sum())
+
+
+class _Retrieval(NamedTuple):
+    """How the memory is read by similarity: scores l of f, the direct features, G x D, by `keys`, times scale_G1.
+
+    of_centroids: whether the keys are the centroids, f·cᵀ being the product that both scores and distances come from.
+    census: visited along with the read.
+    """
+
+    keys: Keys
+    scale_G1: Tensor | None
+    of_centroids: bool
+    softmax: bool
+    census: _Census
+
+    def scores(self, rows: Rows, out: Tensor) -> Tensor:
+        """G x b scores of some classes."""
+        return self.finish(multiply(self.census.f_low, self.keys.weight_kD[rows].T, self.low, out), rows)
+
+    def finish(self, l_Gb: Tensor, rows: Rows) -> Tensor:
+        """The scores, in the place of the bare product."""
+        l_Gb = self.keys.finish(l_Gb, rows)
+        return l_Gb if self.scale_G1 is None else l_Gb.mul_(self.scale_G1)
+
+    def visit(self, start: int, rows: Rows, out: Tensor, work_Gb: Tensor) -> Tensor:
+        """The scores of a block, and the census of it."""
+        centroids_bD = self.census.gains.weight_kD[rows]
+        products_Gb = multiply(self.census.f_low, centroids_bD.T, self.low, out if self.of_centroids else work_Gb)
+        self.census.visit(start, rows, products_Gb, work_Gb)
+        if not self.of_centroids:
+            return self.scores(rows, out)
+        assert self.keys.inverse_norm_k is not None
+        put(self.keys.inverse_norm_k, rows, self.census.norm_k[rows].clamp(min=1e-12).reciprocal_())
+        return self.finish(products_Gb, rows)
+
+    @property
+    def low(self) -> Products:
+        return self.census.blocks.products
 
 
 class _BlockedRead(torch.autograd.Function):
     """This rank's part of o·M, equation 1: a softmax-weighted, or a linear, sum of its centroids.
 
-    Scores l of a query q by `keys`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the read over all
-    ranks is Σ e^(m-M) a / Σ e^(m-M) s, whatever the reference M. Without: a = Σ l·c, m = 0, s = 0.
+    Scores l of a query q by the keys of `how`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the
+    read over all ranks is Σ e^(m-M) a / Σ e^(m-M) s, whatever the reference M. Without: a = Σ l·c, m = 0, s = 0.
     Returns m (G; no gradient, the ratio does not depend on it), s (G) and a (G x D).
-    weight_kD is that of `keys`, once more: autograd must see what learns. The pairs of `blocks` are left out of the
+    weight_kD is that of the keys, once more: autograd must see what learns. The pairs of the blocks are left out of the
     read.
 
-    Products kept to what cannot be avoided, each G x k x D: forward q·Wᵀ and p·C; backward q·Wᵀ again (cheaper than
-    keeping G x k), da·Cᵀ, dl·W, dlᵀ·q where the keys learn, and pᵀ·da only where the centroids want this gradient.
+    Products kept to what cannot be avoided, each G x k x D: forward the scores, p·C, and f·Cᵀ for the nearest where the
+    scores are of other keys; backward da·Cᵀ, dl·W, dlᵀ·q where the keys learn, pᵀ·da only where the centroids want this
+    gradient, and the scores again where they were not kept.
     """
 
     @staticmethod
-    def forward(ctx, q_GD, weight_kD, centroids_kD, keys: Keys, softmax: bool, blocks: ClassBlocks):
-        (G, D), dtype, low = q_GD.shape, accumulate_dtype(q_GD), blocks.products
-        q_low = q_GD.to(low)
-        m_G = q_GD.new_full((G,), -torch.inf if softmax else 0, dtype=dtype)
+    def forward(ctx, q_GD, weight_kD, centroids_kD, how: _Retrieval):
+        blocks, (G, D), dtype = how.census.blocks, q_GD.shape, accumulate_dtype(q_GD)
+        q_low, place_G1 = operand(q_GD, how.low), None if blocks.pairs is None else blocks.pair_places(G)
+        m_G = q_GD.new_full((G,), -torch.inf if how.softmax else 0, dtype=dtype)
         s_G = q_GD.new_zeros(G, dtype=dtype)
         a_GD = q_GD.new_zeros(G, D, dtype=dtype)
+        scores, work = BlockMatrix.of_scores(blocks, q_GD), BlockMatrix("work", blocks, q_GD)
         for start, rows in blocks:
-            p_Gb = keys.scores(q_low, rows)
-            if blocks.pairs is not None:
-                _, own = blocks.pairs_within(start, p_Gb.shape[1])
-                p_Gb[own] = -torch.inf if softmax else 0
-            if softmax:
-                top_G = torch.maximum(m_G, p_Gb.amax(1))
+            p_Gb = l_Gb = how.visit(start, rows, scores.at(start), work.at(start))
+            within = before_G1 = None
+            if place_G1 is not None:
+                within = Within.of(place_G1, start, l_Gb.shape[1])
+                before_G1 = within.exchange(l_Gb, -torch.inf if how.softmax else 0.0)
+            if how.softmax:
+                top_G = torch.maximum(m_G, l_Gb.amax(1))
                 reference_G = finite(top_G)
                 fade_G = torch.exp(m_G - reference_G)
-                p_Gb.sub_(reference_G[:, None]).exp_()
+                p_Gb = torch.sub(l_Gb, reference_G[:, None], out=work.at(start)).exp_()
                 s_G.mul_(fade_G).add_(p_Gb.sum(1))
                 a_GD.mul_(fade_G[:, None])
                 m_G = top_G
-            add_product(a_GD, p_Gb.to(low), centroids_kD[rows].to(low))
-        ctx.save_for_backward(q_low, m_G)
-        ctx.keys, ctx.centroids, ctx.softmax, ctx.blocks = keys, centroids_kD, softmax, blocks
+            add_product(a_GD, p_Gb, centroids_kD[rows], how.low)
+            if within is not None and scores.whole:
+                within.exchange(l_Gb, before_G1)
+        work.give_back()
+        if not scores.whole:
+            scores.give_back()
+        ctx.save_for_backward(q_low, m_G, place_G1)
+        ctx.how, ctx.centroids, ctx.kept = how, centroids_kD, scores if scores.whole else None
         ctx.mark_non_differentiable(m_G)
         return m_G, s_G, a_GD
 
     @staticmethod
     def backward(ctx, _m, ds_G, da_GD):
-        q_low, m_G = ctx.saved_tensors
+        how, blocks, low = ctx.how, ctx.how.census.blocks, ctx.how.low
+        q_low, m_G, place_G1 = ctx.saved_tensors
         _, wants_weight, wants_centroids = ctx.needs_input_grad[:3]
-        reference_G, da_low, dq_GD = finite(m_G), da_GD.to(q_low.dtype), torch.zeros_like(da_GD)
-        for start, rows in ctx.blocks:
-            l_Gb = ctx.keys.scores(q_low, rows)
-            dl_Gb = (da_low @ ctx.centroids[rows].to(q_low.dtype).T).to(l_Gb.dtype)
-            p_Gb = (l_Gb - reference_G[:, None]).exp_() if ctx.softmax else l_Gb
-            if ctx.blocks.pairs is not None:
-                _, own = ctx.blocks.pairs_within(start, l_Gb.shape[1])
-                p_Gb[own] = dl_Gb[own] = 0
-            if ctx.softmax:
-                dl_Gb.add_(ds_G[:, None]).mul_(p_Gb)
-            ctx.keys.learn(q_low, l_Gb, dl_Gb, rows, wants_weight, dq_GD)
-            if wants_centroids:
-                add_rows(gradient_of(ctx.centroids), rows, p_Gb.T.to(q_low.dtype), da_low)
-        return dq_GD, *[None] * 5
+        reference_G, da_low, dq_GD = finite(m_G)[:, None], operand(da_GD, low), torch.zeros_like(da_GD)
+        # Where keys and centroids are one, the keys' gradient comes first in each block.
+        weight = RowGradient(how.keys.weight_kD, blocks) if wants_weight else None
+        centroids = RowGradient(ctx.centroids, blocks) if wants_centroids else None
+        towards = Towards(q_low, low, dq_GD, weight)
+        kept, ctx.kept = ctx.kept, None  # they are used up: whoever comes back to this graph makes them again
+        scores = kept or BlockMatrix("scores", blocks, q_low)
+        work, more = BlockMatrix("work", blocks, q_low), BlockMatrix("more", blocks, q_low)
+        for start, rows in blocks:
+            p_Gb = l_Gb = scores.at(start) if kept else how.scores(rows, scores.at(start))
+            dl_Gb = multiply(da_low, ctx.centroids[rows].T, low, work.at(start))
+            if how.softmax:
+                p_Gb = torch.sub(l_Gb, reference_G, out=more.at(start)).exp_()
+                dl_Gb.add_(ds_G[:, None])
+            if place_G1 is not None:
+                within = Within.of(place_G1, start, l_Gb.shape[1])
+                for of_pairs in (p_Gb, dl_Gb):
+                    within.exchange(of_pairs, 0.0)
+            if how.softmax:
+                dl_Gb.mul_(p_Gb)
+            how.keys.learn(l_Gb, dl_Gb, rows, towards)
+            if centroids is not None:
+                centroids.add(rows, p_Gb.T, da_low)
+        for matrix in (scores, work, more):
+            matrix.give_back()
+        return dq_GD, None, None, None
 
 
 class MemoryRead(NamedTuple):
@@ -103,7 +207,9 @@ class CentroidMemory(nn.Module):
         "mean"          o = 1/K: a control; what survives it is not memory
         "none"          o = 0: the memory is there for the reach and the centroid loss alone
     centroid_gradient: whether the read and the reach pass gradient to the centroids ("alternately" in section 3.3
-    can be read so); released: they do not. products: the dtype of the operands of matrix products; None: the query's.
+    can be read so); released: they do not. products: what operands of matrix products are rounded to; None: the
+    query's dtype. block: classes of a block; None: by the rows. kept_bytes: the largest matrix of scores, images x
+    classes, that is kept for the backward pass. moments: of the centroids, at the last read that visited all of them.
     """
 
     def __init__(
@@ -114,12 +220,15 @@ class CentroidMemory(nn.Module):
         retrieval: str = "hallucinator",
         softmax: bool = True,
         centroid_gradient: bool = False,
-        products: torch.dtype | None = None,
-        block: int = BLOCK,
+        products: Products | None = None,
+        block: int | None = None,
+        kept_bytes: int = 0,
     ) -> None:
         super().__init__()
         self.partition, self.retrieval, self.softmax = partition, retrieval, softmax or retrieval != "hallucinator"
         self.centroid_gradient, self.products, self.block = centroid_gradient, products, block
+        self.kept_bytes, self._reused = kept_bytes, Reused()
+        self.moments: Moments | None = None
         self._noted: list[tuple[Tensor, Tensor]] = []
         self.centroids = nn.Parameter(torch.zeros(partition.size, embedding_size))
         if retrieval == "hallucinator":
@@ -143,8 +252,10 @@ class CentroidMemory(nn.Module):
 
         Collectives: a table of (m, distance) per rank, one scattered sum, and its transpose backward.
         """
-        m_G, s_G, a_GD = self._partial_read(features_GD, temperature, masked, chosen)
-        distance_G, index_G = self._nearest(features_GD.detach(), chosen)
+        census = self._census(features_GD.detach(), chosen, masked)
+        m_G, s_G, a_GD = self._partial_read(features_GD, temperature, census)
+        distance_G, index_G = census.distances()
+        self.moments = census.moments()
         table_R2G = collectives.table(torch.stack([m_G, distance_G]))
         if self.softmax:
             scale_G = torch.exp(m_G - finite(table_R2G[:, 0].amax(0)))
@@ -167,8 +278,15 @@ class CentroidMemory(nn.Module):
     def _seen_centroids(self) -> Tensor:
         return self.centroids if self.centroid_gradient else self.centroids.detach()
 
-    def _blocks(self, x_GD: Tensor, chosen: Tensor | None, pairs: Pairs | None = None) -> ClassBlocks:
-        return ClassBlocks(self.partition.size, self.products or x_GD.dtype, chosen, pairs, self.block)
+    def _blocks(
+        self, x_GD: Tensor, chosen: Tensor | None = None, pairs: Pairs | None = None, keep: bool = False
+    ) -> ClassBlocks:
+        kept_bytes = self.kept_bytes if keep and torch.is_grad_enabled() else 0
+        block, low = self.block or block_for(x_GD), self.products or x_GD.dtype
+        return ClassBlocks(self.partition.size, low, chosen, pairs, block, kept_bytes, self._reused)
+
+    def _census(self, f_GD: Tensor, chosen: Tensor | None, pairs: Pairs | None) -> _Census:
+        return _Census(f_GD, self.centroids.detach(), self._blocks(f_GD, chosen, pairs, keep=True))
 
     def _query(self, features_GD: Tensor, temperature: Tensor | None) -> tuple[Tensor, Keys]:
         """What scores the classes of a retrieval by similarity: the query, G x D, and this rank's keys."""
@@ -179,23 +297,29 @@ class CentroidMemory(nn.Module):
         return features_GD, Keys(self.hallucinator_weight, self.hallucinator_bias, None)
 
     def _partial_read(
-        self, features_GD: Tensor, temperature: Tensor | None, masked: Pairs | None, chosen: Tensor | None
+        self, features_GD: Tensor, temperature: Tensor | None, census: _Census
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """m, s and a of `_BlockedRead`; for the control, every class counts alike."""
-        if self.retrieval in ("mean", "none"):
-            G = len(features_GD)
+        """m, s and a of `_BlockedRead`, and the census; for the control, every class counts alike."""
+        if not self.retrieves:
+            work = BlockMatrix("work", census.blocks, features_GD)
+            for start, rows in census.blocks:
+                centroids_bD, at = self.centroids.detach()[rows], work.at(start)
+                census.visit(start, rows, multiply(census.f_low, centroids_bD.T, census.blocks.products, at), at)
+            work.give_back()
             total_D = self.centroids.detach().sum(0) * (self.retrieval == "mean")
+            G = len(features_GD)
             return total_D.new_zeros(G), total_D.new_full((G,), self.partition.size), total_D.expand(G, -1)
-        query_GD, keys = self._query(features_GD, temperature)
-        blocks = self._blocks(query_GD, chosen, masked)
-        return _BlockedRead.apply(query_GD, keys.weight_kD, self._seen_centroids(), keys, self.softmax, blocks)
-
-    @torch.no_grad()
-    def _nearest(self, f_GD: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The smallest squared distance (G; inf where no class takes part) and its local class (G). One product."""
-        half_k = torch.linalg.vector_norm(self.centroids, dim=1).square_().mul_(-0.5)
-        gain_G, index_G = self._best(f_GD, Keys(self.centroids, half_k, None), chosen)
-        return f_GD.to(gain_G.dtype).square().sum(1) - 2 * gain_G, index_G  # f·c - ‖c‖²/2 is largest at the nearest
+        centroids_kD = self._seen_centroids()
+        if self.retrieval == "cosine":
+            assert temperature is not None
+            norm_G1 = torch.linalg.vector_norm(census.f_GD, dim=1, keepdim=True).clamp_(min=1e-12)
+            keys = Keys(centroids_kD, None, torch.empty_like(census.norm_k))
+            how = _Retrieval(keys, temperature.detach() / norm_G1, True, self.softmax, census)
+            query_GD = temperature * normalize(features_GD)
+        else:
+            keys = Keys(self.hallucinator_weight, self.hallucinator_bias, None)
+            how, query_GD = _Retrieval(keys, None, False, self.softmax, census), features_GD
+        return _BlockedRead.apply(query_GD, keys.weight_kD, centroids_kD, how)
 
     def scores(
         self, x_GD: Tensor, labels_G: Tensor, prior_k: Tensor | None = None, chosen: Tensor | None = None
@@ -205,14 +329,15 @@ class CentroidMemory(nn.Module):
         prior_k: added to the scores of this rank's classes. chosen: as in `read`.
         """
         centroids_kD = self.centroids.detach()
-        keys = Keys(centroids_kD, prior_k, inverse_norms(centroids_kD))
-        return softmax_scores(x_GD, keys, self._blocks(x_GD, chosen, Pairs(*self.partition.own(labels_G))))
+        keys = Keys(centroids_kD, prior_k, centroids_kD.new_empty(len(centroids_kD)))
+        pairs = Pairs(*self.partition.own(labels_G))
+        return softmax_scores(x_GD, keys, self._blocks(x_GD, chosen, pairs, keep=True))
 
     @torch.no_grad()
     def highest_cosine(self, features_GD: Tensor) -> Tensor:
         """The highest cosine of each image to a centroid, for all G images, on all ranks. One product."""
         keys = Keys(self.centroids, None, inverse_norms(self.centroids))
-        return collectives.table(self._best(normalize(features_GD), keys, None)[0]).amax(0)
+        return collectives.table(self._best(normalize(features_GD), keys)[0]).amax(0)
 
     def note(self, features_GD: Tensor, labels_G: Tensor) -> None:
         """Keep features, detached, of a micro-batch that the centroids will follow after the step."""
@@ -244,24 +369,21 @@ class CentroidMemory(nn.Module):
             share = 1 / self.partition.size if self.retrieval == "mean" else 0.0
             return features_GD.new_full((len(features_GD), self.partition.size), share)
         query_GD, keys = self._query(features_GD, temperature)
-        scores_GK = keys.scores(query_GD.to(self.products or query_GD.dtype), slice(None))
+        scores_GK = keys.scores(query_GD, slice(None), self.products)
         return scores_GK.softmax(1) if self.softmax else scores_GK
 
     @torch.no_grad()
     def retrieved(self, features_GD: Tensor, temperature: Tensor | None = None) -> Tensor:
         """The class that weighs most in each image's read, for all G images, on all ranks. One product."""
-        top_G, index_G = self._best(*self._query(features_GD, temperature), None)
+        top_G, index_G = self._best(*self._query(features_GD, temperature))
         table_R2G = collectives.table(torch.stack([top_G.double(), (index_G + self.partition.start).double()]))
         return table_R2G[:, 1].gather(0, table_R2G[:, 0].argmax(0)[None])[0].long()
 
-    def _best(self, x_GD: Tensor, keys: Keys, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The highest score of this rank's classes (G; -inf where none takes part) and its local class (G)."""
-        x_low = x_GD.to(self.products or x_GD.dtype)
-        best_G = x_GD.new_full((len(x_GD),), -torch.inf, dtype=accumulate_dtype(x_GD))
-        index_G = torch.zeros(len(x_GD), dtype=torch.int64, device=x_GD.device)
-        for start, rows in self._blocks(x_GD, chosen):
-            top_G, at_G = keys.scores(x_low, rows).max(1)
-            higher_G = top_G > best_G
-            best_G = torch.where(higher_G, top_G, best_G)
-            index_G = torch.where(higher_G, at_G + start, index_G)
-        return best_G, index_G if chosen is None or not len(chosen) else chosen[index_G]
+    def _best(self, x_GD: Tensor, keys: Keys) -> tuple[Tensor, Tensor]:
+        """The highest score of this rank's classes (G) and its local class (G)."""
+        blocks = self._blocks(x_GD)
+        best, x_low, work = Best(x_GD, keys, blocks), operand(x_GD, blocks.products), BlockMatrix("work", blocks, x_GD)
+        for start, rows in blocks:
+            best.visit(start, keys.scores(x_low, rows, blocks.products, work.at(start)))
+        work.give_back()
+        return best.result()

@@ -29,7 +29,13 @@ class PrototypeHead(PlainHead):
     def __init__(self, config: FaceltConfig, partition: Partition, counts_K: Tensor) -> None:
         super().__init__(config, partition, counts_K, "memory")
         self.knobs = config.memory_head
-        self.memory = CentroidMemory(partition, config.embedding_size, retrieval="cosine", products=self.products)
+        self.memory = CentroidMemory(
+            partition,
+            config.embedding_size,
+            retrieval="cosine",
+            products=self.products,
+            kept_bytes=self.kept_bytes,
+        )
         self.memory.centroids.requires_grad_(False)
         self.register_buffer("counts_k", counts_K[slice(*partition.bounds())], persistent=False)
         self.smallest = int(counts_K.min())
@@ -62,6 +68,7 @@ class PrototypeHead(PlainHead):
 
     def after_step(self, applied: bool) -> None:
         """Move the centroids towards the class means of the step's unit features."""
+        super().after_step(applied)
         self.memory.follow_noted(self.knobs.momentum, applied)
 
     def scalars(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from tqdm import tqdm
 
 from facelt.errors import UserError
-from facelt.head.blocked import ClassBlocks, Keys, Pairs, finite, inverse_norms
+from facelt.head.blocked import ClassBlocks, Keys, Pairs, Within, finite, inverse_norms
 from facelt.parallel import collectives, group, heartbeat
 from facelt.parallel.partition import Partition
 
@@ -81,10 +81,11 @@ def _scores(
     sum_TP = unit_PD.new_zeros(len(t_T), len(unit_PD))
     keys = Keys(centroids_kD, None, inverse_norms(centroids_kD))
     blocks = ClassBlocks(partition.size, unit_PD.dtype, pairs=Pairs(rows, columns))
+    place_P1, own_P1 = blocks.pair_places(len(unit_PD)), unit_PD.new_zeros(len(unit_PD), 1)
+    own_P1[rows, 0] = own_p
     for start, block in blocks:
         cos_Pb = keys.scores(unit_PD, block)
-        here, at = blocks.pairs_within(start, cos_Pb.shape[1])
-        cos_Pb[at] = own_p[here]
+        Within.of(place_P1, start, cos_Pb.shape[1]).exchange(cos_Pb, own_P1)
         new_P = torch.maximum(top_P, cos_Pb.amax(1))
         below_Pb, fall_P = cos_Pb - new_P[:, None], finite(top_P) - new_P
         sum_TP = torch.stack(

@@ -1,12 +1,15 @@
-"""The meta head's step against the bare matrix products that it cannot avoid, in one run with the same threads.
+"""The head's step against the bare matrix products that it cannot avoid, in one run with the same threads.
 
-    python tests/bench/head.py [--only products|memory|classes|ranks] [--batch 128] [--threads 2] [--rounds 5]
+    python tests/bench/head.py [--only products|partial_fc|memory|classes|ranks] [--threads 2] [--rounds 5]
 
 Products of G x k x D that no implementation of the released head avoids: forward f·Wᵀ, p·C and f·Cᵀ of the memory and
-x·Wᵀ of the classifier; backward da·Cᵀ, dl·W and dlᵀ·f of the memory, dl·W and dlᵀ·x of the classifier: nine. (Two are
-done twice by choice: keeping their results would cost G x K.) The preset cosine has ten: retrieval by cosine learns no
-keys (no dlᵀ·f) and f·Cᵀ serves both scores and distances (here it is done twice), but its loss on the direct feature
-sends twice the rows through the classifier.
+x·Wᵀ of the classifier; backward da·Cᵀ, dl·W and dlᵀ·f of the memory, dl·W and dlᵀ·x of the classifier: nine. The preset
+cosine has ten: retrieval by cosine learns no keys (no dlᵀ·f) and f·Cᵀ serves both scores and distances, but its loss on
+the direct feature sends twice the rows through the classifier. A step is forward, backward and update; beside it stands
+that without the update, which is no product.
+
+On a CPU seconds are those of processor, of all threads, so that other work beside it counts less; --clock wall takes
+the clock's. With more than one thread, processor time counts threads that wait for each other too.
 """
 
 import argparse
@@ -14,15 +17,19 @@ import gc
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.functional import linear, normalize
 from tqdm import tqdm
 
 from facelt.config import FaceltConfig
-from facelt.head.heads import MetaHead
+from facelt.head.heads import Head, MetaHead, PlainHead
 from facelt.network.embedder import Embedded
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
@@ -31,16 +38,30 @@ K, D = 74_500, 512
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+# As large as a training run sees them: presets whose step is measured, and how many bare products it may be of.
+TARGETS = {("released", "float32"): 1.2, ("cosine", "float32"): 1.25, ("released", "bfloat16"): 1.6}
+BARE = {"released": "nine", "cosine": "ten"}
+
+# Allocators: glibc's as it comes, which gives large pieces back to the system and takes them anew, and one that keeps.
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+
+class Clock:
+    """What seconds are: of the processor, or the clock's."""
+
+    wall = DEVICE.type == "cuda"
+
+
 def now() -> float:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return time.perf_counter() if Clock.wall else time.process_time()
 
 
 class Floor:
     """The bare products, each into memory that is there already."""
 
-    def __init__(self, G: int, dtype: torch.dtype) -> None:
+    def __init__(self, K: int, G: int, dtype: torch.dtype) -> None:
         options = {"dtype": dtype, "device": DEVICE}
         self.f_GD, self.w_KD = torch.randn(G, D, **options), torch.randn(K, D, **options)
         self.out_GK, self.out_GD, self.out_KD = (torch.empty(s, **options) for s in ((G, K), (G, D), (K, D)))
@@ -57,79 +78,163 @@ class Floor:
         return now() - start
 
 
-class Subject:
+class Step:
     """A head with its optimizer and a batch, on this rank."""
 
-    def __init__(self, classes: int, size: int, G: int, preset: str = "released", products: str = "float32") -> None:
+    def __init__(self, head: Head, size: int, G: int) -> None:
         torch.manual_seed(0)
-        config = FaceltConfig.model_validate({"embedding_size": size, "preset": preset, "products": products})
-        self.head = MetaHead(config, Partition(classes, group.rank(), group.world_size())).to(DEVICE)
-        for parameter in self.head.memory.parameters():
-            torch.nn.init.normal_(parameter, std=0.05)
-        learned = [p for p in self.head.parameters() if p.requires_grad]
+        self.head = head.to(DEVICE)
+        learned = [p for p in head.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(learned, lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
         B = G // group.world_size()
-        self.f = torch.randn(B, size, device=DEVICE, requires_grad=True)
-        self.e = torch.tanh(torch.randn(B, size, device=DEVICE)).requires_grad_()
-        self.t = torch.full((1,), 16.0, device=DEVICE, requires_grad=True)
+        f, e = (torch.randn(B, size, device=DEVICE) for _ in range(2))
+        t = torch.full((1,), 16.0, device=DEVICE, requires_grad=True)
+        self.embedded = Embedded(f.requires_grad_(), torch.tanh(e).requires_grad_(), t)
+        classes = head.partition.num_classes
         self.y = torch.randint(0, classes, (G,), generator=torch.Generator().manual_seed(1)).to(DEVICE)
+
+    def run(self) -> tuple[float, float]:
+        """Seconds of forward and backward, and of those and the update."""
+        start = now()
+        self.head(self.embedded, self.y).loss.backward()
+        done = now()
+        self.optimizer.step()
+        self.head.after_step(True)
+        self.optimizer.zero_grad(set_to_none=False)
+        return done - start, now() - start
+
+    def seconds(self) -> float:
+        return self.run()[1]
+
+
+def meta(classes: int, size: int, G: int, preset: str = "released", products: str = "float32") -> Step:
+    """The step of a meta head."""
+    torch.manual_seed(0)
+    config = FaceltConfig.model_validate({"embedding_size": size, "preset": preset, "products": products})
+    head = MetaHead(config, Partition(classes, group.rank(), group.world_size()))
+    for parameter in head.memory.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return Step(head, size, G)
+
+
+class _DistCrossEntropy(torch.autograd.Function):
+    """Softmax and cross-entropy in the memory of the logits, as insightface has it."""
+
+    @staticmethod
+    def forward(ctx, logits_GK: Tensor, y_G1: Tensor) -> Tensor:
+        logits_GK.sub_(logits_GK.amax(1, keepdim=True)).exp_()
+        logits_GK.div_(logits_GK.sum(1, keepdim=True))
+        ctx.save_for_backward(logits_GK, y_G1)
+        return logits_GK.gather(1, y_G1).clamp_min_(1e-30).log_().mean() * -1
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        p_GK, y_G1 = ctx.saved_tensors
+        p_GK -= torch.zeros_like(p_GK).scatter_(1, y_G1, 1)
+        return p_GK.div_(len(p_GK)) * grad.item(), None
+
+
+class PartialFC(torch.nn.Module):
+    """insightface's PartialFC_V2 with its ArcFace: all classes sampled, one rank. Its three products are ours."""
+
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.normal(0, 0.01, (classes, size)))
+
+    def forward(self, f_GD: Tensor, y_G1: Tensor, scale: float, margin: float) -> Tensor:
+        logits_GK = linear(normalize(f_GD), normalize(self.weight)).clamp(-1, 1)
+        own_G1 = logits_GK.gather(1, y_G1)
+        with torch.no_grad():
+            logits_GK.arccos_()
+            logits_GK.scatter_add_(1, y_G1, torch.full_like(own_G1, margin))
+            logits_GK.cos_()
+        return _DistCrossEntropy.apply(logits_GK * scale, y_G1)
+
+
+class PartialFCStep:
+    """A step of the twin, with a batch."""
+
+    def __init__(self, classes: int, size: int, G: int) -> None:
+        torch.manual_seed(0)
+        self.head = PartialFC(classes, size).to(DEVICE)
+        self.optimizer = torch.optim.SGD(self.head.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
+        self.f_GD = torch.randn(G, size, device=DEVICE, requires_grad=True)
+        self.y_G1 = torch.randint(0, classes, (G, 1), generator=torch.Generator().manual_seed(1)).to(DEVICE)
 
     def seconds(self) -> float:
         """Of one forward, backward and update."""
         start = now()
-        self.head(Embedded(self.f, self.e, self.t), self.y).loss.backward()
+        self.head(self.f_GD, self.y_G1, 64, 0.5).backward()
         self.optimizer.step()
-        self.head.after_step(True)
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         return now() - start
 
 
 def products(args: argparse.Namespace) -> None:
     """Time against the floor, for presets and precisions."""
-    print(f"K = {K:,}, D = {D}, G = {args.batch}, {DEVICE.type}, {torch.get_num_threads()} threads")
     steps = {}
-    for preset, kind in (("released", "float32"), ("cosine", "float32"), ("released", "bfloat16")):
-        floor, subject = Floor(args.batch, getattr(torch, kind)), Subject(K, D, args.batch, preset, kind)
-        subject.seconds()
-        pairs = [(subject.seconds(), floor.seconds(preset)) for _ in tqdm(range(args.rounds), desc=f"{preset} {kind}")]
-        steps[preset, kind] = statistics.median(ours for ours, _ in pairs)
-        ratio = statistics.median(ours / bare for ours, bare in pairs)
-        bare = "nine" if preset == "released" else "ten"
-        limit = 1.5 if kind == "float32" else 2.0
+    for (preset, kind), target in TARGETS.items():
+        floor = Floor(args.classes, args.batch, getattr(torch, kind))
+        step = meta(args.classes, D, args.batch, preset, kind)
+        step.run(), floor.seconds(preset)
+        bar = tqdm(range(args.rounds), desc=f"{preset} {kind}")
+        rounds = [(*step.run(), floor.seconds(preset)) for _ in bar]
+        steps[preset, kind] = statistics.median(whole for _, whole, _ in rounds)
+        ratio = statistics.median(whole / bare for _, whole, bare in rounds)
+        alone = statistics.median(passes / bare for passes, _, bare in rounds)
         print(
-            f"{preset:8} {kind:8} {steps[preset, kind]:6.2f} s a step, {ratio:.2f} x its {bare} bare {kind} products "
-            f"(target {limit})"
+            f"{preset:8} {kind:8} {steps[preset, kind]:6.2f} s a step, {ratio:.2f} x its {BARE[preset]} bare {kind} "
+            f"products (target {target}), {alone:.2f} x without the update"
         )
-        del floor, subject
+        del floor, step
         gc.collect()
     share = steps["released", "bfloat16"] / steps["released", "float32"]
     print(f"bfloat16 / float32: {share:.2f} (target below 1)")
 
 
+def partial_fc(args: argparse.Namespace) -> None:
+    """Plain ArcFace against the same of PartialFC."""
+    knobs = {"classifier": "cosine", "scale": 64, "margin": "arcface", "margin_size": 0.5}
+    head = PlainHead(FaceltConfig.model_validate({"embedding_size": D, "plain_head": knobs}), Partition(args.classes))
+    ours, theirs = Step(head, D, args.batch), PartialFCStep(args.classes, D, args.batch)
+    ours.seconds(), theirs.seconds()
+    rounds = [(ours.seconds(), theirs.seconds()) for _ in tqdm(range(args.rounds), desc="plain ArcFace")]
+    for name, seconds in zip(("plain ArcFace", "PartialFC"), zip(*rounds, strict=True), strict=True):
+        print(f"{name}: {statistics.median(seconds):.2f} s a step")
+    ratio = statistics.median(own / other for own, other in rounds)
+    print(f"plain ArcFace / PartialFC: {ratio:.2f} (target 0.85 at the allocator that is best for PartialFC)")
+
+
 def memory(args: argparse.Namespace) -> None:
-    """Peak above parameters, gradients and momentum, at two sizes."""
-    for classes in (K, 4 * K):
-        subject = Subject(classes, D if classes == K else D // 4, args.batch)
-        for parameter in subject.head.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-            subject.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        if DEVICE.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            subject.seconds()
-            extra = torch.cuda.max_memory_allocated() - before
-        else:
-            before = resident("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-            subject.seconds()
-            extra = resident("VmHWM") - before
-        whole = args.batch * classes * 4
-        print(
-            f"peak above parameters, gradients, momentum at K = {classes:,}: {extra / 2**20:.0f} MB (target 256; "
-            f"one batch x classes matrix would be {whole / 2**20:.0f} MB)"
-        )
-        del subject
-        gc.collect()
+    """Peak above parameters, gradients and momentum, at two sizes, each in a process of its own."""
+    for preset in BARE:
+        for classes in (K, 4 * K):
+            process = mp.get_context("spawn").Process(target=peak, args=(preset, classes, args.batch, args.threads))
+            process.start()
+            process.join()
+
+
+def peak(preset: str, classes: int, G: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    step = meta(classes, D if classes == K else D // 4, G, preset)
+    for parameter in step.head.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter).fill_(0)
+            step.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).fill_(0)
+    if DEVICE.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step.run()
+        extra = torch.cuda.max_memory_allocated() - before
+    else:
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        step.run()
+        extra = resident("VmHWM") - before
+    print(
+        f"{preset}: peak above parameters, gradients, momentum at K = {classes:,}: {extra / 2**20:.0f} MB (target 256; "
+        f"one batch x classes matrix is {G * classes * 4 / 2**20:.0f} MB)"
+    )
 
 
 def resident(name: str) -> int:
@@ -142,10 +247,10 @@ def classes(args: argparse.Namespace) -> None:
     """Time for each class from 10 thousand to a million, at D = 256."""
     each = {}
     for count in tqdm((10_000, 100_000, 1_000_000), desc="classes"):
-        subject = Subject(count, 256, args.batch)
-        subject.seconds()
-        each[count] = statistics.median(subject.seconds() for _ in range(args.rounds)) / count
-        del subject
+        step = meta(count, 256, args.batch)
+        step.seconds()
+        each[count] = statistics.median(step.seconds() for _ in range(args.rounds)) / count
+        del step
         gc.collect()
     low = min(each.values())
     for count, seconds in each.items():
@@ -173,15 +278,15 @@ def one_rank(rank: int, world: int, port: int, G: int, rounds: int, answers: dic
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     group.join()
-    subject = Subject(K, D, G)
-    subject.seconds()
+    step = meta(K, D, G)
+    step.seconds()
     times = []
     for _ in range(rounds):
         group.barrier()
-        times.append(subject.seconds())
+        times.append(step.seconds())
     sent = []
     for count in (K, 10 * K):
-        small = Subject(count, 32, G)
+        small = meta(count, 32, G)
         collectives.traffic.reset()
         small.seconds()
         sent.append((collectives.traffic.calls, collectives.traffic.bytes))
@@ -190,19 +295,32 @@ def one_rank(rank: int, world: int, port: int, G: int, rounds: int, answers: dic
     group.leave()
 
 
-PARTS = {"products": products, "memory": memory, "classes": classes, "ranks": ranks}
+PARTS = {"products": products, "partial_fc": partial_fc, "memory": memory, "classes": classes, "ranks": ranks}
+
+TIMED = ("products", "partial_fc")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--classes", type=int, default=K, help="of the parts that are timed against products, twins")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=("processor", "wall"), default="processor")
+    parser.add_argument("--allocator", choices=("both", "default", "keeping"), default="both")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    Clock.wall = Clock.wall or args.clock == "wall"
     for name in [args.only] if args.only else PARTS:
-        PARTS[name](args)
+        if name in TIMED and args.allocator == "both" and DEVICE.type == "cpu":
+            for kind, environment in (("default", {}), ("keeping", KEEPING)):
+                command = [sys.executable, *sys.argv, "--only", name, "--allocator", kind]
+                subprocess.run(command, env=os.environ | environment, check=True)
+        else:
+            print(f"K = {args.classes:,}, D = {D}, G = {args.batch}, {DEVICE.type}, {args.threads} threads,")
+            print(f"{args.clock} time, allocator {args.allocator}")
+            PARTS[name](args)
 
 
 if __name__ == "__main__":

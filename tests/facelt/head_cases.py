@@ -27,12 +27,19 @@ def inputs(K: int, near: bool) -> dict[str, torch.Tensor]:
 
 
 def head_of(
-    K: int, preset: str, knobs: dict, x: dict[str, torch.Tensor], rate: float = 1, device: str = "cpu"
+    K: int,
+    preset: str,
+    knobs: dict,
+    x: dict[str, torch.Tensor],
+    rate: float = 1,
+    device: str = "cpu",
+    budget: float = 96,
 ) -> MetaHead:
     """This rank's shard of a head with the given weights."""
     torch.set_default_dtype(torch.float64)
     partition = Partition(K, group.rank(), group.world_size())
     block = {"preset": preset, "embedding_size": D, "head": knobs, "meta": {"sample_rate": rate}}
+    block["score_budget_mb"] = budget
     head = MetaHead(FaceltConfig.model_validate(block), partition)
     names = {"c": "memory.centroids", "w": "classifier.weight"}
     names |= {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
@@ -41,9 +48,11 @@ def head_of(
     return head.to(device)
 
 
-def sharded(K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1, device: str = "cpu") -> dict:
+def sharded(
+    K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1, device: str = "cpu", budget: float = 96
+) -> dict:
     x = inputs(K, near)
-    head = head_of(K, preset, knobs, x, rate, device)
+    head = head_of(K, preset, knobs, x, rate, device, budget)
     x = {name: tensor.to(device) for name, tensor in x.items()}
     head.memory.block = head.classifier.block = block
     B = G // group.world_size()

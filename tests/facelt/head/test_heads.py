@@ -11,13 +11,17 @@ from head_cases import (
     SEED,
     D,
     G,
+    assert_dense,
     compare,
     compare_plain,
+    expected,
     head_of,
     inputs,
     plain_config,
+    sharded,
 )
 from ranks import run_ranks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facelt.config import FaceltConfig
 from facelt.head.heads import MetaHead, PlainHead
@@ -186,3 +190,74 @@ def test_the_whole_head_is_finite_at_its_edges(products, preset, classes):
     for tensor in (f, e, *(p for p in head.parameters() if p.requires_grad)):
         assert tensor.grad is not None
         assert tensor.grad.isfinite().all()
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU, and products, in units of `size`."""
+
+    WAITING = ("nonzero", "_local_scalar_dense", "masked_select", "unique", "_unique2", "bincount", "equal")
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.waits, self.products = size, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_") else ()
+        masks = any(i is not None and i.dtype == torch.bool for i in indices)
+        placed = name.startswith("index_put") and args[2].dim() == 0 and args[2].device.type == "cpu"
+        self.waits += name in self.WAITING or masks or placed
+        if name in ("mm", "addmm", "addmm_"):
+            left, right = [a for a in args if isinstance(a, torch.Tensor)][-2:]
+            self.products += left.shape[0] * left.shape[1] * right.shape[1] // self.size
+        return function(*args, **(kwargs or {}))
+
+
+def counted_step(preset: str, block: int, budget: float) -> Waits:
+    K, G, D = 96, 8, 16
+    config = {"preset": preset, "embedding_size": D, "score_budget_mb": budget}
+    head = MetaHead(FaceltConfig.model_validate(config), Partition(K))
+    for parameter in head.memory.parameters():
+        torch.nn.init.normal_(parameter)
+    head.memory.block = head.classifier.block = block
+    f, e = torch.randn(G, D, requires_grad=True), torch.randn(G, D, requires_grad=True)
+    waits = Waits(G * D * K)
+    with waits:
+        head(Embedded(f, e, torch.ones(1, requires_grad=True)), torch.arange(G), SEED).loss.backward()
+    return waits
+
+
+@pytest.mark.parametrize("preset", ["released", "cosine"])
+@pytest.mark.parametrize("budget", [0, 1])
+def test_no_loop_over_blocks_waits_for_the_device(preset, budget):
+    few, many = (counted_step(preset, block, budget).waits for block in (96, 8))
+    assert few == many > 0
+
+
+@pytest.mark.parametrize("preset, kept, again", [("released", 9, 11), ("cosine", 10, 13)])
+def test_products_of_a_step(preset, kept, again):
+    """Of G x k x D, where scores are kept and where they are not; cosine's classifier has twice the rows."""
+    assert counted_step(preset, 96, 1).products == kept
+    assert counted_step(preset, 96, 0).products == again
+
+
+@pytest.mark.parametrize("preset", ["released", "cosine"])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_scores_that_were_not_kept_are_computed_again(ranks, preset):
+    """Every other case keeps them: they fit."""
+    want = expected(10, preset, True, {"centroid_gradient": True, "centroid_update": "gradient"})
+    knobs = {"centroid_gradient": True, "centroid_update": "gradient"}
+    assert_dense(run_ranks(ranks, sharded, 10, preset, True, 3, knobs, 1, "cpu", 0), want)
+
+
+def test_a_graph_that_is_gone_through_twice_gives_the_same_gradient_twice():
+    config = FaceltConfig.model_validate({"preset": "cosine", "embedding_size": D})
+    head = MetaHead(config, Partition(10))
+    torch.nn.init.normal_(head.memory.centroids)
+    f, e = torch.randn(4, D, requires_grad=True), torch.randn(4, D, requires_grad=True)
+    loss = head(Embedded(f, e, torch.ones(1)), torch.arange(4), SEED).loss
+    loss.backward(retain_graph=True)
+    once, of_rows = f.grad.clone(), head.classifier.weight.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(f.grad, 2 * once)
+    torch.testing.assert_close(head.classifier.weight.grad, 2 * of_rows)

@@ -4,6 +4,7 @@ import dense
 import pytest
 import torch
 
+from facelt.head import losses
 from facelt.head.losses import focal, log_prior, paper_centroid_loss, released_centroid_loss
 from facelt.parallel.partition import Partition
 
@@ -74,3 +75,17 @@ def test_a_prior_by_hand():
     counts = torch.tensor([1, 2, 5, 8])
     got = torch.cat([log_prior(counts, Partition(4, rank, 3)) for rank in range(3)])
     torch.testing.assert_close(got, torch.log(counts / 16))
+
+
+def test_squares_are_summed_in_parts_of_as_many_numbers_as_blas_can_count(monkeypatch):
+    c = batch()[2].detach()
+    whole = losses.moments_of(c)
+    monkeypatch.setattr(losses, "DOT_NUMBERS", 5)
+    dot, sizes = torch.dot, []
+    monkeypatch.setattr(torch, "dot", lambda a, b: sizes.append(len(a)) or dot(a, b))
+    parts = losses.moments_of(c)
+    assert max(sizes) == 5
+    assert sum(sizes) == K * D
+    torch.testing.assert_close(parts.squares, whole.squares)
+    torch.testing.assert_close(whole.squares, c.square().sum())
+    torch.testing.assert_close(whole.sum_D, c.sum(0))
