@@ -27,6 +27,7 @@ SILENT = 4.0  # seconds after which a beat that did not change counts as none
 START = 6  # a start may take as many times `stall_minutes`: compilation, a memory from class means
 STALL_MINUTES = 5.0  # until the configuration is read
 _SIZE = 1024  # bytes of a file: rewritten in place, in one call
+_FOLLOWS = "ended for another rank, with "  # and "status 75": what a rank leaves that was not the first to go
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,10 @@ class Heartbeat:
         return [beat for rank in range(self.ranks) if rank != self.beat.rank and (beat := self._read(rank)) is not None]
 
     def gone(self) -> list[tuple[Beat, str]]:
-        """The ranks that have ended, or give no sign of life: with what is known of it ("" for one that said so)."""
+        """The ranks that have ended, or give no sign of life: with what is known of it ("" for one that said so).
+
+        Those that ended for the sake of others come last.
+        """
         before = {beat.rank: beat.beats for beat in self.others()}
         deadline = time.monotonic() + SILENT
         while True:
@@ -127,6 +131,7 @@ class Heartbeat:
             dead = {beat.rank for beat in self.others() if self._dead(beat)}
             beats = self.others()  # read after that: a rank writes its last words, then ends
             if found := [beat for beat in beats if beat.left or beat.rank in dead]:
+                found.sort(key=lambda beat: beat.left.startswith(_FOLLOWS))
                 return [(beat, "" if beat.left else self._cause(beat)) for beat in found]
             if late:
                 return [(beat, "gives no sign of life") for beat in beats if beat.beats == before.get(beat.rank)]
@@ -152,16 +157,17 @@ class Heartbeat:
         return self.ranks > 1 and any(name in words.lower() for name in ("gloo", "nccl", "dist", "connection", "peer"))
 
     def _end_for(self, gone: list[tuple[Beat, str]]) -> NoReturn:
+        """End for the sake of ranks that are gone; the first of those that live to say so names them."""
         self._ending.acquire()
-        self.leave("ended because another rank was gone")
-        first = gone[0][0]
-        living = {self.beat.rank, *(beat.rank for beat in self.others())} - {beat.rank for beat, _ in gone}
-        for beat, cause in gone:
-            if cause and self.beat.rank == min(living):
+        said = gone[0][0].left.removeprefix(_FOLLOWS).removeprefix("status ")
+        status = int(said) if said.isdigit() else 1 if said else AGAIN
+        self.leave(f"{_FOLLOWS}status {status}")
+        named = [(beat, cause) for beat, cause in gone if cause]
+        if named and self._claims("gone"):
+            for beat, cause in named:
                 self._say(f"{beat}, {cause}; the run ends: run the same command to go on from the last checkpoint")
         time.sleep(EVERY / 2)  # a launcher ends all ranks when one leaves: let the speaker speak
-        said = first.left.removeprefix("status ")
-        self._exit(int(said) if said.isdigit() else 1 if first.left else AGAIN)
+        self._exit(status)
 
     def _dead(self, beat: Beat) -> bool:
         return beat.host == self.beat.host and state(beat.pid) in ("", "Z", "X")
@@ -196,7 +202,7 @@ class Heartbeat:
         beats = [self.beat, *self.others()]
         silent = [beat for beat in beats[1:] if beat.beats == before.get(beat.rank)]
         behind = silent or [beat for beat in beats if beat.count == min(other.count for other in beats)]
-        if self._claims():
+        if self._claims("stall"):
             for beat in sorted(behind, key=lambda beat: beat.rank):
                 words = {"T": "stopped by a signal", "D": "waiting for a disk"}.get(
                     state(beat.pid) if beat.host == self.beat.host else "", "without a sign of life" if silent else ""
@@ -213,12 +219,12 @@ class Heartbeat:
             time.sleep(2 * EVERY)
         self._exit(AGAIN)
 
-    def _claims(self) -> bool:
-        """Whether this rank is the first to see the stall, and so the one to speak."""
+    def _claims(self, what: str) -> bool:
+        """Whether this rank is the first to see it (a "stall", a rank that is "gone"), and so the one to speak."""
         if self.folder is None:
             return True
         try:
-            (self.folder / "stall").touch(exist_ok=False)
+            (self.folder / what).touch(exist_ok=False)
         except OSError as error:
             return not isinstance(error, FileExistsError)
         return True
