@@ -109,6 +109,32 @@ def test_a_rank_that_died_is_named_even_while_the_other_waits_on(tmp_path, numbe
     assert words in said[0]
 
 
+WRITES = """
+beat.stall_seconds = 0.6
+heartbeat.mark("save", 3)
+with heartbeat.writing(folder.parent / "large"), (folder.parent / "large").open("wb", 0) as file:
+    for _ in range(12):
+        time.sleep(0.1)
+        file.write(b"0" * 4096)
+    time.sleep(1.2)  # as long as a flush may take
+for _ in range(12):
+    time.sleep(0.1)
+    heartbeat.move()
+print("saved", file=sys.stderr, flush=True)
+heartbeat.mark("collective")
+time.sleep(60)
+"""
+
+
+def test_a_long_save_is_no_stall_and_what_hangs_behind_it_is(tmp_path):
+    """Rank 1 waits meanwhile: six times as long as it may stand still."""
+    waits = WAITS.format(allowed=0.6, steps=1, stage="collective")
+    statuses, said = ends(ranks(tmp_path, WRITES, waits))
+    assert statuses == [AGAIN, AGAIN]
+    assert "saved" in said[0]
+    assert "has not moved" in "".join(said)
+
+
 FAILS = """
 with heartbeat.kept("facelt.train"):
     heartbeat.mark("forward", 3)
