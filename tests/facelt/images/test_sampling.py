@@ -241,6 +241,7 @@ def test_mistakes_are_told_in_one_line(call, message):
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 99), st.integers(0, 99), st.data())
 def test_stand_ins_are_the_rest_of_the_class_then_all_others_each_once(labels, step, position, data):
     labels = np.array(labels)
