@@ -35,7 +35,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "facelt-train = facelt.train:command",
+            "facelt-train = facelt.launch:command",
             "facelt-extract = facelt.extract:command",
             "facelt-export = facelt.export:command",
             "facelt-evaluate = facelt.evaluate:command",
@@ -60,6 +60,7 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "pillow>=10",
+        "psutil>=5.9",
         "pydantic~=2.5",
         "safetensors>=0.4",
         "scikit-learn>=1.4",

@@ -42,6 +42,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "ddp_timeout": "seconds that a collective waits for a rank, on gloo and NCCL",
         "max_skipped": "bad steps in a row that end the run: skipped ones, and those whose loss is too large",
         "max_loss_growth": "times its first value (or 1) that the loss may grow to",
+        "max_unreadable": "share of the images that may not decode before the run ends; one always may",
         "loader_threads": "decoding threads of each rank",
     },
     "backbone": {

@@ -417,6 +417,7 @@ class FaceltConfig(Block):
     stall_minutes: a rank that stays so long in one stage of a step ends the run. ddp_timeout: seconds that a collective
     waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
     the stage's first step (or of 1), after which the run ends.
+    max_unreadable: share of the images that may not decode (one always may), each replaced by another of its class.
     keep_last: how many checkpoints of a stage are kept. keep_every: every n-th of those by checkpoint_every stays for
     good; None: none does.
     """
@@ -450,6 +451,7 @@ class FaceltConfig(Block):
     ddp_timeout: Positive = 1800
     max_skipped: Count = 50
     max_loss_growth: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 100
+    max_unreadable: Annotated[float, Field(ge=0, lt=1)] = 0.001
     loader_threads: Count = 2
 
     @model_validator(mode="after")

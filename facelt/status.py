@@ -31,7 +31,7 @@ class Status(BaseModel):
     state: "running"; "died": its process is gone and did not end by itself; "stopped": no process, more to do;
     "finished": stage meta is at its end. step, steps: done, of how many, in this stage. images_per_second: at the last
     report. seconds_left: of this stage, at that rate. checkpoint_age: seconds. skipped_steps: since the last start.
-    quarantined, damaged: images and checkpoints that were set aside.
+    restarts: of this stage from a checkpoint. quarantined, damaged: images and checkpoints that were set aside.
     """
 
     state: Literal["running", "died", "stopped", "finished"]
@@ -45,6 +45,7 @@ class Status(BaseModel):
     checkpoint: str | None
     checkpoint_age: float | None
     skipped_steps: int | None
+    restarts: int | None
     quarantined: int
     damaged: int
 
@@ -79,6 +80,7 @@ def read_status(run: Path) -> Status:
         checkpoint=None if newest is None else str(newest),
         checkpoint_age=None if newest is None else max(0.0, time.time() - newest.stat().st_mtime),
         skipped_steps=last.get("skipped_steps"),
+        restarts=last.get("restarts"),
         quarantined=_lines(run / "quarantine.jsonl"),
         damaged=sum(len(list((run / stage).glob("step-*.damaged*"))) for stage in STAGES),
     )
@@ -128,6 +130,7 @@ def describe(status: Status) -> str:
     else:
         lines["checkpoint"] = "none yet"
     lines["skipped steps"] = None if status.skipped_steps is None else f"{status.skipped_steps:,}"
+    lines["restarts"] = None if status.restarts is None else f"{status.restarts:,} (this stage)"
     lines["quarantined images"] = f"{status.quarantined:,}"
     lines["damaged checkpoints"] = f"{status.damaged}"
     return "\n".join(f"{name:<20}{value}" for name, value in lines.items() if value is not None)

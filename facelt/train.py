@@ -38,6 +38,9 @@ from recordio_tools.dataset import RecordDataset
 def main(argv: list[str] | None = None) -> int:
     """Train as the command line says; 0 finished, or stopped as asked. Leaves with 2 for a user's mistake."""
     args = arguments().parse_args(argv)
+    with one_line("facelt.train"):
+        if args.num_gpus is not None:
+            raise UserError("--num_gpus is for facelt-train, which starts the ranks; give that, or deepspeed, torchrun")
     with (
         stopping.listening() as stop,
         heartbeat.kept("facelt.train") as beat,
@@ -124,6 +127,9 @@ def arguments() -> Parser:
         help=f"resume although this is another than before (may be repeated): {', '.join(start.ALLOWABLE)}",
     )
     # What DeepSpeed's launcher and its users add.
+    parser.add_argument(
+        "--num_gpus", metavar="N", help="ranks to start on this machine (facelt-train alone; with --master_port PORT)"
+    )
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)
     return parser

@@ -124,6 +124,16 @@ class RecordDataset(ImageRecords):
             raise self.error(first, f"{describe_label(self.headers.label[first], classes)}{said}", "label")
         return self.headers.label.astype(np.int64)
 
+    def check_whole(self) -> None:
+        """Raise RecordError where the file is shorter than when it was opened: reading behind its end would kill."""
+        try:
+            size = self.rec_path.stat().st_size
+        except OSError as error:
+            raise RecordError(f"cannot be read ({error.strerror})", path=self.rec_path, kind="missing") from None
+        if size < len(self.data):
+            problem = f"has {size:,} bytes, it had {len(self.data):,} when it was opened: it was cut short meanwhile"
+            raise RecordError(problem, path=self.rec_path, kind="truncated")
+
     @cached_property
     def paths(self) -> list[str] | None:
         return read_paths(self.folder / PATHS, len(self))

@@ -220,6 +220,49 @@ def test_what_is_queued_again(leave, more, status, queued, job, tmp_path):
     assert ("no checkpoint" in said) == (status == 1)
 
 
+PYTHON_THAT_DIES = """#!/usr/bin/env bash
+mkdir -p "$RUN"
+eval "$LEAVE"
+"""
+SAVE = 'save() { mkdir -p "$RUN/$1/step-$2"; echo "{\\"finished\\": $3}" > "$RUN/$1/step-$2/state.json"; }; '
+
+
+@pytest.mark.parametrize(
+    "leave, status, queued",
+    [
+        ("save plain 5 false; exit 137", 0, True),  # a task was killed, and there is something to go on from
+        ("exit 137", 137, False),
+        ('save plain 5 false; echo 3 > "$RUN/queued_in_vain"; exit 137', 0, True),
+        ("exit 75", 0, True),
+        ("save plain 5 false; exit 1", 1, False),
+        ("save memory 5 true; exit 137", 137, False),
+    ],
+)
+def test_what_is_queued_again_though_nobody_asked(leave, status, queued, job, tmp_path):
+    replace_python(tmp_path, PYTHON_THAT_DIES)
+    job |= {"LEAVE": SAVE + leave, "RUN": str(tmp_path / "run")}
+    done = submit("train", "data", job["RUN"], job=job, cwd=tmp_path)
+    assert done.returncode == status, done.stderr
+    assert ("requeue 1234567\n" in (tmp_path / "scontrol").read_text()) == queued
+
+
+def test_killed_again_and_again_without_a_new_checkpoint_it_is_given_up(job, tmp_path):
+    replace_python(tmp_path, PYTHON_THAT_DIES)
+    job |= {"LEAVE": SAVE + "[[ -d $RUN/plain ]] || save plain 5 false; exit 137", "RUN": str(tmp_path / "run")}
+    statuses = [submit("train", "data", job["RUN"], job=job, cwd=tmp_path).returncode for _ in range(5)]
+    assert statuses == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("seconds, status", [(300, 2), (301, 0)])
+def test_a_time_limit_within_the_margin_is_refused_at_once(seconds, status, job, tmp_path):
+    replace_python(tmp_path, PYTHON_THAT_DIES)
+    job |= {"LEAVE": SAVE + "save meta 5 true; exit 0", "RUN": str(tmp_path / "run")}
+    job |= {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": str(1000 + seconds)}
+    done = submit("train", "data", job["RUN"], job=job, cwd=tmp_path)
+    assert done.returncode == status
+    assert (done.stderr.count("\n"), "give more --time" in done.stderr) == ((1, True) if status else (0, False))
+
+
 PYTHON_THAT_RECORDS = """#!/usr/bin/env bash
 printf '%s\\0' "$@" >> "$LOG/python"
 printf '\\n' >> "$LOG/python"

@@ -18,7 +18,7 @@ from torch.nn.functional import normalize
 
 from facelt.errors import UserError
 from facelt.head.heads import Embeddings, MetaHead, PlainHead
-from facelt.images.dali import DECODABLE, Dataset, Decoding
+from facelt.images.dali import Dataset, Decoding
 from facelt.network.attention import ModulatedAttention
 from facelt.network.embedder import Embedder
 from facelt.parallel import group
@@ -26,6 +26,7 @@ from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
 from facelt.run_folder.checkpoint import CheckpointState
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.format.pictures import DECODABLE
 
 
 class Attended(NamedTuple):

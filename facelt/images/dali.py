@@ -7,7 +7,7 @@ B: images of this rank's batch, S: side of the images for the network.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from io import BytesIO
 from typing import Any, NamedTuple, Protocol
@@ -15,20 +15,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from facelt.config import FACE_PIXELS, AugmentConfig, FaceltConfig, Pixel
 from facelt.errors import UserError
+from recordio_tools.format.pictures import BEGINNINGS, JPEG2000, undecodable
 
 ATTEMPTS = 10  # at a rectangle that lies within the image, as in torchvision's RandomResizedCrop; then the whole image
 # Numbers in [0, 1) that augmentation takes for an image. Each has its column, whatever is switched on: side, y, x,
 # flip, brightness, contrast, saturation, grey; then area and ratio of each attempt.
 DRAWS = 8 + 2 * ATTEMPTS
 AREAS, RATIOS = (0.08, 1.0), (3 / 4, 4 / 3)  # of the rectangles: share of the image's area, width : height
-# What a file of those kinds begins with. DALI is not handed anything else: its decoders' error path is best not taken.
-BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II", b"MM", b"RIFF", b"P", b"\x00\x00\x00\x0c", b"\xff\x4f\xff\x51")
-DECODABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+NOTHING = -1  # in the place of an image's number: it does not decode, and black stands there
 
 
 class Frame(NamedTuple):
@@ -150,6 +149,24 @@ class Plan(Protocol):
         """Numbers in [0, 1) for the images of batch i, such as `sampling.uniforms(seeds, DRAWS)`: B x DRAWS."""
         ...
 
+    def instead(self, i: int, at: int) -> Iterable[int]:
+        """Images that may stand in for the one at place `at` of batch i, the most wanted first; asked for only where
+        that one does not decode."""
+        ...
+
+
+class Unreadable(Protocol):
+    """What is known of images that do not decode."""
+
+    @property
+    def reasons(self) -> Mapping[int, str]:
+        """Image number -> why."""
+        ...
+
+    def note(self, image: int, reason: str) -> None:
+        """One more. Raises UserError where they are too many."""
+        ...
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -186,6 +203,11 @@ class Decoding:
         )
 
     @property
+    def device_id(self) -> int | None:
+        """The GPU's number; None on the CPU."""
+        return None if self.device.type == "cpu" else self.device.index or 0
+
+    @property
     def frame(self) -> Frame:
         """What the network sees of an image."""
         return Frame(self.image_size, self.resize)
@@ -201,31 +223,49 @@ class ImagePipeline:
 
     Every iteration starts again at the first batch. The tensors stay valid as long as they are held.
     augment: None leaves images as they are, but for their frame and size; then no draws are asked for.
+    unreadable: where images that do not decode are noted, and `Plan.instead` stands in for them; None: they end it.
 
+    Whether an image decodes is decided by its bytes alone: a batch that fails is looked at image by image.
     Raises UserError where DALI is missing, and, in the course of iteration, when an image does not decode.
     """
 
-    def __init__(self, dataset: Dataset, plan: Plan, decoding: Decoding, augment: AugmentConfig | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        plan: Plan,
+        decoding: Decoding,
+        augment: AugmentConfig | None = None,
+        unreadable: Unreadable | None = None,
+    ) -> None:
         self.dataset, self.plan, self.decoding, self.augment = dataset, plan, decoding, augment
+        self.unreadable = unreadable
         self._used = _used(augment)
         self._dali = _import_dali()
+        self._probe = _Probe(self._dali, decoding, self._decode)
 
     def __len__(self) -> int:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Tensor]:
+        return (images for _, images in self.batches())
+
+    def batches(self) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """The numbers of each batch's images, as they were taken, and the images. NOTHING: black stands there."""
         resize = tuple(self.dataset.image_size) != self.decoding.shape
         i = 0
         while i < len(self.plan):
-            for images in self._batches(i, resize):
+            for indices, images in self._batches(i, resize):
                 if images is None:
                     resize = True  # left out at first: it costs more than decoding, and the set gave this very size
                     break
-                yield images
+                yield indices, images
                 i += 1
 
-    def _batches(self, start: int, resize: bool) -> Iterator[Tensor | None]:
-        """Batches as the graph makes them, from one on; None for one whose images are not of the wanted size."""
+    def _batches(self, start: int, resize: bool) -> Iterator[tuple[NDArray[np.int64], Tensor | None]]:
+        """Batches as the graph makes them, from one on; None for one whose images are not of the wanted size.
+
+        Ends early where an image did not decode that is now among the unreadable.
+        """
         fed: deque[tuple[NDArray[np.int64], Any]] = deque()
         refused: list[UserError] = []
         tensor, stop = self._dali.tensors.TensorCPU, len(self.plan)
@@ -233,12 +273,11 @@ class ImagePipeline:
         def source(iteration: int) -> tuple:
             if start + iteration >= stop:
                 raise StopIteration
-            indices = self.plan.indices(start + iteration)
-            assert len(indices) <= self.decoding.batch_size
-            encoded = [self.dataset.jpeg(i) for i in indices.tolist()]
-            if not all(image[:4].tobytes().startswith(BEGINNINGS) for image in encoded):
-                refused.append(self._undecoded("no image begins so", [indices]))
-                raise StopIteration  # the batches before it come out first
+            try:
+                indices, encoded = self._taken(start + iteration)
+            except UserError as error:
+                refused.append(error)
+                raise StopIteration from None  # the batches before it come out first
             changed = self._changes(start + iteration)
             fed.append((indices, (encoded, changed)))  # DALI reads these where they lie, until the batch is out
             return [tensor(image) for image in encoded], *changed
@@ -253,12 +292,74 @@ class ImagePipeline:
             except RuntimeError as error:
                 if "decoders.image" not in str(error):
                     raise
-                raise self._undecoded(str(error), [indices for indices, _ in fed]) from error
-            fed.popleft()
+                self._find_undecoded(str(error), [indices for indices, _ in fed])
+                return
+            indices, _ = fed.popleft()
             images = torch.from_dlpack(out.as_tensor()) if self._fits(out) else None
             graph.release_outputs()  # for DALI's count of batches: the memory lives as long as the tensor
             graph.schedule_run()
-            yield images
+            yield indices, images
+
+    def _taken(self, i: int) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
+        """The images of batch i, with others in the place of those that do not decode, as far as that is known."""
+        indices = self.plan.indices(i)
+        assert len(indices) <= self.decoding.batch_size
+        encoded = [self.dataset.jpeg(image) for image in indices.tolist()]
+        for at, image in enumerate(indices.tolist()):
+            reason = self._known(image) or _not_for_dali(encoded[at])
+            if reason is not None:
+                self._note(image, reason)
+                other = next((other for other in self.plan.instead(i, at) if self._decodes(other)), NOTHING)
+                encoded[at] = self._black() if other == NOTHING else self.dataset.jpeg(other)
+                indices = np.concatenate([indices[:at], [other], indices[at + 1 :]])
+        return indices, encoded
+
+    def _known(self, image: int) -> str | None:
+        return None if self.unreadable is None else self.unreadable.reasons.get(image)
+
+    def _decodes(self, image: int) -> bool:
+        if self._known(image) is not None:
+            return False
+        reason = self._probe.fault(self.dataset.jpeg(image))
+        if reason is not None:
+            self._note(image, reason)
+        return reason is None
+
+    def _note(self, image: int, reason: str) -> None:
+        """Raises UserError where nothing is known to be done about it."""
+        if self.unreadable is not None:
+            self.unreadable.note(image, reason)
+            return
+        folder = getattr(self.dataset, "folder", "the data folder")
+        raise UserError(
+            f"{folder}: the image of record {self.dataset.keys[image]} does not decode ({reason}); {self._remedy()}"
+        )
+
+    def _remedy(self) -> str:
+        folder = getattr(self.dataset, "folder", "the data folder")
+        return f"mend the set: python -m recordio_tools verify --decode {folder} --repair OUT"
+
+    def _black(self) -> NDArray[np.uint8]:
+        black = BytesIO()
+        height, width = self.dataset.image_size
+        Image.new("RGB", (width, height)).save(black, "PNG")
+        return np.frombuffer(black.getvalue(), np.uint8)
+
+    def _find_undecoded(self, error: str, batches: list[NDArray[np.int64]]) -> None:
+        """Note the images that DALI could not decode: in the batch that failed, else in those it had begun."""
+        for indices in batches:
+            faults = {i: self._probe.fault(self.dataset.jpeg(i)) for i in indices.tolist() if i != NOTHING}
+            found = {i: reason for i, reason in faults.items() if reason is not None}
+            for image, reason in found.items():
+                self._note(image, reason)
+            if found:
+                return
+        folder = getattr(self.dataset, "folder", "the data folder")
+        first, last = self.dataset.keys[batches[0]].min(), self.dataset.keys[batches[0]].max()
+        raise UserError(
+            f"{folder}: DALI cannot decode the images of records {first} to {last} together ({_reason(error)}); "
+            f"{self._remedy()}"
+        )
 
     def _stream(self) -> Any:
         """The stream that reads the batches: DALI hands them over in its order, and takes the memory back in it too.
@@ -281,11 +382,11 @@ class ImagePipeline:
     def _graph(self, source: Callable[[int], tuple], resize: bool):
         """The DALI pipeline. A kind of change whose amounts make it nothing is left out."""
         fn, types = self._dali.fn, self._dali.types
-        size, device = list(self.decoding.shape), self.decoding.device
+        size = list(self.decoding.shape)
         graph = self._dali.pipeline.Pipeline(
             batch_size=self.decoding.batch_size,
             num_threads=self.decoding.threads,
-            device_id=None if device.type == "cpu" else device.index or 0,
+            device_id=self.decoding.device_id,
             prefetch_queue_depth=self.decoding.prefetch,
         )
         with graph:
@@ -341,31 +442,51 @@ class ImagePipeline:
             encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0, jpeg_fancy_upsampling=True
         )
 
-    def _undecoded(self, error: str, batches: list[NDArray[np.int64]]) -> UserError:
-        """Name the image that DALI could not decode: in the batch that failed, else in those it had begun."""
-        folder = getattr(self.dataset, "folder", "the data folder")
-        remedy = f"mend the set: python -m recordio_tools verify --decode {folder} --repair OUT"
-        for i in (i for indices in batches for i in indices.tolist()):
-            problem = _undecodable(self.dataset.jpeg(i))
-            if problem:
-                return UserError(
-                    f"{folder}: the image of record {self.dataset.keys[i]} does not decode ({problem}); {remedy}"
-                )
-        first, last = self.dataset.keys[batches[0]].min(), self.dataset.keys[batches[0]].max()
-        reason = (error.partition("encountered:")[2] or error).strip().partition("\n")[0]
-        return UserError(f"{folder}: DALI cannot decode an image among records {first} to {last} ({reason}); {remedy}")
+
+class _Probe:
+    """Whether a single image decodes, as it would in a batch. decode: the operator of a graph."""
+
+    def __init__(self, dali: Any, decoding: Decoding, decode: Callable[[Any], Any]) -> None:
+        self._dali, self._decoding, self._decode = dali, decoding, decode
+        self._graph: Any = None
+
+    def fault(self, encoded: NDArray[np.uint8]) -> str | None:
+        """Why an image does not decode; None where it does."""
+        refused = _not_for_dali(encoded)
+        if refused is not None:
+            return refused
+        if self._graph is None:
+            self._graph = self._built()
+        try:
+            self._graph.feed_input("encoded", [encoded])
+            self._graph.run()
+        except RuntimeError as error:
+            self._graph = None  # it is of no more use
+            return undecodable(encoded) or f"DALI: {_reason(str(error))}"
+        return None
+
+    def _built(self) -> Any:
+        fn, types = self._dali.fn, self._dali.types
+        graph = self._dali.pipeline.Pipeline(
+            batch_size=1, num_threads=1, device_id=self._decoding.device_id, prefetch_queue_depth=1
+        )
+        with graph:
+            graph.set_outputs(self._decode(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)))
+        graph.build()
+        return graph
 
 
-def _undecodable(encoded: NDArray[np.uint8]) -> str | None:
-    """Why Pillow cannot decode an image; None when it can."""
-    try:
-        with Image.open(BytesIO(encoded.tobytes()), formats=DECODABLE) as image:
-            image.load()
-    except UnidentifiedImageError:
-        return "not an image of a known format"
-    except Exception as error:  # on hostile bytes Pillow's decoders raise whatever they stumble over
-        return " ".join(str(error).split()) or type(error).__name__
+def _not_for_dali(encoded: NDArray[np.uint8]) -> str | None:
+    """Why an image is not handed to DALI: it is of no known kind, or damaged JPEG 2000, over which DALI crashes."""
+    beginning = encoded[:4].tobytes()
+    if not beginning.startswith(BEGINNINGS) or beginning.startswith(JPEG2000):
+        return undecodable(encoded)
     return None
+
+
+def _reason(error: str) -> str:
+    """The first line of what DALI says of an image."""
+    return (error.partition("encountered:")[2] or error).strip().partition("\n")[0]
 
 
 def _import_dali():

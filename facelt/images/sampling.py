@@ -8,6 +8,7 @@ bits (a stream that numpy guarantees), everything else is splitmix64 hashing.
 N: images, K: classes that have images, G: global batch.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +20,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 32
 
 # What a hash is for: equal words never meet across purposes.
-_IMAGES, _CLASSES, _WITHIN_CLASS, _AUGMENTATION, _HEAD = range(5)
+_IMAGES, _CLASSES, _WITHIN_CLASS, _AUGMENTATION, _HEAD, _STAND_INS = range(6)
 
 
 class UniformSampler:
@@ -144,6 +145,22 @@ def local(batch: NDArray, rank: int, world_size: int, group: int = 1) -> NDArray
         )
     share = len(batch) // world_size
     return batch[rank * share : (rank + 1) * share]
+
+
+def stand_ins(labels: NDArray[np.int64], image: int, seed: int, step: int, position: int) -> Iterator[int]:
+    """Images that may stand in for one at a position of the global batch of a step, the most wanted first.
+
+    Those of its class, then those of all others, each in an order that is drawn for this position of this step.
+    labels: int64 of shape N.
+    """
+    of_class = labels == labels[image]
+    for kin in (True, False):
+        pool = np.flatnonzero(of_class == kin)
+        size, key = np.array([[len(pool)]]), _hash(seed, _STAND_INS, step, position, kin)
+        for place in range(len(pool)):
+            other = int(pool[_shuffled(np.array([[place]]), size, key)[0, 0]])
+            if other != image:
+                yield other
 
 
 def augmentation_seeds(seed: int, step: int, global_batch: int) -> NDArray[np.uint64]:

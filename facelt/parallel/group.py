@@ -3,11 +3,13 @@
 import datetime
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
@@ -34,7 +36,9 @@ def join(timeout_minutes: float = 30.0) -> torch.device:
 
     Reads RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as a launcher sets them, or SLURM_* under srun;
     with neither, a group of one. CPU threads are the cores divided by the ranks of this machine, unless
-    OMP_NUM_THREADS says otherwise. Raises UserError for GPUs that cannot be used.
+    OMP_NUM_THREADS says otherwise. Ranks talk over the interface that leads to MASTER_ADDR, unless GLOO_SOCKET_IFNAME
+    or NCCL_SOCKET_IFNAME names one; rank 0 says which.
+    Raises UserError for GPUs that cannot be used, and where the ranks cannot meet.
     """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         if "MASTER_ADDR" not in os.environ:
@@ -59,7 +63,7 @@ def join(timeout_minutes: float = 30.0) -> torch.device:
             store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
             dist.init_process_group(backend, timeout=timeout, store=store, rank=0, world_size=1, device_id=own)
         else:
-            dist.init_process_group(backend, timeout=timeout, device_id=own)
+            _meet(backend, timeout, own)
     return device
 
 
@@ -103,6 +107,49 @@ def _driver() -> str:
     except OSError:
         found = None
     return found[1] if found else "unknown"
+
+
+def _meet(backend: str, timeout: datetime.timedelta, device: torch.device | None) -> None:
+    """Join the other ranks at MASTER_ADDR and MASTER_PORT. device: of NCCL."""
+    host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    name = f"{backend.upper()}_SOCKET_IFNAME"
+    if name not in os.environ and (interface := interface_towards(host)) is not None:
+        os.environ[name] = interface
+    try:
+        dist.init_process_group(backend, timeout=timeout, device_id=device)
+    except (dist.DistError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if "EADDRINUSE" in reason or "in use" in reason:
+            raise UserError(
+                f"port {port} of {host} is in use: give another, by --master_port or MASTER_PORT, or let facelt-train "
+                "choose one"
+            ) from None
+        raise UserError(
+            f"the ranks cannot meet at {host or 'MASTER_ADDR'}:{port or 'MASTER_PORT'} ({reason[:200]}): "
+            "see that every machine reaches this address and port"
+        ) from None
+    say(
+        f"{os.environ['WORLD_SIZE']} ranks meet at {host}:{port}, {backend} over {os.environ.get(name, 'its own choice')}"
+    )
+
+
+def interface_towards(host: str) -> str | None:
+    """The network interface by which this machine reaches a host, IPv4 or IPv6; None where that is not known.
+
+    None too for the loopback of a host that is not called so: other machines do not reach it by that.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # of datagrams: nothing is sent
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    for interface, addresses in psutil.net_if_addrs().items():
+        if any(one.family == family and one.address.partition("%")[0] == own for one in addresses):
+            loopback = own == "::1" or own.startswith("127.")
+            return interface if not loopback or host in ("localhost", "::1") or host.startswith("127.") else None
+    return None
 
 
 def leave() -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -27,14 +27,16 @@ SILENT = 4.0  # seconds after which a beat that did not change counts as none
 START = 6  # a start may take as many times `stall_minutes`: compilation, a memory from class means
 STALL_MINUTES = 5.0  # until the configuration is read
 _SIZE = 1024  # bytes of a file: rewritten in place, in one call
+_FOLLOWS = "ended for another rank, with "  # and "status 75": what a rank leaves that was not the first to go
 
 
 @dataclass(frozen=True)
 class Beat:
     """What a rank says of itself.
 
-    count: stages entered since its start, the same sequence on all ranks; the lowest is furthest behind. beats: of the
-    file. left: its last words, if it ended by itself: "status 2", or an exception in one line.
+    count: stages entered since its start, the same sequence on all ranks; the lowest is furthest behind. moves: these,
+    and what shows that a long stage goes on, each rank for itself. beats: of the file. left: its last words, if it
+    ended by itself: "status 2", or an exception in one line.
     """
 
     rank: int
@@ -43,6 +45,7 @@ class Beat:
     stage: str = "start"
     step: int | None = None
     count: int = 0
+    moves: int = 0
     beats: int = 0
     left: str = ""
 
@@ -61,7 +64,9 @@ class Heartbeat:
         rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
         self.command, self.stall_seconds = command, stall_seconds
         self.beat = Beat(rank, socket.gethostname(), os.getpid())  # its own stages; the file's counter is beside it
-        self.since, self.stepped = time.monotonic(), False
+        self.since, self.stepped, self.moves = time.monotonic(), False, 0
+        self._growing: tuple[Path, int, float] | None = None  # a file, its size, and since when it has that
+        self._moved: dict[int, tuple[int, float]] = {}  # of the other ranks: their moves, and since when
         self._beats, self._left = 0, ""
         self.folder: Path | None = None
         self.ranks = 1
@@ -75,7 +80,47 @@ class Heartbeat:
         """A stage begins: called by the main thread, alike on all ranks."""
         step = self.beat.step if step is None else step
         self.beat = replace(self.beat, stage=stage, step=step, count=self.beat.count + 1)
+        self.move()
+
+    def move(self) -> None:
+        """The stage goes on: a part of it is done."""
+        self.moves += 1
         self.since = time.monotonic()
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[None]:
+        """While a file is written in one call, or flushed: it goes on as long as the file grows, and START times
+        `stall_seconds` longer."""
+        self.move()
+        self._growing = path, -1, time.monotonic()
+        try:
+            yield
+        finally:
+            self._growing = None
+            self.move()
+
+    def _grow(self) -> None:
+        """Whether a file that is being written has grown is a move, and that it may still is one too."""
+        growing = self._growing
+        if growing is None:
+            return
+        path, size, since = growing
+        now = path.stat().st_size if path.is_file() else 0
+        if now != size:
+            growing = path, now, time.monotonic()
+        elif time.monotonic() - since > START * self.stall_seconds:
+            return
+        if self._growing is not None:
+            self._growing = growing
+            self.move()
+
+    def _idle(self) -> float:
+        """Seconds since a rank has moved, this one or another: while one works the others wait for it."""
+        now = time.monotonic()
+        for beat in self.others():
+            if self._moved.get(beat.rank, (-1, now))[0] != beat.moves:
+                self._moved[beat.rank] = beat.moves, now
+        return now - max([self.since, *(when for _, when in self._moved.values())])
 
     def keep_in(self, folder: Path, ranks: int, barrier: Callable[[], None]) -> None:
         """Beat in files from now on. All ranks must call it."""
@@ -119,7 +164,10 @@ class Heartbeat:
         return [beat for rank in range(self.ranks) if rank != self.beat.rank and (beat := self._read(rank)) is not None]
 
     def gone(self) -> list[tuple[Beat, str]]:
-        """The ranks that have ended, or give no sign of life: with what is known of it ("" for one that said so)."""
+        """The ranks that have ended, or give no sign of life: with what is known of it ("" for one that said so).
+
+        Those that ended for the sake of others come last.
+        """
         before = {beat.rank: beat.beats for beat in self.others()}
         deadline = time.monotonic() + SILENT
         while True:
@@ -127,6 +175,7 @@ class Heartbeat:
             dead = {beat.rank for beat in self.others() if self._dead(beat)}
             beats = self.others()  # read after that: a rank writes its last words, then ends
             if found := [beat for beat in beats if beat.left or beat.rank in dead]:
+                found.sort(key=lambda beat: beat.left.startswith(_FOLLOWS))
                 return [(beat, "" if beat.left else self._cause(beat)) for beat in found]
             if late:
                 return [(beat, "gives no sign of life") for beat in beats if beat.beats == before.get(beat.rank)]
@@ -152,16 +201,17 @@ class Heartbeat:
         return self.ranks > 1 and any(name in words.lower() for name in ("gloo", "nccl", "dist", "connection", "peer"))
 
     def _end_for(self, gone: list[tuple[Beat, str]]) -> NoReturn:
+        """End for the sake of ranks that are gone; the first of those that live to say so names them."""
         self._ending.acquire()
-        self.leave("ended because another rank was gone")
-        first = gone[0][0]
-        living = {self.beat.rank, *(beat.rank for beat in self.others())} - {beat.rank for beat, _ in gone}
-        for beat, cause in gone:
-            if cause and self.beat.rank == min(living):
+        said = gone[0][0].left.removeprefix(_FOLLOWS).removeprefix("status ")
+        status = int(said) if said.isdigit() else 1 if said else AGAIN
+        self.leave(f"{_FOLLOWS}status {status}")
+        named = [(beat, cause) for beat, cause in gone if cause]
+        if named and self._claims("gone"):
+            for beat, cause in named:
                 self._say(f"{beat}, {cause}; the run ends: run the same command to go on from the last checkpoint")
         time.sleep(EVERY / 2)  # a launcher ends all ranks when one leaves: let the speaker speak
-        said = first.left.removeprefix("status ")
-        self._exit(int(said) if said.isdigit() else 1 if first.left else AGAIN)
+        self._exit(status)
 
     def _dead(self, beat: Beat) -> bool:
         return beat.host == self.beat.host and state(beat.pid) in ("", "Z", "X")
@@ -176,27 +226,29 @@ class Heartbeat:
 
     def _watch(self) -> None:
         while not self._closed.wait(EVERY):
+            with suppress(OSError):
+                self._grow()
             self._write()
             ended = {beat.rank for beat in self.others() if self._dead(beat)}
             dead = [(beat, self._cause(beat)) for beat in self.others() if beat.rank in ended and not beat.left]
             if dead and not self._closed.wait(2 * EVERY) and not self._ending.locked():
                 self._end_for(dead)  # NCCL would wait on
             allowed = self.stall_seconds * (1 if self.stepped else START)
-            if time.monotonic() - self.since > allowed:
+            if self._idle() > allowed:
                 self._stalled(allowed)
 
     def _stalled(self, allowed: float) -> None:
         """Name the rank that all wait for, and end the run."""
         before = {beat.rank: beat.beats for beat in self.others()}
         self._closed.wait(SILENT)
-        if self._closed.is_set() or time.monotonic() - self.since < allowed or self._ending.locked():
+        if self._closed.is_set() or self._idle() < allowed or self._ending.locked():
             return
         self._ending.acquire()
         self._write()
         beats = [self.beat, *self.others()]
         silent = [beat for beat in beats[1:] if beat.beats == before.get(beat.rank)]
         behind = silent or [beat for beat in beats if beat.count == min(other.count for other in beats)]
-        if self._claims():
+        if self._claims("stall"):
             for beat in sorted(behind, key=lambda beat: beat.rank):
                 words = {"T": "stopped by a signal", "D": "waiting for a disk"}.get(
                     state(beat.pid) if beat.host == self.beat.host else "", "without a sign of life" if silent else ""
@@ -213,12 +265,12 @@ class Heartbeat:
             time.sleep(2 * EVERY)
         self._exit(AGAIN)
 
-    def _claims(self) -> bool:
-        """Whether this rank is the first to see the stall, and so the one to speak."""
+    def _claims(self, what: str) -> bool:
+        """Whether this rank is the first to see it (a "stall", a rank that is "gone"), and so the one to speak."""
         if self.folder is None:
             return True
         try:
-            (self.folder / "stall").touch(exist_ok=False)
+            (self.folder / what).touch(exist_ok=False)
         except OSError as error:
             return not isinstance(error, FileExistsError)
         return True
@@ -241,7 +293,7 @@ class Heartbeat:
         with self._writing, suppress(OSError, ValueError):
             if self.folder is not None:
                 self._beats += 1
-                beat = replace(self.beat, beats=self._beats, left=self._left)
+                beat = replace(self.beat, moves=self.moves, beats=self._beats, left=self._left)
                 os.pwrite(self._files[0].fileno(), json.dumps(asdict(beat)).encode().ljust(_SIZE), 0)
 
     def _read(self, rank: int) -> Beat | None:
@@ -292,6 +344,17 @@ def mark(stage: str, step: int | None = None) -> None:
     """A stage of this rank begins, where a heartbeat is kept. All ranks must call it alike."""
     if _current is not None:
         _current.mark(stage, step)
+
+
+def move() -> None:
+    """The stage of this rank goes on, where a heartbeat is kept: what is long says so part by part."""
+    if _current is not None:
+        _current.move()
+
+
+def writing(path: Path) -> AbstractContextManager[None]:
+    """Around a write or a flush of a file in one call, where a heartbeat is kept."""
+    return nullcontext() if _current is None else _current.writing(path)
 
 
 def allow(minutes: float) -> None:

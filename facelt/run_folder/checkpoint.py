@@ -29,7 +29,7 @@ from torch import Tensor
 from facelt.config import FACE_PIXELS, STAGES, FaceltConfig, StageName, in_one_line
 from facelt.errors import UserError
 from facelt.images.fingerprint import Fingerprint
-from facelt.parallel import group
+from facelt.parallel import group, heartbeat
 from facelt.parallel.partition import Partition
 from facelt.run_folder import hashes
 from facelt.run_folder.hashes import FileFacts
@@ -137,7 +137,7 @@ def _write(final: Path, state: CheckpointState, own: dict[str, dict[str, Tensor]
 
         def write() -> dict[str, FileFacts]:
             for name, tensors in own.items():
-                with _writing(draft / name):
+                with _writing(draft / name), heartbeat.writing(draft / name):
                     save_file(_on_cpu(tensors), draft / name)
                     flush(draft / name)
             with _writing(draft):
@@ -150,8 +150,9 @@ def _write(final: Path, state: CheckpointState, own: dict[str, dict[str, Tensor]
             with _writing(final):
                 content = hashes.sealed(state.model_copy(update={"files": files}).model_dump())
                 (draft / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
-                stack.close()  # every file is there before the folder, flushed, takes its place
-                flush(final.parent.parent)  # the stage's folder may be new
+                with heartbeat.writing(draft / STATE):
+                    stack.close()  # every file is there before the folder, flushed, takes its place
+                    flush(final.parent.parent)  # the stage's folder may be new
 
         group.on_rank_0(end)
 

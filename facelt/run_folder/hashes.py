@@ -12,6 +12,8 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
+from facelt.parallel import heartbeat
+
 CHUNK = 1 << 22  # bytes
 QUIET = 2.0  # seconds before progress is shown
 
@@ -31,6 +33,7 @@ def measure(path: Path, bar: tqdm | None = None) -> FileFacts:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
+            heartbeat.move()
             length += len(chunk)
             if bar is not None:
                 bar.update(len(chunk))

@@ -11,6 +11,7 @@ from facelt.config import FaceltConfig
 from facelt.images.fingerprint import Fingerprint, fingerprint
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
+from facelt.run_folder.quarantine import Quarantine
 from facelt.training.ending.stopping import StopRequest
 from recordio_tools.dataset import RecordDataset
 
@@ -42,3 +43,8 @@ class Run:
     def fingerprint(self) -> Fingerprint:
         """That of the training set. All ranks must ask for it alike."""
         return group.share(fingerprint(self.dataset) if group.rank() == 0 else None)  # pyright: ignore[reportReturnType]
+
+    @cached_property
+    def quarantine(self) -> Quarantine:
+        """Of the images that do not decode. All ranks must ask for it alike."""
+        return Quarantine(self.folder, self.dataset, self.config.max_unreadable)

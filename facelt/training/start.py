@@ -41,7 +41,7 @@ ALLOWABLE = ("data", "seed", "batch", "sampler", "augment", "plain")
 # What may change without a word: where things lie, how often they are said or saved, how fast the work is done.
 _SILENT = {"data", "output", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_last", "keep_every"}
 _SILENT |= {"loader_threads", "preset", "stall_minutes", "ddp_timeout", "max_skipped", "max_loss_growth"}
-_SILENT |= {"deterministic"}
+_SILENT |= {"deterministic", "max_unreadable"}
 _SILENT |= {f"backbone.{name}" for name in ("init", "init_channels", "compile", "channels_last", "checkpointing")}
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.
@@ -382,15 +382,19 @@ def _whiten(embedder: Embedder, head: PrototypeHead, map_DD: Tensor, rows_SD: Te
 
 
 def _direct_features(run: Run, embedder: Embedder, title: str) -> Iterator[tuple[NDArray, Tensor, Tensor, Tensor]]:
-    """Over the whole set as it is, in evaluation mode: (images_G, direct_BD, labels_G, valid_G) of each batch."""
+    """Over the whole set as it is, in evaluation mode: (images_G, direct_BD, labels_G, valid_G) of each batch.
+
+    Images that do not decode are not valid.
+    """
     labels = torch.from_numpy(run.dataset.labels)
     batch = min(FILL_BATCH, max(1, len(run.dataset) // group.world_size()))
     decoding = Decoding.of(run.config, batch, run.device)
     modes = {module: module.training for module in embedder.modules()}
     with one_line("facelt.train", every_rank=True):
-        for part in each_batch(embedder.eval(), run.dataset, decoding, title):
+        for part in each_batch(embedder.eval(), run.dataset, decoding, title, run.quarantine):
             valid_G = torch.from_numpy(part.valid_G).to(run.device)
             yield part.images_G, part.output.direct_BD, labels[part.images_G].to(run.device), valid_G
+    run.quarantine.settle()
     for module, mode in modes.items():
         module.training = mode
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -24,6 +25,7 @@ from recordio_tools.atomic import output_file
 
 # Reports in a row that must warn of one thing before it is said: a batch may be odd.
 PATIENCE = 3
+GIB = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Report:
 
     parts: this rank's share of each term of the loss. correct_B: whether this rank's images were classified right.
     figures: more numbers, the same on all ranks. warnings: kind -> what is wrong; each kind is said once, when it
-    stands at PATIENCE reports in a row.
+    stands at PATIENCE reports in a row. waited: seconds that this rank has waited for images since the stage began.
     """
 
     step: int
@@ -41,6 +43,7 @@ class Report:
     lr: float
     figures: dict[str, float] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
+    waited: float = 0.0
 
 
 class Telemetry:
@@ -54,7 +57,7 @@ class Telemetry:
         self.chief = group.rank() == 0
         self.said: set[str] = set()
         self.in_a_row: dict[str, int] = {}
-        self.since, self.since_step = time.monotonic(), start_step
+        self.since, self.since_step, self.waited = time.monotonic(), start_step, 0.0
         self.bar = tqdm(
             total=schedule.steps * self.global_batch,
             initial=start_step * self.global_batch,
@@ -82,12 +85,13 @@ class Telemetry:
         now = dict(zip([*report.parts, "accuracy"], collectives.all_sum(shares).tolist(), strict=True))
         seconds = max(time.monotonic() - self.since, 1e-9)
         rate = (step + 1 - self.since_step) * self.global_batch / seconds
-        self.since, self.since_step = time.monotonic(), step + 1
+        data_wait = (report.waited - self.waited) / seconds
+        self.since, self.since_step, self.waited = time.monotonic(), step + 1, report.waited
         if not self.chief:
             return
         self._warn(report)
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{report.lr:.2g}"})
-        now |= report.figures
+        now |= {**report.figures, "data_wait": data_wait, **resources()}
         with self._never_ends_a_run("TensorBoard's file"):
             for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
                 self.writer.add_scalar(name, value, step)
@@ -125,6 +129,15 @@ class Telemetry:
                 self.writer.close()
             with self._never_ends_a_run("metrics.jsonl"):
                 self.lines.close()
+
+
+def resources() -> dict[str, float]:
+    """What this process holds: memory and, with CUDA, the most of the GPU's, in GiB; open files."""
+    process = psutil.Process()
+    held = {"memory_gib": process.memory_info().rss / GIB, "open_files": float(process.num_fds())}
+    if torch.cuda.is_available():
+        held["gpu_memory_gib"] = torch.cuda.max_memory_allocated() / GIB
+    return held
 
 
 def _append(lines: BinaryIO, line: str) -> None:

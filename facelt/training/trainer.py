@@ -35,6 +35,7 @@ class Trainer:
         self.state = start.check_same_run(run, self.resumed) if self.resumed else None
         self.source = None if self.resumed else start.find_start(run.folder, stage, start_from)
         self.first_step = self.state.step if self.state else 0
+        self.restarts = int(self.state.scalars.get("restarts", 0)) + 1 if self.state else 0
         self.divergence = Divergence(run.config, self.state.scalars if self.state else {})
 
     def train(self) -> bool:
@@ -73,10 +74,12 @@ class Trainer:
             last = step == self.schedule.steps - 1
             self._judge(engine, telemetry, step, last)
             if step % self.run.config.log_every == 0 or last:
-                telemetry.log(self._report(engine, output, step))
+                telemetry.log(self._report(engine, output, step, feed.waited))
             if last and isinstance(engine.head, PrototypeHead):
                 start.fill_prototypes(self.run, engine.embedder, engine.head, ends=True)
-            decision = agreement.after_step(last)
+            decision = agreement.after_step(last, self.run.quarantine.fresh)
+            if decision.news:
+                self.run.quarantine.settle()
             due |= decision.stop or decision.save or last or (step + 1) % self.run.config.checkpoint_every == 0
             if due and self.divergence.sound:
                 self.save(engine, step + 1, needed=decision.stop or last)
@@ -123,6 +126,7 @@ class Trainer:
             group.say(f"warning: stage {self.stage}, step {step}: no checkpoint: {error}; training goes on")
 
     def _save(self, engine: Engine, step: int) -> None:
+        self.run.quarantine.settle()
         heartbeat.mark("save", step)
         partition = self.run.partition
         weights, moments, rows = engine.replicated_weights(), engine.replicated_moments(), engine.sharded_rows()
@@ -133,7 +137,7 @@ class Trainer:
             finished=step == self.schedule.steps,
             global_batch=engine.global_batch,
             config=self.run.config,
-            scalars={**engine.scalars(), **self.divergence.scalars()},
+            scalars={**engine.scalars(), **self.divergence.scalars(), "restarts": self.restarts},
             num_classes=partition.num_classes,
             starts=partition.starts(),
             ds=self.run.ds,
@@ -163,12 +167,14 @@ class Trainer:
         return start.begin(self.run, self.stage, self.source)
 
     def _feed(self, engine: Engine) -> Feed:
-        return Feed(self.run.dataset, self._plan(engine), self.run.config, self.run.device)
+        run = self.run
+        return Feed(run.dataset, self._plan(engine), run.config, run.device, run.quarantine)
 
     def _plan(self, engine: Engine) -> RankPlan:
         run = self.run
         return RankPlan(
             sampler=make_sampler(self.knobs, run.dataset, engine.global_batch, run.config.seed),
+            labels=run.dataset.labels,
             seed=run.config.seed,
             rank=run.partition.rank,
             ranks=run.partition.world_size,
@@ -177,7 +183,8 @@ class Trainer:
             steps=self.schedule.steps,
         )
 
-    def _report(self, engine: Engine, output: HeadOutput, step: int) -> Report:
+    def _report(self, engine: Engine, output: HeadOutput, step: int, waited: float) -> Report:
         figures = {**engine.figures(), **health.measure(engine.head, output.seen)}
+        figures |= {"restarts": self.restarts, "unreadable": len(self.run.quarantine.reasons)}
         lr = self.schedule.learning_rate(engine.base_lr, step)
-        return Report(step, output.parts, output.correct_B, lr, figures, health.warnings(figures))
+        return Report(step, output.parts, output.correct_B, lr, figures, health.warnings(figures), waited)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 
+from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from recordio_tools.format.image_records import ImageRecords
-from recordio_tools.format.pictures import DECODE_ERRORS, decode_size
+from recordio_tools.format.pictures import DECODE_ERRORS, decode_size, undecodable
 
 BATCH = 512
 _images: ImageRecords  # of a worker process, set when it begins
@@ -25,9 +26,12 @@ def _decode(rows: tuple[int, int]) -> list[tuple[int, str | tuple[int, int]]]:
 
 
 def decode_one(images: ImageRecords, row: int) -> str | tuple[int, int]:
-    """(height, width) of the decoded image, or the name of what went wrong."""
+    """(height, width) of the decoded image, or what went wrong: a foreign format, or the name of an error."""
+    image = images.jpeg(row)
     try:
-        return decode_size(images.jpeg(row))
+        return decode_size(image)
+    except UnidentifiedImageError:
+        return undecodable(image) or UnidentifiedImageError.__name__
     except DECODE_ERRORS as error:
         return type(error).__name__
 

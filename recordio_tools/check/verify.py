@@ -9,10 +9,12 @@ import numpy as np
 from recordio_tools.check.decoding import decode_all
 from recordio_tools.check.faults import NO_KEY, Fault, collect, fault_at, label_faults, match_index, record_faults
 from recordio_tools.check.ranges import header_faults, identity_faults
+from recordio_tools.check.unreadable import read_unreadable, rows_of
 from recordio_tools.dataset import find_rec, read_names, read_paths, read_property, wrong_labels
 from recordio_tools.format.headers import headers_of
 from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.mapping import map_file
+from recordio_tools.format.recordio import RecordError
 from recordio_tools.format.scan import scan
 from recordio_tools.writer import NAMES, PATHS, PROPERTY
 
@@ -29,15 +31,17 @@ class Survey(NamedTuple):
     paths: list[str] | None  # of the images, "" for one without a key; None where paths.txt is missing or does not fit
 
 
-def verify(source: Path, *, decode: bool = False) -> Survey:
+def verify(source: Path, *, decode: bool = False, unreadable: Path | None = None) -> Survey:
     """Survey a set: every byte, the index against the records and the records against it, labels and key ranges.
 
     Args:
         source: a data folder or `.rec` file.
         decode: every image is decoded as well, on all cores.
+        unreadable: a trainer's quarantine.jsonl: what it could not decode is no whole image, whatever decodes it here.
 
     Raises:
-        RecordError: there is nothing to survey: no folder, no `.rec`, or an empty one.
+        RecordError: there is nothing to survey: no folder, no `.rec`, or an empty one; or the list is none, or none of
+            its images is in the set.
     """
     rec_path = find_rec(source)
     data = map_file(rec_path)
@@ -62,6 +66,10 @@ def verify(source: Path, *, decode: bool = False) -> Survey:
         good = _decode_faults(images, size, faults)
         is_image[rows[~good]] = False
         images = every.pick(rows[good])
+    if unreadable is not None:
+        good = _listed_faults(images, unreadable, faults)
+        is_image[np.isin(records.offsets, images.offsets[~good])] = False
+        images = images.pick(np.flatnonzero(good))
     left_out = [(gap.offset, gap.end, gap.kind) for gap in gaps]
     for row in np.flatnonzero(~is_image & ~is_range).tolist():
         left_out.append((int(records.offsets[row]), int(records.ends[row]), "record"))
@@ -121,6 +129,21 @@ def _decode_faults(images: ImageRecords, size: tuple[int, int] | None, faults: l
         elif size is not None and result != size:
             problem = f"is {result[0]}x{result[1]}, property states {size[0]}x{size[1]}"
             faults.append(fault_at("size", images.keys[row], images.offsets[row], problem))
+    return good
+
+
+def _listed_faults(images: ImageRecords, path: Path, faults: list[Fault]) -> np.ndarray:
+    """Which images a trainer's list does not name (bool); adds the others to the faults."""
+    if not path.is_file():
+        raise RecordError("no such file; expected the quarantine.jsonl of a run", path=path, kind="list")
+    listed = read_unreadable(path)
+    found = rows_of(listed, images)
+    if listed and not found and not any(fault.kind == "image" for fault in faults):
+        raise RecordError("none of its images is in this set: it is of another one", path=path, kind="list")
+    good = np.ones(len(images), bool)
+    for row, one in found.items():
+        good[row] = False
+        faults.append(fault_at("image", one.key, images.offsets[row], f"did not decode in training ({one.reason})"))
     return good
 
 

@@ -27,13 +27,19 @@ def _inspect(args: argparse.Namespace) -> None:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--decode", action="store_true", help="decode every image as well, on all cores")
+    parser.add_argument(
+        "--unreadable",
+        metavar="FILE",
+        type=Path,
+        help="leave out what a run could not decode either: RUN/quarantine.jsonl",
+    )
     parser.add_argument("--repair", metavar="OUT", type=Path, help="write a clean set from all that is whole")
     parser.add_argument("--force", action="store_true", help="replace OUT when it exists")
     add_json(parser)
 
 
 def _verify(args: argparse.Namespace) -> int:
-    survey = verify(args.source, decode=args.decode)
+    survey = verify(args.source, decode=args.decode, unreadable=args.unreadable)
     if args.json:
         faults = [fault._asdict() for fault in survey.faults]
         lost = sum(end - start for start, end, _ in survey.left_out)

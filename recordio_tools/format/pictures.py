@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Pillow answers corrupt files with all of these, depending on where its parsers stumble.
 DECODE_ERRORS = (
@@ -28,6 +28,11 @@ DECODE_ERRORS = (
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"P5\n", b"P6\n", b"\0\0\0\x0cjP  ")
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1", b"avif")
 HEAD_BYTES = 12
+# What a set's images may be: the formats that both Pillow and DALI, the trainer's decoder, read …
+DECODABLE = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000")
+JPEG2000 = (b"\x00\x00\x00\x0c", b"\xff\x4f\xff\x51")
+# … and what a file of those kinds begins with.
+BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"BM", b"II", b"MM", b"RIFF", b"P", *JPEG2000)
 
 
 class Picture(NamedTuple):
@@ -104,7 +109,31 @@ def image_size(encoded: np.ndarray | bytes) -> tuple[int, int]:
 
 
 def decode_size(encoded: np.ndarray | bytes) -> tuple[int, int]:
-    """(height, width) after decoding every pixel. Raises one of DECODE_ERRORS."""
-    with Image.open(BytesIO(bytes(encoded))) as image:
+    """(height, width) after decoding every pixel of an image of the DECODABLE formats. Raises one of DECODE_ERRORS."""
+    content = bytes(encoded)
+    if not content.startswith(BEGINNINGS):
+        raise UnidentifiedImageError("not an image of a known format")
+    with Image.open(BytesIO(content), formats=DECODABLE) as image:
         image.load()
         return image.height, image.width
+
+
+def undecodable(encoded: np.ndarray | bytes) -> str | None:
+    """Why an image has no place in a set, in a few words; None where Pillow decodes all of it."""
+    try:
+        decode_size(encoded)
+    except UnidentifiedImageError:
+        kind = _foreign_format(bytes(encoded))
+        return f"{kind}, which training does not read" if kind else "not an image of a known format"
+    except Exception as error:  # on hostile bytes Pillow's decoders raise whatever they stumble over
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _foreign_format(content: bytes) -> str | None:
+    """The name that Pillow has for a picture of another format, such as GIF."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            return image.format
+    except DECODE_ERRORS:
+        return None

@@ -92,7 +92,16 @@ def facelt_pipeline(dataset: RecordDataset, batch: int, threads: int) -> Callabl
     batches = iter(
         ImagePipeline(
             dataset,
-            RankPlan(sampler=sampler, seed=SEED, rank=0, ranks=1, micro_batches=1, first_step=0, steps=10**9),
+            RankPlan(
+                sampler=sampler,
+                labels=dataset.labels,
+                seed=SEED,
+                rank=0,
+                ranks=1,
+                micro_batches=1,
+                first_step=0,
+                steps=10**9,
+            ),
             Decoding(SIZE, batch, torch.device("cpu"), threads),
             FLIP_ONLY,
         )

@@ -26,6 +26,10 @@ from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
 from facelt.run_folder.lock import Lock
+from facelt.status import read_status
+from facelt.training.trainer import Trainer
+from recordio_tools.__main__ import main as recordio
+from recordio_tools.check.unreadable import read_unreadable
 from recordio_tools.dataset import RecordDataset
 
 
@@ -225,6 +229,7 @@ def test_margins_samples_and_what_adaface_remembers_survive_a_stop(config, data,
     for one, other in zip(metrics(straight), metrics(halves), strict=True):
         assert one["cross_entropy"] == pytest.approx(other["cross_entropy"], rel=1e-4)
     ends = [checkpoint.read_state(checkpoint.latest(run, "plain")).scalars for run in (straight, halves)]
+    assert [end.pop("restarts") for end in ends] == [0, 1]
     assert ends[0] == pytest.approx(ends[1], rel=1e-5)
 
 
@@ -358,16 +363,48 @@ def test_a_truncated_record(config, data, tmp_path, capsys):
     assert "train.rec" in refused(capsys, *command(config, broken, tmp_path / "run"))
 
 
-def test_an_image_that_does_not_decode(config, data, tmp_path, capsys):
+def test_images_that_do_not_decode_are_stood_in_for_listed_and_mended(config, data, tmp_path, capsys):
+    """Of 30 images three: more than the share allows; allowed, both stages train to their end, and again."""
+    broken, run, mended = shutil.copytree(data, tmp_path / "broken"), tmp_path / "run", tmp_path / "mended"
+    content, whole = bytearray((broken / "train.rec").read_bytes()), RecordDataset(broken)
+    for row in (4, 13, 22):
+        at = content.index(whole.jpeg(row).tobytes())
+        content[at + 3 : at + 43] = bytes(1) + content[at + 4 : at + 43] if row == 4 else bytes(40)  # Pillow takes that
+    (broken / "train.rec").write_bytes(content)
+    arguments = command(config, broken, run)
+    assert "more than max_unreadable 0.001 of 30 images" in refused(capsys, *arguments)
+    for _ in range(2):
+        assert train.main([*arguments[1:], "--set", "max_unreadable=0.1"]) == 0
+        listed = read_unreadable(run / "quarantine.jsonl")
+        assert sorted(one.key for one in listed) == sorted(whole.keys[[4, 13, 22]])
+    assert checkpoint.read_state(checkpoint.latest(run, "meta")).finished
+    assert {line["unreadable"] for line in metrics(run) if line["stage"] == "meta"} == {3}
+    assert read_status(run).quarantined == 3
+    repair = ["--unreadable", str(run / "quarantine.jsonl"), "--repair", str(mended)]
+    assert recordio(["verify", "--decode", str(broken), *repair]) == 1
+    assert len(RecordDataset(mended)) == 27
+    assert extract.main(["--checkpoint", str(run), "--data", str(mended), "--output", str(tmp_path / "f")]) == 0
+    # Extraction leaves none out in silence: it says which, and writes nothing.
+    with pytest.raises(SystemExit) as left:
+        extract.main(["--checkpoint", str(run), "--data", str(broken), "--output", str(tmp_path / "g")])
+    assert left.value.code == 2
+    assert "does not decode" in capsys.readouterr().err
+    assert not (tmp_path / "g").exists()
+
+
+def test_records_cut_short_in_the_middle_of_a_run_end_it_in_one_line(config, data, tmp_path, capsys, monkeypatch):
     broken = shutil.copytree(data, tmp_path / "broken")
-    rec = broken / "train.rec"
-    content = rec.read_bytes()
-    at = content.index(b"\xff\xd8\xff", len(content) // 2)
-    rec.write_bytes(content[:at] + bytes(40) + content[at + 40 :])
+    train_step = Trainer.train_step
+
+    def cut_at_step_2(self, engine, feed, step):
+        if step == 2:
+            os.truncate(broken / "train.rec", 4096)
+        return train_step(self, engine, feed, step)
+
+    monkeypatch.setattr(Trainer, "train_step", cut_at_step_2)
     answer = refused(capsys, *command(config, broken, tmp_path / "run"))
-    assert "does not decode" in answer
-    assert "recordio_tools verify" in answer
-    assert not list((tmp_path / "run").glob("plain/*"))
+    assert "train.rec: has 4,096 bytes" in answer
+    assert "cut short" in answer
 
 
 @pytest.mark.parametrize(

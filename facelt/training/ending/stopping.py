@@ -24,6 +24,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVERY = 1.0  # seconds between two looks at the launcher
 _PR_SET_PDEATHSIG = 1
 _LAUNCHER = "deepspeed.launcher.launch"
+_STARTERS = ("deepspeed", "facelt-train", "facelt.launch")  # what users start it by
 
 
 class StopRequest:
@@ -159,7 +160,8 @@ def _launcher() -> tuple[tuple[int, int], ...]:
     parent = os.getppid()
     pairs = [(os.getpid(), parent)]
     grandparent = _parent(parent)
-    if grandparent is not None and _LAUNCHER in _words(parent) and "deepspeed" in _words(grandparent):
+    started = grandparent is not None and any(name in _words(grandparent) for name in _STARTERS)
+    if grandparent is not None and _LAUNCHER in _words(parent) and started:
         pairs.append((parent, grandparent))
     return tuple(pairs)
 

@@ -76,6 +76,19 @@ class Written:
     def draws(self, i):
         return self.drawn[self.batches[i]]
 
+    def instead(self, i, at):
+        return ()
+
+
+class Noted:
+    """Where images that do not decode are noted."""
+
+    def __init__(self):
+        self.reasons = {}
+
+    def note(self, image, reason):
+        self.reasons[image] = reason
+
 
 def decoding(size, batch, **options):
     return Decoding(size, batch, torch.device("cpu"), **options)
@@ -256,13 +269,25 @@ def test_changes_by_hand():
     np.testing.assert_allclose(made.saturation_B, [0, 0, 0.8], rtol=1e-6)
 
 
-def train_batches(dataset, rank=0, world_size=1, start=0, steps=8, threads=2, kind="square"):
+def train_pipeline(dataset, rank=0, world_size=1, start=0, steps=8, threads=2, kind="square", unreadable=None):
     sampler = ClassAwareSampler(dataset.labels, G, SEED, images_per_class=2)
     share = RankPlan(
-        sampler=sampler, seed=SEED, rank=rank, ranks=world_size, micro_batches=1, first_step=start, steps=steps
+        sampler=sampler,
+        labels=dataset.labels,
+        seed=SEED,
+        rank=rank,
+        ranks=world_size,
+        micro_batches=1,
+        first_step=start,
+        steps=steps,
     )
     augment = AugmentConfig(grey=0.2, crop_kind=kind)
-    return list(ImagePipeline(dataset, share, decoding(40, G // world_size, threads=threads, resize=44), augment))
+    size = decoding(40, G // world_size, threads=threads, resize=44)
+    return ImagePipeline(dataset, share, size, augment, unreadable)
+
+
+def train_batches(dataset, *place, **options):
+    return list(train_pipeline(dataset, *place, **options))
 
 
 @pytest.mark.parametrize("kind", ["square", "fixed", "resized"])
@@ -346,16 +371,99 @@ def test_an_undecodable_image_is_named_with_the_remedy(faces, damage, reason, th
     assert "\n" not in message
 
 
-def test_where_only_dali_fails_the_records_of_the_batch_are_named(faces, monkeypatch):
+def test_where_only_dali_fails_the_record_is_named(faces):
     broken = Memory([image.tobytes() for image in faces.images], (48, 48))
-    broken.images[3] = np.frombuffer(b"\xff\xd8\xff" + b"junk" * 20, np.uint8)
-    monkeypatch.setattr("facelt.images.dali._undecodable", lambda image: None)
+    broken.images[3] = np.frombuffer(for_pillow_alone(broken.images[3]), np.uint8)
+    pillow(broken.images[3])
     pipeline = ImagePipeline(broken, Written([np.arange(8)]), decoding(48, 8))
     with pytest.raises(
-        ValueError, match=r"^faces: DALI cannot decode .* records 100 to 107 \(nvIm.+\); mend"
+        ValueError, match=r"^faces: the image of record 103 does not decode \(DALI: .+\); mend"
     ) as caught:
         list(pipeline)
     assert "\n" not in str(caught.value)
+
+
+def for_pillow_alone(image):
+    """The JPEG with its first segment under a marker that is none: Pillow's decoder looks for the next one."""
+    content = bytes(image)
+    return content[:3] + b"\0" + content[4:]
+
+
+def gif(image):
+    out = BytesIO()
+    pillow(image).save(out, "GIF")
+    return out.getvalue()
+
+
+def jpeg2000(image):
+    out = BytesIO()
+    pillow(image).save(out, "JPEG2000")
+    return out.getvalue()[:-100]
+
+
+DAMAGES = {5: lambda image: bytes(image)[:700], 17: gif, 29: lambda image: b"", 40: jpeg2000, 41: for_pillow_alone}
+
+
+@pytest.fixture(scope="module")
+def damaged(faces):
+    """Five of the images do not decode, each for a reason of its own."""
+    images = [image.tobytes() for image in faces.images]
+    for i, damage in DAMAGES.items():
+        images[i] = damage(images[i])
+    return Memory(images, (48, 48))
+
+
+def test_others_of_the_class_stand_in_the_same_on_any_ranks_threads_and_start(damaged):
+    noted = Noted()
+    whole = list(train_pipeline(damaged, unreadable=noted).batches())
+    assert set(noted.reasons) == set(DAMAGES)
+    assert noted.reasons[17] == "GIF, which training does not read"
+    assert "DALI: " in noted.reasons[41]
+    plan = train_pipeline(damaged).plan
+    replaced = 0
+    for i, (indices, _) in enumerate(whole):
+        wanted = plan.indices(i)
+        bad = np.isin(wanted, list(DAMAGES))
+        replaced += bad.sum()
+        np.testing.assert_array_equal(indices[~bad], wanted[~bad])
+        assert not set(indices) & set(DAMAGES)
+        np.testing.assert_array_equal(damaged.labels[indices], damaged.labels[wanted])
+    assert replaced > 5
+    for world_size in (2, 3):
+        ranks = [
+            list(train_pipeline(damaged, rank, world_size, threads=1 + rank, unreadable=Noted()).batches())
+            for rank in range(world_size)
+        ]
+        for (indices, images), *parts in zip(whole, *ranks, strict=True):
+            np.testing.assert_array_equal(np.concatenate([part for part, _ in parts]), indices)
+            assert torch.equal(torch.cat([part for _, part in parts]), images)
+    late = train_pipeline(damaged, start=5, unreadable=noted).batches()  # … and what is known already changes nothing
+    for (indices, images), (indices_again, images_again) in zip(whole[5:], late, strict=True):
+        np.testing.assert_array_equal(indices, indices_again)
+        assert torch.equal(images, images_again)
+
+
+def test_a_class_without_an_image_that_decodes_is_stood_in_for_by_another(faces):
+    images = [b"" if label == 7 else image.tobytes() for image, label in zip(faces.images, faces.labels, strict=True)]
+    lost, noted = Memory(images, (48, 48)), Noted()
+    taken = np.concatenate([indices for indices, _ in train_pipeline(lost, unreadable=noted).batches()])
+    assert set(noted.reasons) == set(np.flatnonzero(lost.labels == 7))
+    assert 7 not in lost.labels[taken]
+
+
+def test_where_none_may_stand_in_there_is_black(damaged):
+    plan = Written([np.arange(10) + 10 * i for i in range(6)])
+    found = list(ImagePipeline(damaged, plan, decoding(48, 10), unreadable=Noted()).batches())
+    taken = np.concatenate([indices for indices, _ in found])
+    expected = np.arange(60)
+    expected[list(DAMAGES)] = -1
+    np.testing.assert_array_equal(taken, expected)
+    images = torch.cat([images for _, images in found])
+    assert (images[list(DAMAGES)] == -1).all()  # (0 - 127.5) / 127.5
+    whole = in_order(Memory([pixel if i not in DAMAGES else damaged.images[0].tobytes() for i, pixel in
+                             enumerate(image.tobytes() for image in damaged.images)], (48, 48)))  # fmt: skip
+    for i in set(range(60)) - set(DAMAGES):
+        assert np.abs(images[i].permute(1, 2, 0).numpy() * 127.5 + 127.5 - whole[i]).max() < 1e-4
 
 
 def test_a_failure_of_another_kind_is_not_blamed_on_the_images(faces):

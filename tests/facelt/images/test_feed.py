@@ -6,12 +6,14 @@ import torch
 from faces import write_faces
 from hypothesis import given
 from hypothesis import strategies as st
+from ranks import run_ranks
 from tiny import TINY
 
 from facelt.config import FaceltConfig, StageConfig
 from facelt.images.dali import DRAWS
 from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.images.sampling import UniformSampler, augmentation_seeds, step_seed, uniforms
+from facelt.parallel import group
 from recordio_tools.dataset import RecordDataset
 
 SEED = 3
@@ -20,9 +22,11 @@ SEED = 3
 @given(ranks=st.integers(1, 4), parts=st.integers(1, 3), each=st.integers(1, 3), first=st.integers(0, 5))
 def test_shares_of_all_ranks_are_the_global_batches(ranks, parts, each, first):
     G, steps = ranks * parts * each, first + 3
-    sampler = UniformSampler(np.zeros(17, np.int64), G, SEED)
-    step_range = {"micro_batches": parts, "first_step": first, "steps": steps}
-    shares = [RankPlan(sampler=sampler, seed=SEED, rank=rank, ranks=ranks, **step_range) for rank in range(ranks)]
+    labels = np.zeros(17, np.int64)
+    sampler = UniformSampler(labels, G, SEED)
+    same = {"sampler": sampler, "labels": labels, "seed": SEED, "ranks": ranks}
+    same |= {"micro_batches": parts, "first_step": first, "steps": steps}
+    shares = [RankPlan(rank=rank, **same) for rank in range(ranks)]
     assert {len(share) for share in shares} == {3 * parts}
     for step in range(first, steps):
         micro = range((step - first) * parts, (step - first + 1) * parts)
@@ -40,7 +44,16 @@ def dataset(tmp_path_factory):
 def fed(dataset, first: int, steps: int, parts: int = 2) -> list[list]:
     config = FaceltConfig.model_validate(TINY["facelt"])
     sampler = make_sampler(config.meta, dataset, 8, SEED)
-    share = RankPlan(sampler=sampler, seed=SEED, rank=0, ranks=1, micro_batches=parts, first_step=first, steps=steps)
+    share = RankPlan(
+        sampler=sampler,
+        labels=dataset.labels,
+        seed=SEED,
+        rank=0,
+        ranks=1,
+        micro_batches=parts,
+        first_step=first,
+        steps=steps,
+    )
     feed = Feed(dataset, share, config, torch.device("cpu"))
     return [list(feed.step(step)) for step in range(first, steps)]
 
@@ -69,6 +82,43 @@ def test_an_image_that_does_not_decode_is_said_by_this_rank_in_one_line(dataset,
     said = capsys.readouterr().err.strip()
     assert said.count("\n") == 0
     assert "does not decode" in said
+
+
+class Noted:
+    """Where images that do not decode are noted."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[int, str] = {}
+
+    def note(self, image: int, reason: str) -> None:
+        self.reasons[image] = reason
+
+
+def labels_of_all_ranks(data: str) -> list[list[int]]:
+    """The labels of six steps of 12 images, as each rank is told them."""
+    dataset, config = RecordDataset(data), FaceltConfig.model_validate(TINY["facelt"])
+    place = {"rank": group.rank(), "ranks": group.world_size(), "micro_batches": 2, "first_step": 0, "steps": 6}
+    share = RankPlan(sampler=make_sampler(config.plain, dataset, 12, SEED), labels=dataset.labels, seed=SEED, **place)
+    feed = Feed(dataset, share, config, torch.device("cpu"), Noted())
+    return [torch.cat([batch.labels_G for batch in feed.step(step)]).tolist() for step in range(6)]
+
+
+def test_labels_are_those_of_the_images_that_were_taken_on_all_ranks(tmp_path):
+    """None of class 2's images decodes: those of other classes stand in, with their own labels."""
+    folder = write_faces(tmp_path / "data")
+    whole, content = RecordDataset(folder), bytearray((folder / "train.rec").read_bytes())
+    for row in np.flatnonzero(whole.labels == 2).tolist():
+        at = content.index(whole.jpeg(row).tobytes())
+        content[at : at + 40] = bytes(40)
+    (folder / "train.rec").write_bytes(content)
+    wanted = [whole.labels[UniformSampler(whole.labels, 12, SEED).indices(step)].tolist() for step in range(6)]
+    (alone,) = run_ranks(1, labels_of_all_ranks, str(folder))
+    for want, got in zip(wanted, alone, strict=True):
+        assert 2 not in got
+        assert all(one == other for one, other in zip(want, got, strict=True) if one != 2)
+    for ranks in (2, 3):
+        # Micro-batches are cut from the global batch, so that their order is the same at any number of ranks.
+        assert run_ranks(ranks, labels_of_all_ranks, str(folder)) == [alone] * ranks
 
 
 def test_samplers_by_their_knobs(dataset):

@@ -16,6 +16,7 @@ from facelt.images.sampling import (
     _shuffled,
     augmentation_seeds,
     local,
+    stand_ins,
     uniforms,
 )
 
@@ -238,3 +239,23 @@ def test_mistakes_are_told_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=30), st.integers(0, 99), st.integers(0, 99), st.data())
+def test_stand_ins_are_the_rest_of_the_class_then_all_others_each_once(labels, step, position, data):
+    labels = np.array(labels)
+    image = data.draw(st.integers(0, len(labels) - 1))
+    found = list(stand_ins(labels, image, 3, step, position))
+    own = set(np.flatnonzero(labels == labels[image]).tolist()) - {image}
+    assert set(found[: len(own)]) == own
+    assert sorted([*found, image]) == list(range(len(labels)))
+    assert found == list(stand_ins(labels, image, 3, step, position))
+
+
+def test_stand_ins_are_drawn_evenly():
+    labels = np.zeros(6, np.int64)
+    first = [next(stand_ins(labels, 2, 3, step, position)) for step in range(60) for position in range(10)]
+    counts = np.bincount(first, minlength=6)
+    assert counts[2] == 0
+    assert (np.delete(counts, 2) > 80).all()  # 120 each on average

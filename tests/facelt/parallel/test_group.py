@@ -1,9 +1,14 @@
 """Values shared between ranks, and a mistake of one rank that becomes all ranks' at once."""
 
 import os
+import socket
+import subprocess
+import sys
 
+import psutil
 import pytest
 import torch
+from launching import ROOT, environment
 from ranks import run_ranks
 
 from facelt.errors import UserError
@@ -135,3 +140,33 @@ def test_nccl_is_told_the_device(machine, monkeypatch):
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **more: told.update(more, to=backend))
     assert group.join() == torch.device("cuda", 1)
     assert (told["to"], told["device_id"], chosen) == ("nccl", torch.device("cuda", 1), [torch.device("cuda", 1)])
+
+
+def test_a_port_in_use_is_answered_in_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        work = (
+            "from facelt.parallel import group\nfrom facelt.errors import one_line\nwith one_line('x'): group.join(1)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", work],
+            cwd=ROOT,
+            env=environment() | there,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert f"port {there['MASTER_PORT']} of 127.0.0.1 is in use" in line
+
+
+def test_the_interface_towards_a_host():
+    loopback = group.interface_towards("127.0.0.1")
+    assert loopback is not None
+    assert any(address.address == "127.0.0.1" for address in psutil.net_if_addrs()[loopback])
+    assert group.interface_towards("no-such-host.invalid") is None
+    for interface, addresses in psutil.net_if_addrs().items():
+        for one in addresses:
+            if one.family == socket.AF_INET and not one.address.startswith("127."):
+                assert group.interface_towards(one.address) in psutil.net_if_addrs(), interface

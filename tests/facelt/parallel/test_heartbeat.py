@@ -15,20 +15,20 @@ from launching import ROOT, environment
 from facelt.parallel import heartbeat
 from facelt.parallel.heartbeat import AGAIN, Beat, Heartbeat
 
-# Rank RANK of two that keep a heartbeat in a folder; what follows is done then.
+# Rank RANK of WORLD_SIZE that keep a heartbeat in a folder; what follows is done then.
 RANK = """
-import sys, threading, time
+import os, sys, threading, time
 from pathlib import Path
 from facelt.parallel import heartbeat
 heartbeat.EVERY, heartbeat.SILENT = 0.1, 0.5
 beat = heartbeat.begin("facelt.train")
-folder = Path(sys.argv[1])
-def both():
+folder, ranks = Path(sys.argv[1]), int(os.environ["WORLD_SIZE"])
+def all_here():
     (folder.parent / f"here-{beat.beat.rank}").touch()
-    while len(list(folder.parent.glob("here-*"))) < 2:
+    while len(list(folder.parent.glob("here-*"))) < ranks:
         time.sleep(0.01)
     time.sleep(0.1)
-beat.keep_in(folder, 2, both)
+beat.keep_in(folder, ranks, all_here)
 heartbeat.settle(True)
 """
 WAITS = """
@@ -49,7 +49,7 @@ def ranks(folder: Path, *busy: str) -> list[subprocess.Popen]:
         subprocess.Popen(
             [sys.executable, "-c", RANK + work, str(folder / "heartbeat")],
             cwd=ROOT,
-            env={**env, "RANK": str(rank)},
+            env={**env, "RANK": str(rank), "WORLD_SIZE": str(len(busy))},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -109,6 +109,32 @@ def test_a_rank_that_died_is_named_even_while_the_other_waits_on(tmp_path, numbe
     assert words in said[0]
 
 
+WRITES = """
+beat.stall_seconds = 0.6
+heartbeat.mark("save", 3)
+with heartbeat.writing(folder.parent / "large"), (folder.parent / "large").open("wb", 0) as file:
+    for _ in range(12):
+        time.sleep(0.1)
+        file.write(b"0" * 4096)
+    time.sleep(1.2)  # as long as a flush may take
+for _ in range(12):
+    time.sleep(0.1)
+    heartbeat.move()
+print("saved", file=sys.stderr, flush=True)
+heartbeat.mark("collective")
+time.sleep(60)
+"""
+
+
+def test_a_long_save_is_no_stall_and_what_hangs_behind_it_is(tmp_path):
+    """Rank 1 waits meanwhile: six times as long as it may stand still."""
+    waits = WAITS.format(allowed=0.6, steps=1, stage="collective")
+    statuses, said = ends(ranks(tmp_path, WRITES, waits))
+    assert statuses == [AGAIN, AGAIN]
+    assert "saved" in said[0]
+    assert "has not moved" in "".join(said)
+
+
 FAILS = """
 with heartbeat.kept("facelt.train"):
     heartbeat.mark("forward", 3)
@@ -130,6 +156,23 @@ def test_an_exception_is_said_first_by_its_own_rank_and_the_innocent_is_silent(t
     assert first.endswith("in stage forward of step 3, ended by ValueError: all is lost")
     assert rest[0].startswith("Traceback")
     assert said[0].strip() == ""
+
+
+@pytest.mark.parametrize("victim", range(3))
+def test_of_two_that_live_one_speaks_and_neither_takes_the_other_for_the_culprit(tmp_path, victim):
+    dies = f"heartbeat.mark('forward', 3)\ntime.sleep(0.3)\nos.kill(os.getpid(), {int(signal.SIGKILL)})"
+    busy = [INNOCENT, INNOCENT.replace("0.6", "0.9"), INNOCENT.replace("0.6", "0.9")]
+    statuses, said = ends(ranks(tmp_path, *busy[:victim], dies, *busy[victim + 1 :]))
+    assert statuses == [AGAIN] * victim + [-signal.SIGKILL] + [AGAIN] * (2 - victim), said
+    (line,) = "".join(said).strip().splitlines()
+    assert f"rank {victim} (host " in line
+    assert "SIGKILL" in line
+
+
+def test_the_status_of_a_mistake_is_that_of_all_three(tmp_path):
+    """The third may see the second first, which ended for the first one's sake."""
+    late = INNOCENT.replace("0.6", "1.5")
+    assert ends(ranks(tmp_path, late, FAILS.format(error="SystemExit(2)"), INNOCENT)) == ([2, 2, 2], ["", "", ""])
 
 
 def test_a_mistake_of_one_rank_keeps_its_status_on_the_other(tmp_path):

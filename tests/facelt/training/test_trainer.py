@@ -68,7 +68,16 @@ def make_run(tmp_path, monkeypatch):
 
 def batches(run: Run, sampler: UniformSampler | ClassAwareSampler, steps: int) -> list[tuple]:
     """(images, labels) of every step, as DALI gives them."""
-    share = RankPlan(sampler=sampler, seed=run.config.seed, rank=0, ranks=1, micro_batches=1, first_step=0, steps=steps)
+    share = RankPlan(
+        sampler=sampler,
+        labels=run.dataset.labels,
+        seed=run.config.seed,
+        rank=0,
+        ranks=1,
+        micro_batches=1,
+        first_step=0,
+        steps=steps,
+    )
     images = ImagePipeline(run.dataset, share, Decoding(32, G, CPU, threads=1), run.config.augment)
     labels = torch.from_numpy(run.dataset.labels)
     return [(batch, labels[share.indices(i)]) for i, batch in enumerate(images)]
