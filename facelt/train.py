@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from facelt.parallel import heartbeat
@@ -16,17 +17,19 @@ if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
     heartbeat.begin("facelt.train")
     stopping.listen()  # the imports below take seconds, in which a signal is heard already
 
-from facelt import recipes
-from facelt.config import STAGES, load
+from facelt import knobs, recipes
+from facelt.config import STAGES, StageName, load
 from facelt.errors import UserError, one_line
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
+from facelt.run_folder import checkpoint
 from facelt.run_folder.lock import Lock
 from facelt.training import start
 from facelt.training.ending.stopping import StopRequest
 from facelt.training.optimizer import split
 from facelt.training.run import Run
 from facelt.training.trainer import Trainer
+from facelt.validation.validator import Validator
 from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
@@ -50,9 +53,29 @@ def main(argv: list[str] | None = None) -> int:
         for stage in stages:
             if not Trainer(run, stage, args.start_from).train():
                 break
+        else:
+            group.say(closing(run, stages[-1]))
         stop.finished()
         group.barrier()  # a rank that ends before the others is not gone
     return 0
+
+
+def closing(run: Run, stage: StageName) -> str:
+    """The last line of a training that came to its end: its checkpoint, the best one, and the command that is next."""
+    newest, best = checkpoint.latest(run.folder, stage), checkpoint.best(run.folder, stage)
+    line, asked = f"trained: {newest}", run.folder
+    if best is not None and best.folder == newest:
+        line += f", the best by {best.figure}, {100 * best.value:.2f} %"
+    elif best is not None:
+        line += f"; best by {best.figure}, {100 * best.value:.2f} %: {best.folder}"
+        asked = run.folder / stage / checkpoint.BEST
+    stages = run.config.stages
+    if stage in stages[:-1]:
+        return f"{line}; next: the same command with --stage {stages[stages.index(stage) + 1]}"
+    if run.config.validation.known:
+        train = f"--checkpoint {asked} --train {run.dataset.folder} --data TEST --output REPORT"
+        return f"{line}; next: python -m facelt.evaluate {train}"
+    return f"{line}; next: python -m facelt.extract --checkpoint {asked} --data DATA --output FEATURES"
 
 
 def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Run:
@@ -72,6 +95,8 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
     if str(recipe) != args.deepspeed_config:
         group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
+    stages = config.stages if args.stage is None else (args.stage,)
+    validator = Validator.of(config, dataset, stages, device)
     group.on_rank_0(check_usable, output)  # now, not at the first checkpoint
     group.on_rank_0(lambda: held.callback(Lock(Path(output)).release))
     start.recover(Path(output), config, STAGES if args.stage is None else (args.stage,))
@@ -86,7 +111,20 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
         folder=Path(output),
         stop=stop,
         allowed=frozenset(args.allow_change),
+        measure=None if validator is None else replace(validator, config=config),
     )
+
+
+class HelpKnobs(argparse.Action):
+    """Lists the knobs and ends the command."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print them."""
+        print(knobs.listing())
+        parser.exit()
 
 
 def arguments() -> Parser:
@@ -111,6 +149,7 @@ def arguments() -> Parser:
         metavar="KEY",
         help=f"resume although this is another than before (may be repeated): {', '.join(start.ALLOWABLE)}",
     )
+    parser.add_argument("--help-knobs", action=HelpKnobs, help="list every knob with its default and meaning, and exit")
     # What DeepSpeed's launcher and its users add.
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)

@@ -53,7 +53,8 @@ def each_batch(function: Callable[[Tensor], T], dataset: Dataset, decoding: Deco
     ranks, rank = group.world_size(), group.rank()
     sampler = SequentialSampler(len(dataset), decoding.batch_size * ranks)
     pipeline = ImagePipeline(dataset, _PassPlan(sampler, rank, ranks), decoding)
-    with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1) as bar:
+    # Below another bar it goes when it is done.
+    with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1, leave=None) as bar:
         for i, images_B3SS in enumerate(pipeline):
             heartbeat.mark("pass over the set")
             valid_G = sampler.positions(i) < len(dataset)

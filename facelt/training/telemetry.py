@@ -55,10 +55,11 @@ class Telemetry:
         self.said: set[str] = set()
         self.in_a_row: dict[str, int] = {}
         self.since, self.since_step = time.monotonic(), start_step
+        self.schedule, self.done, self.measured = schedule, start_step, {}
         self.bar = tqdm(
             total=schedule.steps * self.global_batch,
             initial=start_step * self.global_batch,
-            desc=stage,
+            desc=self._place(),
             unit="img",
             unit_scale=True,
             mininterval=1,
@@ -70,8 +71,17 @@ class Telemetry:
         self.writer = SummaryWriter(self.run / "tensorboard" / self.stage, purge_step=start_step)
         self.lines = _reopen(self.run / "metrics.jsonl", self.stage, start_step)
 
+    def _place(self) -> str:
+        """What the bar begins with: step of steps, epoch of epochs."""
+        schedule = self.schedule
+        epochs = schedule.knobs.epochs  # the last step may go beyond them
+        epoch = min(epochs, self.done * self.global_batch / schedule.images)
+        return f"{self.stage}: step {self.done:,}/{schedule.steps:,}, epoch {epoch:.1f}/{epochs:g}"
+
     def advance(self) -> None:
         """One step is done."""
+        self.done += 1
+        self.bar.set_description(self._place(), refresh=False)
         self.bar.update(self.global_batch)
 
     def log(self, report: Report) -> None:
@@ -86,13 +96,28 @@ class Telemetry:
         if not self.chief:
             return
         self._warn(report)
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{report.lr:.2g}"})
+        shown = {name: f"{value:.3g}" for name, value in (now | self.measured).items()}
+        self.bar.set_postfix(shown | {"lr": f"{report.lr:.2g}"})
         now |= report.figures
         with self._never_ends_a_run("TensorBoard's file"):
             for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
                 self.writer.add_scalar(name, value, step)
         finite = {name: value if math.isfinite(value) else None for name, value in now.items()}
         line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **finite}
+        with self._never_ends_a_run("metrics.jsonl"):
+            _append(self.lines, json.dumps(line) + "\n")
+
+    def validated(self, step: int, figures: dict[str, float], seconds: float, main: str | None) -> None:
+        """Report what validation measured after a step, and the seconds that it took. main: the bar shows it."""
+        self.since += seconds  # the rate is that of training
+        if not self.chief:
+            return
+        self.measured = {name: value for name, value in figures.items() if name == main}
+        self.say(step, in_words(figures))
+        with self._never_ends_a_run("TensorBoard's file"):
+            for name, value in figures.items():
+                self.writer.add_scalar(f"validation/{name}", value, step)
+        line = {"stage": self.stage, "step": step, "validation": figures, "seconds": seconds}
         with self._never_ends_a_run("metrics.jsonl"):
             _append(self.lines, json.dumps(line) + "\n")
 
@@ -125,6 +150,11 @@ class Telemetry:
                 self.writer.close()
             with self._never_ends_a_run("metrics.jsonl"):
                 self.lines.close()
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """What validation measured, for people."""
+    return "validation: " + ", ".join(f"{name} {100 * value:.2f} %" for name, value in figures.items())
 
 
 def _append(lines: BinaryIO, line: str) -> None:
