@@ -74,6 +74,7 @@ setup(
         "mxnet": [f"mxnet==1.9.1; {OLD_NUMPY}", f"numpy<2; {OLD_NUMPY}"],
         "heic": ["pillow-heif>=0.18"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
+        "wandb": ["wandb>=0.17"],
         "dev": [
             "hypothesis>=6.100",
             "pre-commit>=3.7",

@@ -33,6 +33,7 @@ def tables() -> str:
         "head": (list(PRESETS), *heads),
         "memory_head": (["default"], default.memory_head),
         "validation": (["default"], default.validation),
+        "telemetry": (["default"], default.telemetry),
     }
     return "\n".join(f"### Knobs of {block}\n\n{table(block, *part)}" for block, part in parts.items())
 

@@ -401,6 +401,12 @@ def set_name(path: str) -> str:
 _META_SAMPLERS = {"cosine": "uniform"}
 
 
+class TelemetryConfig(Block):
+    """Where else than to the bar, metrics.jsonl and TensorBoard a run reports. wandb: to Weights & Biases too."""
+
+    wandb: bool = False
+
+
 class FaceltConfig(Block):
     """The whole block. preset: where the meta head's defaults come from; `head` overrides single knobs. "facelt" has
     stage memory in the place of stage meta.
@@ -436,6 +442,7 @@ class FaceltConfig(Block):
     head: MetaHeadConfig = MetaHeadConfig()
     memory_head: MemoryHeadConfig = MemoryHeadConfig()
     validation: ValidationConfig = ValidationConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
     keep_last: Count = 2

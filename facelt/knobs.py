@@ -132,6 +132,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "many": "training images of a many-shot class, at least",
         "few": "training images of a few-shot class, at most",
     },
+    "telemetry": {"wandb": "report to Weights & Biases too; needs `pip install 'facelt[wandb]'`"},
 }
 
 

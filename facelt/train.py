@@ -24,7 +24,7 @@ from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
 from facelt.run_folder.lock import Lock
-from facelt.training import start
+from facelt.training import start, wandb_log
 from facelt.training.ending.stopping import StopRequest
 from facelt.training.optimizer import split
 from facelt.training.run import Run
@@ -90,6 +90,8 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
     if data is None or output is None:
         name = "data" if data is None else "output"
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
+    if config.telemetry.wandb:
+        wandb_log.need_library()
     heartbeat.allow(config.stall_minutes)
     device = group.join(config.ddp_timeout / 60)
     if str(recipe) != args.deepspeed_config:

@@ -38,7 +38,7 @@ ALLOWABLE = ("data", "seed", "batch", "sampler", "augment", "plain")
 # What may change without a word: where things lie, how often they are said or saved, how fast the work is done.
 _SILENT = {"data", "output", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_last", "keep_every"}
 _SILENT |= {"loader_threads", "preset", "stall_minutes", "ddp_timeout", "max_skipped", "max_loss_growth"}
-_SILENT |= {f"validation.{name}" for name in ValidationConfig.model_fields}
+_SILENT |= {"telemetry.wandb", *(f"validation.{name}" for name in ValidationConfig.model_fields)}
 _SILENT |= {f"backbone.{name}" for name in ("init", "compile", "channels_last", "checkpointing")}
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.

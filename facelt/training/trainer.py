@@ -51,7 +51,8 @@ class Trainer:
             group.say(f"stage {self.stage}: no epoch to train; its memory is in {self.run.folder / self.stage}")
             return True
         feed = self._feed(engine)
-        telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
+        wandb = self.run.config.telemetry.wandb
+        telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step, wandb)
         try:
             with self.run.stop.heeded():
                 stopped_at = self._loop(engine, feed, telemetry)
