@@ -81,6 +81,7 @@ setup(
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18"],
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.7"],  # torch's exporter needs onnxscript
         "timm": ["timm>=1.0"],
+        "wandb": ["wandb>=0.17"],
         "dev": [
             "onnxscript>=0.7",
             "hypothesis>=6.100",

@@ -5,10 +5,11 @@ place in the same file; each number has one home.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facelt.errors import UserError
 
@@ -398,8 +399,88 @@ IMAGENET_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395
 StageName = Literal["plain", "meta", "memory"]
 STAGES: tuple[StageName, ...] = ("plain", "meta", "memory")
 
+SHARES = ("all", "many", "medium", "few")  # of the classes, by their training images
+# Of pairs of images, and of people with several images: a figure each, the first tells the best checkpoint.
+TARS = {"tar_1e-3": 1e-3, "tar_1e-4": 1e-4}
+OF_PAIRS, OF_STRANGERS = ("accuracy", *TARS), ("rank_1", *TARS)
+# How images of the training people are named, what a stage is trained for first.
+_READINGS: dict[StageName, tuple[str, ...]] = {
+    "plain": ("classifier",),
+    "meta": ("classifier", "memory"),
+    "memory": ("memory", "classifier"),
+}
+
+
+class ValidationConfig(Block):
+    """What a stage is measured on while it trains, and which of its checkpoints is kept as the best.
+
+    The list in which a set stands says what it is taken for. packs: verification packs. strangers: data folders of
+    people whom the run does not train on. known: data folders of other images of the training people, with their
+    labels. A text stands for a list of one. A set is called by its file or folder, a pack without its ending.
+    every, unit: how often; the end of a stage always is. share: of the time, at most, before that end; 1: no limit.
+    keep_best: the figure, higher is better, whose best checkpoint stays; None, and in a stage that has no such figure:
+    the first of the first set. from_best: whether what follows stage plain starts from its best checkpoint, if it has
+    one, in place of the newest. many, few: bounds in training images of a class, inclusive.
+    """
+
+    packs: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+    every: Positive = 1
+    unit: Literal["epochs", "steps"] = "epochs"
+    share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    keep_best: str | None = None
+    from_best: bool = False
+    many: Count = 100
+    few: Annotated[int, Field(ge=0)] = 20
+
+    @field_validator("packs", "strangers", "known", mode="before")
+    @classmethod
+    def _one(cls, paths: Any) -> Any:
+        return (paths,) if isinstance(paths, str) else paths
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ValidationConfig":
+        named: dict[str, str] = {}
+        for path in (*self.packs, *self.strangers, *self.known):
+            name = set_name(path)
+            if name in named:
+                raise ValueError(f"{named[name]} and {path} are both called {name}; give one of them another name")
+            named[name] = path
+        if self.unit == "steps" and self.every != int(self.every):
+            raise ValueError(f'every {self.every:g} steps; expected a whole number, or "unit": "epochs"')
+        if self.few >= self.many:
+            raise ValueError(f"few {self.few} is not below many {self.many}; change one of them")
+        return self
+
+    def figures(self, stage: StageName) -> dict[str, tuple[str, str]]:
+        """What is measured in a stage, as far as the sets are large enough: name -> (set, figure)."""
+        features = ("", "meta.") if stage == "meta" else ("",)
+        of_pairs = [(path, of, figure) for path in self.packs for of in features for figure in OF_PAIRS]
+        of_strangers = [(path, of, figure) for path in self.strangers for of in features for figure in OF_STRANGERS]
+        of_known = [(path, f"{read}.", share) for path in self.known for read in _READINGS[stage] for share in SHARES]
+        every = (*of_pairs, *of_strangers, *of_known)
+        return {f"{set_name(path)}.{of}{figure}": (set_name(path), figure) for path, of, figure in every}
+
+    def main_figure(self, stage: StageName) -> str | None:
+        """The figure by which the best checkpoint of a stage is told; None where nothing is measured."""
+        names = self.figures(stage)
+        return self.keep_best if self.keep_best in names else next(iter(names), None)
+
+
+def set_name(path: str) -> str:
+    """What a validation set is called: lfw of packs/lfw.bin, val of data/val."""
+    return Path(os.path.abspath(path)).name.removesuffix(".bin")
+
+
 # Stage meta draws class by class as released; the preset cosine image by image (docs/presets.md).
 _META_SAMPLERS = {"cosine": "uniform"}
+
+
+class TelemetryConfig(Block):
+    """Where else than to the bar, metrics.jsonl and TensorBoard a run reports. wandb: to Weights & Biases too."""
+
+    wandb: bool = False
 
 
 class FaceltConfig(Block):
@@ -418,8 +499,8 @@ class FaceltConfig(Block):
     waits for a rank. max_skipped: steps in a row that are skipped, or whose loss is above max_loss_growth times that of
     the stage's first step (or of 1), after which the run ends.
     max_unreadable: share of the images that may not decode (one always may), each replaced by another of its class.
-    keep_last: how many checkpoints of a stage are kept. keep_every: every n-th of those by checkpoint_every stays for
-    good; None: none does.
+    keep_last: how many checkpoints of a stage are kept, beside the best. keep_every: every n-th of those by
+    checkpoint_every stays for good; None: none does.
     """
 
     data: str | None = None
@@ -442,6 +523,8 @@ class FaceltConfig(Block):
     plain_head: PlainHeadConfig = PlainHeadConfig()
     head: MetaHeadConfig = MetaHeadConfig()
     memory_head: MemoryHeadConfig = MemoryHeadConfig()
+    validation: ValidationConfig = ValidationConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     log_every: Count = 10
     checkpoint_every: Count = 2000
     keep_last: Count = 2

@@ -286,7 +286,7 @@ def arguments() -> Parser:
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """What is evaluated: a run on images, or features."""
-    parser.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
+    parser.add_argument("--checkpoint", help="a run of facelt/train.py, a stage of it, RUN/best, or a step folder")
     parser.add_argument("--train", help="data folder that the run was trained on")
     parser.add_argument("--data", metavar="TEST", help="data folder of test images of the same classes")
     parser.add_argument("--open", help="data folder of strangers; whatever their labels")

@@ -137,7 +137,7 @@ def arguments() -> Parser:
     """The command line."""
     parser = Parser(prog="facelt.extract", description=__doc__)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--checkpoint", help="a run of facelt/train.py, a stage's folder, or one of its step folders")
+    source.add_argument("--checkpoint", help="a run of facelt/train.py, a stage of it, RUN/best, or a step folder")
     source.add_argument("--onnx", help="any recogniser in ONNX")
     source.add_argument("--pixels", type=positive, metavar="SIZE", help="no recogniser: grey pixels at SIZE x SIZE")
     parser.add_argument("--data", nargs="+", help="folders with train.rec, train.idx and property")

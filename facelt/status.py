@@ -30,8 +30,10 @@ class Status(BaseModel):
 
     state: "running"; "died": its process is gone and did not end by itself; "stopped": no process, more to do;
     "finished": stage meta is at its end. step, steps: done, of how many, in this stage. images_per_second: at the last
-    report. seconds_left: of this stage, at that rate. checkpoint_age: seconds. skipped_steps: since the last start.
-    restarts: of this stage from a checkpoint. quarantined, damaged: images and checkpoints that were set aside.
+    report. seconds_left: of this stage, at that rate. checkpoint_age: seconds. best, best_step: the checkpoint of the
+    last validated stage that did best, and its steps done; best_figure, best_value: by what. skipped_steps: since the
+    last start. restarts: of this stage from a checkpoint. quarantined, damaged: images and checkpoints that were set
+    aside.
     """
 
     state: Literal["running", "died", "stopped", "finished"]
@@ -44,6 +46,10 @@ class Status(BaseModel):
     loss: float | None
     checkpoint: str | None
     checkpoint_age: float | None
+    best: str | None
+    best_step: int | None
+    best_figure: str | None
+    best_value: float | None
     skipped_steps: int | None
     restarts: int | None
     quarantined: int
@@ -54,6 +60,7 @@ def read_status(run: Path) -> Status:
     """That of a run. Raises UserError where there is none."""
     metrics = run / "metrics.jsonl"
     newest = next((found for stage in reversed(STAGES) if (found := checkpoint.latest(run, stage))), None)
+    best = next((found for stage in reversed(STAGES) if (found := checkpoint.best(run, stage))), None)
     holder = lock.read_holder(run)
     if newest is None and holder is None and not metrics.is_file():
         raise UserError(f"{run}: no run there; expected a folder that facelt/train.py writes")
@@ -79,6 +86,10 @@ def read_status(run: Path) -> Status:
         loss=last.get("loss", last.get("cross_entropy")),
         checkpoint=None if newest is None else str(newest),
         checkpoint_age=None if newest is None else max(0.0, time.time() - newest.stat().st_mtime),
+        best=None if best is None else str(best.folder),
+        best_step=None if best is None else best.step,
+        best_figure=None if best is None else best.figure,
+        best_value=None if best is None else best.value,
         skipped_steps=last.get("skipped_steps"),
         restarts=last.get("restarts"),
         quarantined=_lines(run / "quarantine.jsonl"),
@@ -95,7 +106,8 @@ def _state_of(folder: Path | None) -> CheckpointState | None:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    """The last whole line of metrics.jsonl; empty where there is none yet. The file may be written meanwhile."""
+    """The last whole line of metrics.jsonl that is of training; empty where there is none yet. The file may be written
+    meanwhile."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
@@ -107,7 +119,7 @@ def _last_line(path: Path) -> dict[str, Any]:
             found = json.loads(line)
         except ValueError:
             continue  # torn
-        if isinstance(found, dict):
+        if isinstance(found, dict) and "validation" not in found:
             return found
     return {}
 
@@ -129,6 +141,9 @@ def describe(status: Status) -> str:
         lines["checkpoint"] = f"{status.checkpoint}, {_duration(status.checkpoint_age)} old"
     else:
         lines["checkpoint"] = "none yet"
+    if status.best_value is not None:
+        lines["best validation"] = f"{status.best_figure} {100 * status.best_value:.2f} % at step {status.best_step:,}"
+        lines["best checkpoint"] = status.best
     lines["skipped steps"] = None if status.skipped_steps is None else f"{status.skipped_steps:,}"
     lines["restarts"] = None if status.restarts is None else f"{status.restarts:,} (this stage)"
     lines["quarantined images"] = f"{status.quarantined:,}"

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from facelt.parallel import heartbeat
@@ -19,17 +20,19 @@ if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
 
 import torch
 
-from facelt import recipes
-from facelt.config import STAGES, load
+from facelt import knobs, recipes
+from facelt.config import STAGES, StageName, load
 from facelt.errors import UserError, one_line
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
+from facelt.run_folder import checkpoint
 from facelt.run_folder.lock import Lock
-from facelt.training import start
+from facelt.training import start, wandb_log
 from facelt.training.ending.stopping import StopRequest
 from facelt.training.optimizer import split
 from facelt.training.run import Run
 from facelt.training.trainer import Trainer
+from facelt.validation.validator import Validator
 from recordio_tools.atomic import check_usable
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
@@ -56,9 +59,29 @@ def main(argv: list[str] | None = None) -> int:
         for stage in stages:
             if not Trainer(run, stage, args.start_from).train():
                 break
+        else:
+            group.say(closing(run, stages[-1]))
         stop.finished()
         group.barrier()  # a rank that ends before the others is not gone
     return 0
+
+
+def closing(run: Run, stage: StageName) -> str:
+    """The last line of a training that came to its end: its checkpoint, the best one, and the command that is next."""
+    newest, best = checkpoint.latest(run.folder, stage), checkpoint.best(run.folder, stage)
+    line, asked = f"trained: {newest}", run.folder
+    if best is not None and best.folder == newest:
+        line += f", the best by {best.figure}, {100 * best.value:.2f} %"
+    elif best is not None:
+        line += f"; best by {best.figure}, {100 * best.value:.2f} %: {best.folder}"
+        asked = run.folder / stage / checkpoint.BEST
+    stages = run.config.stages
+    if stage in stages[:-1]:
+        return f"{line}; next: the same command with --stage {stages[stages.index(stage) + 1]}"
+    if run.config.validation.known:
+        train = f"--checkpoint {asked} --train {run.dataset.folder} --data TEST --output REPORT"
+        return f"{line}; next: python -m facelt.evaluate {train}"
+    return f"{line}; next: python -m facelt.extract --checkpoint {asked} --data DATA --output FEATURES"
 
 
 def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Run:
@@ -73,12 +96,16 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
     if data is None or output is None:
         name = "data" if data is None else "output"
         raise UserError(f"no --{name} given; expected a folder: give --{name} DIR, or set facelt.{name}")
+    if config.telemetry.wandb:
+        wandb_log.need_library()
     heartbeat.allow(config.stall_minutes)
     choose_kernels(config.deterministic)
     device = group.join(config.ddp_timeout / 60)
     if str(recipe) != args.deepspeed_config:
         group.say(f"--deepspeed_config {args.deepspeed_config}: the recipe {recipe}")
     dataset = group.together(RecordDataset, data)
+    stages = config.stages if args.stage is None else (args.stage,)
+    validator = Validator.of(config, dataset, stages, device)
     group.on_rank_0(check_usable, output)  # now, not at the first checkpoint
     group.on_rank_0(lambda: held.callback(Lock(Path(output)).release))
     start.recover(Path(output), config, STAGES if args.stage is None else (args.stage,))
@@ -93,6 +120,7 @@ def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Ru
         folder=Path(output),
         stop=stop,
         allowed=frozenset(args.allow_change),
+        measure=None if validator is None else replace(validator, config=config),
     )
 
 
@@ -102,6 +130,18 @@ def choose_kernels(deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by cuBLAS; read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+class HelpKnobs(argparse.Action):
+    """Lists the knobs and ends the command."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print them."""
+        print(knobs.listing())
+        parser.exit()
 
 
 def arguments() -> Parser:
@@ -126,6 +166,7 @@ def arguments() -> Parser:
         metavar="KEY",
         help=f"resume although this is another than before (may be repeated): {', '.join(start.ALLOWABLE)}",
     )
+    parser.add_argument("--help-knobs", action=HelpKnobs, help="list every knob with its default and meaning, and exit")
     # What DeepSpeed's launcher and its users add.
     parser.add_argument(
         "--num_gpus", metavar="N", help="ranks to start on this machine (facelt-train alone; with --master_port PORT)"

@@ -14,9 +14,9 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 # "." are the doors: the package's own modules that the list does not name.
 ROOMS = {
     "facelt": [
-        "errors", "recipes", "config", "parallel", "network", "network.weights", "images", "head", "run_folder",
-        "training.ending", "training", "features", "open_world", "open_world.readings", "open_world.report", "figures",
-        ".",
+        "errors", "recipes", "config", "knobs", "parallel", "network", "network.weights", "images", "head",
+        "run_folder", "training.ending", "training", "features", "open_world", "open_world.readings", "open_world.report",
+        "validation", "figures", ".",
     ],
     "megaface_eval": [
         "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",

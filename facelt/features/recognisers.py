@@ -132,7 +132,7 @@ def from_checkpoint(
     head = MetaHead(config, partition, "mean" if embeddings == ("direct",) else memory)
     head.load_state_dict(group.together(checkpoint.read_rows, folder, partition, head.state_dict().keys()))
     head.to(device).eval().requires_grad_(False)
-    return replace(recogniser, embed=_through_meta_head(embedder, head, embeddings))
+    return replace(recogniser, embed=through_meta_head(embedder, head, embeddings))
 
 
 def _beside_prototypes(embedder: Embedder, prototypes: CentroidMemory) -> Callable[[Tensor], Recognised]:
@@ -146,7 +146,7 @@ def _beside_prototypes(embedder: Embedder, prototypes: CentroidMemory) -> Callab
     return embed
 
 
-def _through_meta_head(
+def through_meta_head(
     embedder: Embedder, head: MetaHead, embeddings: tuple[str, ...]
 ) -> Callable[[Tensor], Recognised]:
     """The embeddings that are asked for, and γ."""

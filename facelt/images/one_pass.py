@@ -66,7 +66,8 @@ def each_batch(
     ranks, rank = group.world_size(), group.rank()
     sampler = SequentialSampler(len(dataset), decoding.batch_size * ranks)
     batches = ImagePipeline(dataset, _PassPlan(sampler, rank, ranks), decoding, unreadable=unreadable).batches()
-    with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1) as bar:
+    # Below another bar it goes when it is done.
+    with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1, leave=None) as bar:
         for i in range(sampler.steps):
             heartbeat.mark("pass over the set")
             if isinstance(dataset, RecordDataset):

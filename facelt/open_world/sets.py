@@ -138,11 +138,13 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class ImageBatches:
-    """Images through a recogniser. size: images of each rank in a batch."""
+    """Images through a recogniser. size: images of each rank in a batch. command: that answers for one that does not
+    decode."""
 
     recogniser: Recogniser
     size: int
     device: torch.device
+    command: str = "facelt.evaluate"
 
     @property
     def embeddings(self) -> tuple[str, ...]:
@@ -152,7 +154,7 @@ class ImageBatches:
         """One pass. An image that does not decode ends the run in one line, said by the rank that met it."""
         dataset, decoding = given.content, self.recogniser.decoding(self.size, self.device)
         assert isinstance(dataset, RecordDataset)
-        with one_line("facelt.evaluate", every_rank=True):
+        with one_line(self.command, every_rank=True):
             yield from each_batch(self.recogniser.embed, dataset, decoding, title)
 
 

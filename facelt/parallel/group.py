@@ -129,7 +129,8 @@ def _meet(backend: str, timeout: datetime.timedelta, device: torch.device | None
             "see that every machine reaches this address and port"
         ) from None
     say(
-        f"{os.environ['WORLD_SIZE']} ranks meet at {host}:{port}, {backend} over {os.environ.get(name, 'its own choice')}"
+        f"{os.environ['WORLD_SIZE']} ranks meet at {host}:{port}, "
+        f"{backend} over {os.environ.get(name, 'its own choice')}"
     )
 
 

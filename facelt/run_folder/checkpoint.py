@@ -8,7 +8,8 @@ A run keeps RUN/<stage>/step-00001234/:
     state.json               `CheckpointState`
     step-00001234.damaged    a checkpoint that no longer was what had been written, set aside
 A reader takes the rows it owns from whichever files hold them. A checkpoint appears by a rename, whole or not at all,
-and state.json holds a hash of every file: whoever chooses a checkpoint takes the newest that is still whole.
+and state.json holds a hash of every file: whoever chooses a checkpoint takes the newest that is still whole. RUN/best
+and RUN/<stage>/best, which lie nowhere on the disk, stand for the checkpoint that did best in validation.
 """
 
 import itertools
@@ -18,7 +19,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -37,6 +38,7 @@ from recordio_tools.atomic import flush, output_folder
 
 FORMAT = 2
 MODEL, MOMENTS, STATE = "model.safetensors", "moments.safetensors", "state.json"
+BEST = "best"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -59,7 +61,8 @@ class CheckpointState(BaseModel):
     step: steps done. finished: whether the stage is at its end. global_batch: images of a step. scalars: what the
     margin and the loss scale remember. starts: the first class of each classes-….safetensors. ds: DeepSpeed's part of
     the configuration. data: the set it trains on. source: what a meta stage started from. files: what each other file
-    of the checkpoint is. The last four are missing from what older versions wrote.
+    of the checkpoint is. figures: what validation measured of these very weights, empty where it did not. The last five
+    are missing from what older versions wrote.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -77,6 +80,7 @@ class CheckpointState(BaseModel):
     data: Fingerprint | None = None
     source: StageSource | None = None
     files: dict[str, FileFacts] = {}
+    figures: dict[str, float] = {}
 
     @field_validator("starts")
     @classmethod
@@ -84,6 +88,15 @@ class CheckpointState(BaseModel):
         if not starts or starts[0] != 0 or any(one >= other for one, other in itertools.pairwise(starts)):
             raise ValueError(f"{starts} are no first classes of ranks, from 0 on and ascending")
         return starts
+
+
+class Best(NamedTuple):
+    """The checkpoint of a stage that did best: steps done, and the value of the figure that says so."""
+
+    folder: Path
+    step: int
+    figure: str
+    value: float
 
 
 def save(
@@ -158,11 +171,15 @@ def _write(final: Path, state: CheckpointState, own: dict[str, dict[str, Tensor]
 
 
 def tidy(folder: Path, config: FaceltConfig) -> None:
-    """Drop what killed writers left of a stage's folder, and all checkpoints but the last `keep_last` and those for
-    good: every `keep_every`-th of those that `checkpoint_every` makes. What cannot be dropped stays.
+    """Drop what killed writers left of a stage's folder, and all checkpoints but the last `keep_last`, the best, and
+    those for good: every `keep_every`-th of those that `checkpoint_every` makes. What cannot be dropped stays.
     """
     _remove_drafts(folder)
-    for old in _checkpoints(folder)[: -config.keep_last]:
+    old_ones = _checkpoints(folder)[: -config.keep_last]
+    best = _best(folder) if old_ones else None
+    for old in old_ones:
+        if best is not None and old == best.folder:
+            continue
         if config.keep_every is None or _step(old) % (config.checkpoint_every * config.keep_every):
             doomed = old.with_name(f".{old.name}.old")  # half of a checkpoint must not look like one
             with suppress(OSError):
@@ -173,6 +190,41 @@ def tidy(folder: Path, config: FaceltConfig) -> None:
 def latest(run: Path, stage: StageName) -> Path | None:
     """The newest checkpoint of a stage of a run, whole or not, or None."""
     return next(reversed(_checkpoints(run / stage)), None)
+
+
+def best(run: Path, stage: StageName, figure: str | None = None) -> Best | None:
+    """The checkpoint of a stage of a run, whole or not, that did best in validation; of equals the first.
+
+    figure: that is judged by; None: by which the newest validated one was judged. None where none has it.
+    """
+    return _best(run / stage, figure)
+
+
+def _best(folder: Path, figure: str | None = None) -> Best | None:
+    found: list[tuple[Path, CheckpointState]] = []
+    for candidate in _checkpoints(folder):
+        with suppress(UserError):  # a damaged one is dealt with where one is chosen to go on from
+            state = read_state(candidate)
+            if state.figures:
+                found.append((candidate, state))
+    if not found:
+        return None
+    newest = found[-1][1]
+    figure = figure or newest.config.validation.main_figure(newest.stage)
+    bests = [Best(path, s.step, figure, s.figures[figure]) for path, s in found if figure and figure in s.figures]
+    return max(bests, key=lambda one: one.value, default=None)
+
+
+def _find_best(folder: Path) -> Path:
+    """The best checkpoint of a stage's folder, or of the last stage of a run that has checkpoints."""
+    stage = next((f for f in (folder, *(folder / s for s in reversed(STAGES))) if _checkpoints(f)), folder)
+    found = group.share(_best(stage))
+    if found is None:
+        raise UserError(
+            f"{folder / BEST}: no checkpoint in {stage} was measured on validation images; leave {BEST} out to take "
+            "the newest, or train with facelt.validation"
+        )
+    return find(found.folder)
 
 
 def newest_whole(run: Path, stage: StageName) -> Path | None:
@@ -262,10 +314,13 @@ def _damage_of_share(folder: Path, weights_alone: bool) -> str | None:
 def find(path: str | Path) -> Path:
     """The checkpoint that a user means: a checkpoint folder, a stage's folder, or a run (meta before plain).
 
-    Of several the newest whole one, with a warning for each newer. All ranks must call it.
-    Raises UserError where there is none, or where the one that was named is damaged.
+    Of several the newest whole one, with a warning for each newer; with "best" behind the folder the one that did best
+    in validation. All ranks must call it.
+    Raises UserError where there is none, or where the one that was named, or is the best, is damaged.
     """
     path = Path(path)
+    if path.name == BEST and not path.exists():
+        return _find_best(path.parent)
     if (path / STATE).is_file() or (_NAME.fullmatch(path.name) and path.is_dir()):
         damage = find_damage(path, weights_alone=True)
         if damage is not None:

@@ -42,7 +42,7 @@ class ClassMeans:
         missing = int(collectives.table(first).min())
         if missing < self.partition.num_classes:
             raise UserError(
-                f"class {missing} has no image, so the memory has no centroid for it, nor a classifier a mean: drop the "
-                "identities that are empty, or none of whose images decodes, from the set"
+                f"class {missing} has no image, so the memory has no centroid for it, nor a classifier a mean: drop "
+                "the identities that are empty, or none of whose images decodes, from the set"
             )
         return self.sums_kD / self.counts_k[:, None]

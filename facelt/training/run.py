@@ -3,17 +3,32 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from facelt.config import FaceltConfig
+from facelt.head.heads import Head
 from facelt.images.fingerprint import Fingerprint, fingerprint
+from facelt.network.embedder import Embedder
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.run_folder.quarantine import Quarantine
 from facelt.training.ending.stopping import StopRequest
 from recordio_tools.dataset import RecordDataset
+
+
+class Measure(Protocol):
+    """Measures a network and its head on images that they do not train on, and leaves both as they were."""
+
+    @property
+    def images(self) -> int:
+        """How many images that passes through the network."""
+        ...
+
+    def __call__(self, embedder: Embedder, head: Head) -> dict[str, float]:
+        """Figures by name, higher is better, on all ranks alike, which must all call it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +37,7 @@ class Run:
 
     config: every knob of ours. ds: DeepSpeed's configuration. partition: which classes this rank owns.
     folder: of checkpoints and reports. stop: what the run hears while it trains. allowed: what may differ from what a
-    checkpoint was trained with, of `start.ALLOWABLE`.
+    checkpoint was trained with, of `start.ALLOWABLE`. measure: what validates it; None: nothing does.
     """
 
     config: FaceltConfig
@@ -33,6 +48,7 @@ class Run:
     folder: Path
     stop: StopRequest
     allowed: frozenset[str] = frozenset()
+    measure: Measure | None = None
 
     @property
     def global_batch(self) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName
+from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName, ValidationConfig
 from facelt.errors import UserError, one_line
 from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.head.heads import Head, MetaHead, PlainHead
@@ -41,7 +41,8 @@ ALLOWABLE = ("data", "seed", "batch", "sampler", "augment", "plain")
 # What may change without a word: where things lie, how often they are said or saved, how fast the work is done.
 _SILENT = {"data", "output", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_last", "keep_every"}
 _SILENT |= {"loader_threads", "preset", "stall_minutes", "ddp_timeout", "max_skipped", "max_loss_growth"}
-_SILENT |= {"deterministic", "max_unreadable"}
+_SILENT |= {"deterministic", "max_unreadable", "telemetry.wandb"}
+_SILENT |= {f"validation.{name}" for name in ValidationConfig.model_fields}
 _SILENT |= {f"backbone.{name}" for name in ("init", "init_channels", "compile", "channels_last", "checkpointing")}
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.
@@ -98,12 +99,26 @@ def recover(run: Path, config: FaceltConfig, stages: Collection[StageName]) -> N
         group.on_rank_0(checkpoint.tidy, run / stage, config)
 
 
-def find_start(run: Path, stage: StageName, start_from: str | None) -> Path | None:
+def find_start(run: Run, stage: StageName, start_from: str | None) -> Path | None:
     """The plain stage that a stage starts from: this run's, else that of --start-from. None: from nothing."""
-    source = None if stage == "plain" else group.share(checkpoint.latest(run, "plain"))
-    if source is None and start_from is not None:
-        source = checkpoint.newest_whole(Path(start_from), "plain") or checkpoint.find(start_from)
-    return source
+    source = None if stage == "plain" else _own_plain(run)
+    if source is not None and run.config.validation.from_best:
+        return checkpoint.find(source)  # an older one than the newest may be damaged
+    return _given_start(start_from) if source is None and start_from is not None else source
+
+
+def _own_plain(run: Run) -> Path | None:
+    """The checkpoint of this run's stage plain that another stage starts from: the newest, or as asked the best."""
+    best = group.share(checkpoint.best(run.folder, "plain")) if run.config.validation.from_best else None
+    return group.share(checkpoint.latest(run.folder, "plain")) if best is None else best.folder
+
+
+def _given_start(start_from: str) -> Path:
+    """What --start-from names: of a run its stage plain, the newest or, behind RUN/best, the best of it."""
+    path = Path(start_from)
+    if path.name == checkpoint.BEST and (path.parent / "plain").is_dir():
+        return checkpoint.find(path.parent / "plain" / checkpoint.BEST)
+    return checkpoint.newest_whole(path, "plain") or checkpoint.find(path)
 
 
 def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> FaceltConfig:
@@ -112,7 +127,7 @@ def take_pixels(config: FaceltConfig, run: Path, start_from: str | None) -> Face
     Raises UserError where backbone.init, from which it would start, is not the network of the configuration.
     """
     own = group.share(next((c for stage in reversed(STAGES) if (c := checkpoint.latest(run, stage))), None))
-    source = own or (checkpoint.find(start_from) if start_from is not None else None)
+    source = own or (_given_start(start_from) if start_from is not None else None)
     if source is not None:
         before = checkpoint.read_state(source).config
         found = {name: getattr(before, name) for name in PIXEL_KNOBS}
@@ -179,7 +194,7 @@ def _check_allowed(run: Run, folder: Path, state: CheckpointState) -> None:
             f"{folder} was trained on another set than {run.dataset.folder} ({other}; a set mended by verify --repair "
             "is another one): give the one it was trained on, --allow-change data, or another --output"
         )
-    plain = group.share(checkpoint.latest(run.folder, "plain")) if state.stage != "plain" else None
+    plain = _own_plain(run) if state.stage != "plain" else None
     if state.source is None or plain is None or "plain" in run.allowed:
         return
     if source_of(plain) != state.source:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from facelt.errors import UserError
 from facelt.parallel import collectives, group
 from facelt.training.schedule import Schedule
+from facelt.training.wandb_log import WandbLog
 from recordio_tools.atomic import output_file
 
 # Reports in a row that must warn of one thing before it is said: a batch may be odd.
@@ -50,31 +51,44 @@ class Telemetry:
     """Progress of one stage. Only rank 0 shows and writes anything; all ranks must call `log` alike.
 
     run: folder for tensorboard/<stage> and metrics.jsonl. start_step: the stage's first in this process.
+    wandb: whether Weights & Biases is told too.
     """
 
-    def __init__(self, run: Path, stage: str, schedule: Schedule, start_step: int) -> None:
+    def __init__(self, run: Path, stage: str, schedule: Schedule, start_step: int, wandb: bool = False) -> None:
         self.run, self.stage, self.global_batch = run, stage, schedule.global_batch
         self.chief = group.rank() == 0
         self.said: set[str] = set()
         self.in_a_row: dict[str, int] = {}
         self.since, self.since_step, self.waited = time.monotonic(), start_step, 0.0
+        self.schedule, self.done, self.measured = schedule, start_step, {}
         self.bar = tqdm(
             total=schedule.steps * self.global_batch,
             initial=start_step * self.global_batch,
-            desc=stage,
+            desc=self._place(),
             unit="img",
             unit_scale=True,
             mininterval=1,
             disable=not self.chief,
         )
-        group.on_rank_0(self._open, start_step)
+        self.wandb: WandbLog | None = None
+        group.on_rank_0(self._open, start_step, wandb)
 
-    def _open(self, start_step: int) -> None:
+    def _open(self, start_step: int, wandb: bool) -> None:
+        self.wandb = WandbLog(self.run, self.stage) if wandb else None
         self.writer = SummaryWriter(self.run / "tensorboard" / self.stage, purge_step=start_step)
         self.lines = _reopen(self.run / "metrics.jsonl", self.stage, start_step)
 
+    def _place(self) -> str:
+        """What the bar begins with: step of steps, epoch of epochs."""
+        schedule = self.schedule
+        epochs = schedule.knobs.epochs  # the last step may go beyond them
+        epoch = min(epochs, self.done * self.global_batch / schedule.images)
+        return f"{self.stage}: step {self.done:,}/{schedule.steps:,}, epoch {epoch:.1f}/{epochs:g}"
+
     def advance(self) -> None:
         """One step is done."""
+        self.done += 1
+        self.bar.set_description(self._place(), refresh=False)
         self.bar.update(self.global_batch)
 
     def log(self, report: Report) -> None:
@@ -90,15 +104,34 @@ class Telemetry:
         if not self.chief:
             return
         self._warn(report)
-        self.bar.set_postfix({name: f"{value:.3g}" for name, value in now.items()} | {"lr": f"{report.lr:.2g}"})
+        shown = {name: f"{value:.3g}" for name, value in (now | self.measured).items()}
+        self.bar.set_postfix(shown | {"lr": f"{report.lr:.2g}"})
         now |= {**report.figures, "data_wait": data_wait, **resources()}
-        with self._never_ends_a_run("TensorBoard's file"):
-            for name, value in (*now.items(), ("lr", report.lr), ("images_per_second", rate)):
-                self.writer.add_scalar(name, value, step)
+        self._tell({**now, "lr": report.lr, "images_per_second": rate}, step)
         finite = {name: value if math.isfinite(value) else None for name, value in now.items()}
         line = {"stage": self.stage, "step": step, "lr": report.lr, "rate": rate, **finite}
         with self._never_ends_a_run("metrics.jsonl"):
             _append(self.lines, json.dumps(line) + "\n")
+
+    def validated(self, step: int, figures: dict[str, float], seconds: float, main: str | None) -> None:
+        """Report what validation measured after a step, and the seconds that it took. main: the bar shows it."""
+        self.since += seconds  # the rate is that of training
+        if not self.chief:
+            return
+        self.measured = {name: value for name, value in figures.items() if name == main}
+        self.say(step, in_words(figures))
+        self._tell({f"validation/{name}": value for name, value in figures.items()}, step)
+        line = {"stage": self.stage, "step": step, "validation": figures, "seconds": seconds}
+        with self._never_ends_a_run("metrics.jsonl"):
+            _append(self.lines, json.dumps(line) + "\n")
+
+    def _tell(self, figures: dict[str, float], step: int) -> None:
+        with self._never_ends_a_run("TensorBoard's file"):
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, step)
+        if self.wandb is not None:
+            with self._never_ends_a_run("the log of Weights & Biases"):
+                self.wandb.log(figures, step)
 
     @contextmanager
     def _never_ends_a_run(self, what: str) -> Iterator[None]:
@@ -129,6 +162,14 @@ class Telemetry:
                 self.writer.close()
             with self._never_ends_a_run("metrics.jsonl"):
                 self.lines.close()
+        if self.wandb is not None:
+            with self._never_ends_a_run("the log of Weights & Biases"):
+                self.wandb.close()
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """What validation measured, for people."""
+    return "validation: " + ", ".join(f"{name} {100 * value:.2f} %" for name, value in figures.items())
 
 
 def resources() -> dict[str, float]:

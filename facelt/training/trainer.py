@@ -16,7 +16,8 @@ from facelt.training.ending.divergence import Divergence
 from facelt.training.engine import Engine
 from facelt.training.run import Run
 from facelt.training.schedule import Schedule
-from facelt.training.telemetry import Report, Telemetry
+from facelt.training.telemetry import Report, Telemetry, in_words
+from facelt.training.validating import Validating
 
 
 class Trainer:
@@ -33,7 +34,7 @@ class Trainer:
         self.schedule = Schedule(self.knobs, len(run.dataset), run.global_batch)
         self.resumed = group.share(checkpoint.latest(run.folder, stage))
         self.state = start.check_same_run(run, self.resumed) if self.resumed else None
-        self.source = None if self.resumed else start.find_start(run.folder, stage, start_from)
+        self.source = None if self.resumed else start.find_start(run, stage, start_from)
         self.first_step = self.state.step if self.state else 0
         self.restarts = int(self.state.scalars.get("restarts", 0)) + 1 if self.state else 0
         self.divergence = Divergence(run.config, self.state.scalars if self.state else {})
@@ -47,18 +48,23 @@ class Trainer:
         heartbeat.mark("start")
         engine = self._engine()
         if not self.schedule.steps:
-            self.save(engine, 0, needed=True)
+            self.save(engine, 0, needed=True, figures=self._measured(engine))
             group.say(f"stage {self.stage}: no epoch to train; its memory is in {self.run.folder / self.stage}")
             return True
         feed = self._feed(engine)
-        telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step)
+        wandb = self.run.config.telemetry.wandb
+        telemetry = Telemetry(self.run.folder, self.stage, self.schedule, self.first_step, wandb)
         try:
             with self.run.stop.heeded():
                 stopped_at = self._loop(engine, feed, telemetry)
         finally:
             telemetry.close()
         if stopped_at is not None:
-            group.say(f"stage {self.stage}: stopped at step {stopped_at} as asked; run the same command to resume")
+            newest = checkpoint.latest(self.run.folder, self.stage)
+            group.say(
+                f"stage {self.stage}: stopped at step {stopped_at} as asked, saved in {newest}; "
+                "run the same command to resume"
+            )
         return stopped_at is None
 
     def _loop(self, engine: Engine, feed: Feed, telemetry: Telemetry) -> int | None:
@@ -67,6 +73,7 @@ class Trainer:
         engine.embedder.train(not frozen)
         engine.embedder.backbone.train(not frozen and not self.knobs.freeze_backbone)
         agreement, due = Agreement(self.run.stop, self.run.device, self.run.config.checkpoint_minutes), False
+        validating = Validating(self.run, self.stage, self.schedule)
         for step in range(self.first_step, self.schedule.steps):
             output = self.train_step(engine, feed, step)
             heartbeat.settle(True)
@@ -77,12 +84,15 @@ class Trainer:
                 telemetry.log(self._report(engine, output, step, feed.waited))
             if last and isinstance(engine.head, PrototypeHead):
                 start.fill_prototypes(self.run, engine.embedder, engine.head, ends=True)
+            found = validating.after_step(engine, telemetry, step, last) if self.divergence.sound else None
             decision = agreement.after_step(last, self.run.quarantine.fresh)
             if decision.news:
                 self.run.quarantine.settle()
             due |= decision.stop or decision.save or last or (step + 1) % self.run.config.checkpoint_every == 0
+            due |= found is not None and found.best
             if due and self.divergence.sound:
-                self.save(engine, step + 1, needed=decision.stop or last)
+                figures = {} if found is None else found.figures
+                self.save(engine, step + 1, needed=decision.stop or last, figures=figures)
                 agreement.saved()
                 due = False
             if decision.stop:
@@ -113,19 +123,19 @@ class Trainer:
         assert output is not None, "a step has one micro-batch at least"
         return output
 
-    def save(self, engine: Engine, step: int, needed: bool) -> None:
-        """Write a checkpoint after so many steps. All ranks must call it.
+    def save(self, engine: Engine, step: int, needed: bool, figures: dict[str, float]) -> None:
+        """Write a checkpoint after so many steps, with what was measured there. All ranks must call it.
 
         One that cannot be written is a warning, and the next is tried in its turn; raises UserError where it is needed.
         """
         try:
-            self._save(engine, step)
+            self._save(engine, step, figures)
         except UserError as error:
             if needed:
                 raise
             group.say(f"warning: stage {self.stage}, step {step}: no checkpoint: {error}; training goes on")
 
-    def _save(self, engine: Engine, step: int) -> None:
+    def _save(self, engine: Engine, step: int, figures: dict[str, float]) -> None:
         self.run.quarantine.settle()
         heartbeat.mark("save", step)
         partition = self.run.partition
@@ -143,6 +153,7 @@ class Trainer:
             ds=self.run.ds,
             data=self.run.fingerprint,
             source=self._source(),
+            figures=figures,
         )
         checkpoint.save(
             self.run.folder,
@@ -151,6 +162,14 @@ class Trainer:
             moments=moments,
             rows=rows,
         )
+
+    def _measured(self, engine: Engine) -> dict[str, float]:
+        """What validation says of a stage without a step."""
+        if self.run.measure is None:
+            return {}
+        (figures, _), _ = Validating(self.run, self.stage, self.schedule).measure(engine)
+        group.say(f"stage {self.stage}: {in_words(figures)}")
+        return figures
 
     def _source(self) -> StageSource | None:
         """What a stage meta or memory started from, in this process or before."""

@@ -127,6 +127,12 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"preset": "cosine", "meta": {"centroid_lr": 2}}, ["meta.centroid_lr does nothing", "leave it out"]),
         ({"pixel_std": [1, 0, 1]}, ["facelt.pixel_std.1 is 0", "greater than 0"]),
         ({"pixel_mean": 127.5}, ["facelt.pixel_mean is 127.5"]),
+        ({"validation": {"packs": ["a/lfw.bin", "b/lfw.bin"]}}, ["a/lfw.bin and b/lfw.bin are both called lfw"]),
+        ({"validation": {"packs": ["a/lfw.bin"], "known": ["lfw/"]}}, ["both called lfw"]),
+        ({"validation": {"every": 1.5, "unit": "steps"}}, ["every 1.5 steps; expected a whole number"]),
+        ({"validation": {"few": 100}}, ["few 100 is not below many 100"]),
+        ({"validation": {"packs": 3}}, ["facelt.validation.packs is 3"]),
+        ({"validation": {"pack": "lfw.bin"}}, ["facelt.validation.pack is not a known key", "packs"]),
         ({"preset": "papper"}, ["facelt.preset is 'papper'", "released"]),
         ({"augment": {"flip": 2}}, ["facelt.augment.flip is 2"]),
         ({"resize": 111}, ["facelt: resize 111 is smaller than image_size 112", "leave it out"]),
@@ -203,3 +209,15 @@ def test_pixels_are_those_of_imagenet_where_the_network_starts_from_it():
     told = FaceltConfig.model_validate({"backbone": {"init": "faces.pth"}, "pixel_mean": [127.5] * 3})
     assert (told.pixel_mean, told.pixel_std) == ((127.5,) * 3, (58.395, 57.12, 57.375))
     assert FaceltConfig.model_validate(told.model_dump()) == told
+
+
+def test_the_best_is_told_by_the_first_figure_of_the_first_set_unless_another_is_named():
+    def main(**knobs) -> list[str | None]:
+        config = FaceltConfig.model_validate({"validation": knobs})
+        return [config.validation.main_figure(stage) for stage in ("plain", "meta", "memory")]
+
+    assert main() == [None] * 3
+    assert main(known="data/val/") == ["val.classifier.all", "val.classifier.all", "val.memory.all"]
+    assert main(known="data/val", strangers=["held.out"]) == ["held.out.rank_1"] * 3
+    assert main(known="data/val", strangers="held", packs="packs/lfw.bin") == ["lfw.accuracy"] * 3
+    assert main(packs="lfw.bin", keep_best="lfw.meta.accuracy") == ["lfw.accuracy", "lfw.meta.accuracy", "lfw.accuracy"]

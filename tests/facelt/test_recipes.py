@@ -128,6 +128,23 @@ def test_a_benchmark_runs_from_training_to_evaluation(name, sets, tmp_path):
     assert report["open_images"] == 6
 
 
+def test_a_benchmark_keeps_the_best_epoch_where_it_is_given_validation_images(sets, tmp_path, capsys):
+    run, known = tmp_path / "run", write_faces(tmp_path / "val", classes=4, images=2, size=40)
+    knobs = {"validation.known": known, "validation.share": 1, "validation.every": 0.4, "keep_last": 1}
+    assert train.main(command("imagenet_lt", sets, run, **knobs)) == 0
+    said = capsys.readouterr().err
+    assert "val: 8 images of 4 of the training people" in said
+    best, meta = checkpoint.best(run, "plain"), checkpoint.read_state(checkpoint.latest(run, "meta"))
+    assert best.figure == "val.classifier.all"
+    assert meta.source.step == best.step
+    assert checkpoint.best(run, "meta") is not None
+    images = ["--train", str(sets / "train"), "--data", str(sets / "test"), "--draws", "5"]
+    assert evaluate.main(["--checkpoint", str(run / "best"), *images, "--output", str(tmp_path / "report")]) == 0
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["source"]["checkpoint"] == str(
+        checkpoint.find(run / "best")
+    )
+
+
 def refused(capsys, words: list[str]) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:

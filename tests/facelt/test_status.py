@@ -77,6 +77,26 @@ def test_before_the_first_checkpoint_and_with_a_damaged_one(tmp_path):
     assert status.read_status(tmp_path).steps is None
 
 
+def test_the_best_validation_and_a_line_of_it_that_says_nothing_of_training(tmp_path, capsys):
+    config = FaceltConfig.model_validate({**CONFIG.model_dump(), "validation": {"packs": "lfw.bin"}})
+    for step, value in ((10, 0.875), (20, 0.5)):
+        state = CheckpointState(
+            stage="plain", step=step, finished=False, global_batch=8, config=config, num_classes=5, starts=[0],
+            data=DATA, figures={"lfw.accuracy": value},
+        )  # fmt: skip
+        checkpoint.save(tmp_path, state, weights={"w": torch.ones(1)}, moments={}, rows={"r": torch.ones(5, 1)})
+    write_metrics(tmp_path, "plain", 39)
+    measured = {"stage": "plain", "step": 39, "validation": {"lfw.accuracy": 0.5}, "seconds": 1.0}
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().removesuffix('{"sta') + json.dumps(measured) + "\n")
+    found = status.read_status(tmp_path)
+    assert (found.best_step, found.best_figure, found.best_value) == (10, "lfw.accuracy", 0.875)
+    assert found.best == str(tmp_path / "plain" / "step-00000010")
+    assert (found.loss, found.images_per_second, found.step) == (2.5, 40.0, 40)
+    assert status.main([str(tmp_path)]) == 0
+    assert "lfw.accuracy 87.50 % at step 10" in capsys.readouterr().out
+
+
 def test_no_run_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         status.main([str(tmp_path)])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from tiny import TINY
 
 from facelt import evaluate, extract, train
+from facelt.config import FaceltConfig
 from facelt.head.classifier import Classifier
 from facelt.network import backbone
 from facelt.network.embedder import Embedder
@@ -302,6 +303,107 @@ def test_a_classifier_is_trained_again_on_a_frozen_network(config, data, tmp_pat
             assert torch.equal(old[name], new[name]), name
     rows = load_file(checkpoint.latest(again, "plain") / "classes-00000-of-00001.safetensors")
     torch.testing.assert_close(rows["classifier.weight"], Classifier(Partition(5), 16, "linear").weight.detach())
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """Two checkpoints hold the same tensors, bit for bit."""
+    for file in ("model.safetensors", "moments.safetensors", "classes-00000-of-00001.safetensors"):
+        want, got = load_file(one / file), load_file(other / file)
+        assert want.keys() == got.keys()
+        assert not [name for name in want if not torch.equal(want[name], got[name])], file
+
+
+def validation(data: Path, strangers: Path) -> list[str]:
+    return ["--set", f"validation.known={data}", "--set", f"validation.strangers={strangers}", "--set=keep_last=1"]
+
+
+def test_validation_changes_no_bit_of_a_run_and_its_best_is_kept_also_by_one_that_resumes(
+    config, data, tmp_path, capsys
+):
+    plain, seen = tmp_path / "without", tmp_path / "with"
+    knobs = ["--set", "backbone.neck=batch_norm", "--set", "plain.epochs=3"]
+    assert train.main(command(config, data, plain, *knobs)[1:]) == 0
+    assert "next: python -m facelt.extract" in capsys.readouterr().err.splitlines()[-1]
+    strangers = write_faces(tmp_path / "held", classes=6, images=3, called="stranger")
+    knobs += validation(data, strangers)
+    only = ["--stage", "plain", "--set", "checkpoint_every=5"]
+    assert train.main(command(config, data, seen, *knobs, *only, "--set=validation.share=1")[1:]) == 0
+    said = capsys.readouterr().err
+    assert "validation.known" in said
+    assert "is the training set itself" in said
+    last = said.splitlines()[-1]
+    assert last.startswith(f"trained: {seen / 'plain' / 'step-00000012'}")
+    assert last.endswith("next: the same command with --stage meta")
+    measured = {line["step"] + 1: line["validation"] for line in metrics(seen) if "validation" in line}
+    assert list(measured) == [4, 8, 12]
+    name = "held.rank_1"
+    best = max(measured, key=lambda step: measured[step][name])
+    assert checkpoint.best(seen, "plain")[1:] == (best, name, measured[best][name])
+    assert checkpoint.read_state(checkpoint.find(seen / "best")).figures == measured[best]
+    assert len(list((seen / "plain").iterdir())) == len({best, 12})
+    assert_alike(plain / "plain" / "step-00000012", seen / "plain" / "step-00000012")
+
+    # As if killed after a step without validation: what is left is that step's and the best.
+    halves = tmp_path / "halves"
+    assert (
+        train.main(command(config, data, halves, *knobs, *only, "--set=validation.share=1", "--set=keep_last=9")[1:])
+        == 0
+    )
+    for step in (8, 12):
+        shutil.rmtree(halves / "plain" / f"step-{step:08d}", ignore_errors=True)
+    kept = sorted(int(path.name[5:]) for path in (halves / "plain").iterdir())
+    assert kept[-1] == 10
+    assert train.main(command(config, data, halves, *knobs, "--set=validation.share=1")[1:]) == 0
+    assert_alike(plain / "plain" / "step-00000012", halves / "plain" / "step-00000012")
+    assert_alike(checkpoint.latest(plain, "meta"), checkpoint.latest(halves, "meta"))
+    left = {step: measured[step][name] for step in (4, 12)}
+    assert checkpoint.best(halves, "plain").step == max(left, key=lambda step: left[step])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"next: python -m facelt.evaluate --checkpoint {halves}" in last
+    features = tmp_path / "features"
+    asked = ["--checkpoint", str(halves / "best"), "--data", str(strangers), "--output", str(features)]
+    assert extract.main(asked) == 0
+    assert json.loads((features / "meta.json").read_text())["step"] == checkpoint.best(halves, "meta").step
+
+
+def test_validation_is_spaced_out_and_its_mistakes_are_answered_before_the_first_step(config, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    less = ["--stage", "plain", "--set", f"validation.known={data}", "--set", "validation.share=1e-6"]
+    assert train.main(command(config, data, run, *less)[1:]) == 0
+    said = capsys.readouterr().err
+    assert said.count("to keep to 0% of the time it is made about every") == 1
+    assert said.count("the end is validated in any case") == 1
+    assert [line["step"] for line in metrics(run) if "validation" in line] == [14]
+
+    def mistake(*knobs: str) -> str:
+        words = [word for knob in knobs for word in ("--set", knob)]
+        answer = refused(capsys, *command(config, data, tmp_path / "none", *words))
+        assert not (tmp_path / "none").exists()
+        return answer
+
+    assert "no such file" in mistake("validation.packs=lfw.bin")
+    (tmp_path / "empty").mkdir()
+    assert "train.rec" in mistake(f"validation.strangers={tmp_path / 'empty'}")
+    more = write_faces(tmp_path / "more", classes=6)
+    assert "label 5 has no image in the training set" in mistake(f"validation.known={more}")
+    assert "expected one of: data.classifier.all" in mistake(f"validation.known={data}", "validation.keep_best=best")
+
+
+def test_help_knobs_lists_every_knob(capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main(["--help-knobs"])
+    assert not left.value.code
+    lines = capsys.readouterr().out.splitlines()
+    assert "plain.epochs 30 (number ≥ 0): length of the stage; an epoch is as many images as the set holds; " in str(
+        lines
+    )
+    flat = set(flattened(FaceltConfig().model_dump()))
+    assert {line.split(" ")[0] for line in lines[1:] if line} == flat
+
+
+def flattened(block: dict, prefix: str = "") -> list[str]:
+    parts = [flattened(v, f"{prefix}{k}.") if isinstance(v, dict) else [prefix + k] for k, v in block.items()]
+    return [name for part in parts for name in part]
 
 
 def refused(capsys, *arguments: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from facelt.config import FaceltConfig
 from facelt.errors import UserError
 from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.open_world.readings.reading import ByPrototypes, Knobs
@@ -29,14 +30,22 @@ def needed_embeddings(meta: bool) -> tuple[str, ...]:
 def by_classifier(folder: Path, partition: Partition, device: torch.device) -> ByPrototypes:
     """By the run's own classifier, with the logits that it was trained with, margins aside."""
     state = checkpoint.read_state(folder)
-    config, meta = state.config, state.stage == "meta"
-    kind = "cosine" if meta else config.plain_head.classifier
     rows = fold(group.together(checkpoint.read_rows, folder, partition, CLASSIFIER_ROWS))
-    weight_kD, bias_k = rows["classifier.weight"].to(device), rows.get("classifier.bias")
+    rows = {name: tensor.to(device) for name, tensor in rows.items()}
+    return by_rows(
+        state.config, state.stage == "meta", partition, rows["classifier.weight"], rows.get("classifier.bias")
+    )
+
+
+def by_rows(
+    config: FaceltConfig, meta: bool, partition: Partition, weight_kD: Tensor, bias_k: Tensor | None
+) -> ByPrototypes:
+    """By a classifier's rows of this rank, with the logits that it is trained with, margins aside."""
+    kind = "cosine" if meta else config.plain_head.classifier
     prototypes = Prototypes(
         partition,
         weight_kD,
-        None if bias_k is None else bias_k.to(device),
+        bias_k,
         cosine=kind == "cosine",
         products=torch.bfloat16 if config.products == "bfloat16" else None,
     )

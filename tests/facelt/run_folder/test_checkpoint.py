@@ -319,3 +319,66 @@ def test_a_full_disk_of_one_rank_is_one_line_on_all_and_leaves_the_checkpoint_be
     assert "cannot be written (I/O error: No space left on device); make room" in said[0]
     assert "; a checkpoint takes 196 bytes" in said[0]
     assert [path.name for path in (tmp_path / "plain").iterdir()] == ["step-00000004"]
+
+
+VALIDATED = {"packs": ["lfw.bin"], "strangers": ["held"]}
+
+
+def save_measured(run: Path, stage: str, step: int, figures: dict, keep_last: int = 1, **knobs) -> None:
+    config = FaceltConfig.model_validate({"keep_last": keep_last, "validation": {**VALIDATED, **knobs}})
+    state = state_of(stage, step, Partition(K)).model_copy(update={"config": config, "figures": figures})
+    checkpoint.save(run, state, weights={"a": torch.ones(1)}, moments={}, rows={"w": ROWS})
+
+
+def steps_of(run: Path, stage: str = "plain") -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run / stage).iterdir())
+
+
+def test_the_best_stays_however_many_follow_and_of_equals_the_first(tmp_path):
+    for step, value in enumerate([0.5, 0.9, 0.7, 0.9, None, 0.2], 1):
+        save_measured(
+            tmp_path, "plain", step, {} if value is None else {"lfw.accuracy": value, "held.rank_1": 1 - value}
+        )
+        if step >= 2:
+            assert steps_of(tmp_path) == sorted({2, step})
+    best = checkpoint.best(tmp_path, "plain")
+    assert best == (tmp_path / "plain" / "step-00000002", 2, "lfw.accuracy", 0.9)
+    assert checkpoint.best(tmp_path, "plain", "held.rank_1").step == 6
+    assert checkpoint.best(tmp_path, "plain", "held.tar_1e-3") is None
+    assert checkpoint.best(tmp_path, "meta") is None
+
+
+def test_another_figure_to_keep_the_best_by(tmp_path):
+    for step, value in enumerate([0.5, 0.9, 0.7], 1):
+        figures = {"lfw.accuracy": value, "held.rank_1": 1 - value}
+        save_measured(tmp_path, "plain", step, figures, keep_best="held.rank_1")
+    assert steps_of(tmp_path) == [1, 3]
+
+
+def test_best_behind_a_run_or_a_stage_is_its_best_checkpoint(tmp_path):
+    for stage, values in (("plain", (0.9, 0.8)), ("meta", (0.6, 0.7, 0.5))):
+        for step, value in enumerate(values, 1):
+            save_measured(tmp_path, stage, step, {"lfw.accuracy": value})
+    assert checkpoint.find(tmp_path) == tmp_path / "meta" / "step-00000003"
+    assert checkpoint.find(tmp_path / "best") == checkpoint.find(tmp_path / "meta" / "best")
+    assert checkpoint.find(tmp_path / "best") == tmp_path / "meta" / "step-00000002"
+    assert checkpoint.find(tmp_path / "plain" / "best") == tmp_path / "plain" / "step-00000001"
+    zero(tmp_path / "meta" / "step-00000002" / "model.safetensors")
+    with pytest.raises(UserError, match="step-00000002 is damaged"):
+        checkpoint.find(tmp_path / "best")
+
+
+def test_the_best_of_a_run_that_was_not_validated_is_refused(tmp_path):
+    save_measured(tmp_path, "plain", 1, {"lfw.accuracy": 0.5})
+    save_measured(tmp_path, "meta", 1, {})
+    with pytest.raises(UserError, match=r"no checkpoint in .*meta was measured on validation images"):
+        checkpoint.find(tmp_path / "best")
+    with pytest.raises(UserError, match="measured on validation images"):
+        checkpoint.find(tmp_path / "nowhere" / "best")
+
+
+def test_a_damaged_state_is_no_best(tmp_path):
+    for step, value in enumerate([0.9, 0.5], 1):
+        save_measured(tmp_path, "plain", step, {"lfw.accuracy": value}, keep_last=2)
+    (tmp_path / "plain" / "step-00000001" / "state.json").write_text("{")
+    assert checkpoint.best(tmp_path, "plain").step == 2

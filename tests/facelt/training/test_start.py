@@ -1,5 +1,6 @@
 """What a stage starts from, and what is refused before it starts."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from facelt.config import FaceltConfig
 from facelt.errors import UserError
 from facelt.head.memory import CentroidMemory
 from facelt.parallel.partition import Partition
+from facelt.run_folder import checkpoint
 from facelt.training import start
 
 K, D = 5, 3
@@ -76,3 +78,31 @@ def test_attention_without_a_map_is_refused_before_stage_plain_begins():
         UserError, match=r"head\.attention needs a map, and timm's vit_small_patch16_224 gives its pooled"
     ):
         start.check(run, "meta")
+
+
+def plain_run(folder: Path, **validation) -> SimpleNamespace:
+    """Two checkpoints of stage plain, of which the first did better, and what a stage is told of its run."""
+    config = FaceltConfig.model_validate({"validation": {"packs": "lfw.bin", **validation}})
+    for step, value in ((1, 0.9), (2, 0.8)):
+        state = checkpoint.CheckpointState(
+            stage="plain", step=step, finished=False, global_batch=8, config=config, num_classes=K, starts=[0],
+            figures={"lfw.accuracy": value},
+        )  # fmt: skip
+        checkpoint.save(folder, state, weights={"a": torch.ones(1)}, moments={}, rows={"w": torch.ones(K, 1)})
+    return SimpleNamespace(folder=folder, config=config)
+
+
+def test_what_follows_stage_plain_starts_from_its_newest_or_as_asked_its_best(tmp_path):
+    newest, best = (tmp_path / "plain" / f"step-0000000{step}" for step in (2, 1))
+    assert start.find_start(plain_run(tmp_path), "meta", None) == newest
+    asked = plain_run(tmp_path, from_best=True)
+    assert start.find_start(asked, "meta", None) == best
+    assert start.find_start(asked, "plain", None) is None
+    other = SimpleNamespace(folder=tmp_path / "other", config=asked.config)
+    assert start.find_start(other, "meta", None) is None
+    assert start.find_start(other, "meta", str(tmp_path)) == newest
+    assert start.find_start(other, "meta", str(tmp_path / "best")) == best
+    assert start.find_start(other, "plain", str(tmp_path / "plain" / "best")) == best
+    (best / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="is damaged"):
+        start.find_start(asked, "meta", None)

@@ -121,3 +121,23 @@ def test_a_torn_event_file_of_tensorboard_does_not_matter(tmp_path):
         for path in (tmp_path / "tensorboard" / "plain").iterdir():
             path.write_bytes(path.read_bytes()[:-3])
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_validation_has_a_line_of_its_own_and_takes_nothing_from_the_rate(tmp_path, capsys):
+    telemetry = Telemetry(tmp_path, "plain", Schedule(StageConfig(epochs=3), 8, 4), 0)
+    assert telemetry.bar.desc.startswith("plain: step 0/6, epoch 0.0/3")
+    telemetry.advance()
+    since = telemetry.since
+    telemetry.validated(0, {"lfw.accuracy": 0.875, "lfw.tar_1e-3": 0.5}, 100.0, "lfw.accuracy")
+    assert telemetry.since == since + 100
+    telemetry.log(report(0))
+    assert telemetry.bar.desc.startswith("plain: step 1/6, epoch 0.5/3")
+    assert "lfw.accuracy=0.875" in telemetry.bar.postfix
+    assert "tar_1e-3" not in telemetry.bar.postfix
+    telemetry.close()
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = {"lfw.accuracy": 0.875, "lfw.tar_1e-3": 0.5}
+    assert lines[0] == {"stage": "plain", "step": 0, "validation": measured, "seconds": 100.0}
+    assert "validation: lfw.accuracy 87.50 %, lfw.tar_1e-3 50.00 %" in capsys.readouterr().err
+    Telemetry(tmp_path, "plain", Schedule(StageConfig(epochs=3), 8, 4), 0).close()
+    assert not (tmp_path / "metrics.jsonl").read_text(), "done again, it is measured again"
