@@ -15,8 +15,8 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 ROOMS = {
     "facelt": [
         "errors", "recipes", "config", "knobs", "parallel", "network", "network.weights", "images", "head",
-        "run_folder", "training.ending", "training", "features", "open_world", "open_world.readings", "open_world.report",
-        "validation", "figures", ".",
+        "run_folder", "training.ending", "training", "features", "open_world", "open_world.readings",
+        "open_world.report", "validation", "figures", ".",
     ],
     "megaface_eval": [
         "errors", "processes", "strict_json", "features", "search", "protocols", "formats", "settings", "loading",
