@@ -209,7 +209,8 @@ class RowGradient:
     """
 
     def __init__(self, parameter_kD: Tensor, blocks: ClassBlocks) -> None:
-        self.parameter_kD, self.low = parameter_kD, blocks.products
+        self.parameter_kD = parameter_kD
+        self.low: Products = blocks.products
         self.fresh = parameter_kD.grad is None and blocks.chosen is None
         if self.fresh:
             parameter_kD.grad = _memory_for(parameter_kD)

@@ -51,6 +51,7 @@ class _BlockedScores(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x_GD, weight_kD, keys: Keys, blocks: ClassBlocks):
+        assert blocks.pairs is not None
         low, G, dtype = blocks.products, len(x_GD), accumulate_dtype(x_GD)
         x_low, place_G1 = operand(x_GD, low), blocks.pair_places(G)
         top_G = x_GD.new_full((G,), -torch.inf, dtype=dtype)
@@ -149,7 +150,8 @@ class Classifier(nn.Module):
         learn_scales: bool = False,
     ) -> None:
         super().__init__()
-        self.partition, self.kind, self.products, self.block = partition, kind, products, block
+        self.partition, self.kind, self.block = partition, kind, block
+        self.products: Products | None = products
         self.kept_bytes, self._reused = kept_bytes, Reused()
         self.bias: nn.Parameter | None = None
         self.register_buffer("offset_k", None, persistent=False)

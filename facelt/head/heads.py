@@ -15,7 +15,7 @@ from facelt.head.blocked import Pairs, release_gradients
 from facelt.head.classifier import Classifier
 from facelt.head.margins import Margin
 from facelt.head.memory import CentroidMemory
-from facelt.head.products import BY_NAME
+from facelt.head.products import BY_NAME, Products
 from facelt.network.embedder import Embedded
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
@@ -75,7 +75,7 @@ class Head(nn.Module):
         super().__init__()
         self.partition, self.margin, self.stage_knobs = partition, margin, stage_knobs
         # float32 leaves the operands as they are: a head in float64 stays there.
-        self.products = BY_NAME[config.products]
+        self.products: Products | None = BY_NAME[config.products]
         self.kept_bytes = int(config.score_budget_mb * 2**20)
         self.classifier = Classifier(
             partition,

@@ -49,7 +49,8 @@ class _Census:
         self.f_low = operand(f_GD, blocks.products)
         self.norm_k = centroids_kD.new_empty(len(centroids_kD))
         # f·c - ‖c‖²/2 is largest at the nearest.
-        self.gains = Keys(centroids_kD, torch.empty_like(self.norm_k), None)
+        self.minus_k = torch.empty_like(self.norm_k)
+        self.gains = Keys(centroids_kD, self.minus_k, None)
         self.nearest = Best(f_GD, self.gains, blocks)
         self.sum_D = centroids_kD.new_zeros(centroids_kD.shape[1])
 
@@ -59,7 +60,7 @@ class _Census:
         norm_b = torch.linalg.vector_norm(centroids_bD, dim=1)
         put(self.norm_k, rows, norm_b)
         minus_b = norm_b.square().mul_(-0.5)
-        put(self.gains.bias_k, rows, minus_b)
+        put(self.minus_k, rows, minus_b)
         self.sum_D.add_(centroids_bD.sum(0))
         self.nearest.visit(start, torch.add(products_Gb, minus_b, out=work_Gb))
 
@@ -148,7 +149,7 @@ class _BlockedRead(torch.autograd.Function):
                 a_GD.mul_(fade_G[:, None])
                 m_G = top_G
             add_product(a_GD, p_Gb, centroids_kD[rows], how.low)
-            if within is not None and scores.whole:
+            if within is not None and before_G1 is not None and scores.whole:
                 within.exchange(l_Gb, before_G1)
         work.give_back()
         if not scores.whole:
@@ -226,7 +227,8 @@ class CentroidMemory(nn.Module):
     ) -> None:
         super().__init__()
         self.partition, self.retrieval, self.softmax = partition, retrieval, softmax or retrieval != "hallucinator"
-        self.centroid_gradient, self.products, self.block = centroid_gradient, products, block
+        self.centroid_gradient, self.block = centroid_gradient, block
+        self.products: Products | None = products
         self.kept_bytes, self._reused = kept_bytes, Reused()
         self.moments: Moments | None = None
         self._noted: list[tuple[Tensor, Tensor]] = []

@@ -59,7 +59,8 @@ def _rounding(operand: Tensor, low: Products) -> Iterator[None]:
     if not rounds(low) or operand.dtype != torch.float32:
         yield
         return
-    switch: Any = torch.backends.cuda.matmul if low == "tf32" else torch.backends.mkldnn.matmul
+    backends: Any = torch.backends
+    switch = backends.cuda.matmul if low == "tf32" else backends.mkldnn.matmul
     before = switch.fp32_precision
     switch.fp32_precision = "tf32" if low == "tf32" else "bf16"
     try:

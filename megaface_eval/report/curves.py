@@ -68,9 +68,12 @@ def _quality(report: Report) -> Rows:
 def _fairness(report: Report) -> Rows:
     yield ["method", "attribute", "group", "identities", "error", "fmr", "rate", "low", "high", "pairs"]
     for method in report.methods:
-        for one in method.fairness.groups if method.fairness else []:
+        found = method.fairness
+        if found is None:
+            continue
+        for one in found.groups:
             for error, rate in (("false non-match", one.false_non_match), ("false match", one.false_match)):
-                group = [method.name, one.attribute, one.group, one.identities, error, method.fairness.fmr]
+                group = [method.name, one.attribute, one.group, one.identities, error, found.fmr]
                 yield [*group, rate.rate, rate.low, rate.high, rate.pairs]
 
 
