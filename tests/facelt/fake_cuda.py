@@ -176,7 +176,7 @@ def _place() -> str:
     frame, fallback = sys._getframe(1), "?"
     while frame is not None:
         name = frame.f_code.co_filename
-        if name.startswith(str(SOURCES)) and "/.venv/" not in name and not name.endswith("fake_cuda.py"):
+        if name.startswith(str(SOURCES)) and "/.venv/" not in name and name != __file__:
             place = f"{Path(name).relative_to(SOURCES)}:{frame.f_lineno}"
             if place.startswith("facelt/"):
                 return place
@@ -212,8 +212,10 @@ def _launches(func: Any) -> bool:
 
 
 def _multiplied(name: str, tensors: list[Tensor], out: Any) -> int:
-    if name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "_int_mm"):
-        return out.numel() * tensors[-2].shape[-1]
+    if name in ("mm", "bmm", "_int_mm"):
+        return out.numel() * tensors[0].shape[-1]
+    if name in ("addmm", "addmm_", "baddbmm", "baddbmm_"):
+        return out.numel() * tensors[1].shape[-1]
     return 0
 
 
@@ -314,7 +316,16 @@ _STAND_INS = {
 }
 
 
+def _mm_of_low_operands(left: Tensor, right: Tensor, out_dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    product = left.to(out_dtype) @ right.to(out_dtype)
+    return product if out is None else out.copy_(product)
+
+
 def _compute(func: Any, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    if name == "mm" and func._overloadname in ("dtype", "dtype_out"):
+        with _uncounted():
+            made = _mm_of_low_operands(*args, **kwargs)
+            return made.as_subclass(Tensor) if kwargs.get("out") is None else made
     if name in _STAND_INS:
         with _uncounted():
             return tree_map(lambda x: x.as_subclass(Tensor) if isinstance(x, OnDevice) else x,
