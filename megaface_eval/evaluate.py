@@ -68,11 +68,11 @@ def evaluate(settings: Settings, processes: Processes) -> Evaluation:
     loaded = load(settings)
     probes, likeness, shots = loaded.probes, loaded.likeness, None
     if settings.errors.quality or settings.errors.fairness:
-        compared = verification.whole_identities(probes.labels, verification.MOST_PROBES, settings.seed)
-        threshold.check_measurable(probes.labels[compared], settings.errors.fmr)
         for method in loaded.methods:
             for name in settings.errors.quality:
                 acceptance_score(method.probes, name)  # a file that is not there is said before the search
+        compared = verification.whole_identities(probes.labels, verification.MOST_PROBES, settings.seed)
+        threshold.check_measurable(probes.labels[compared], settings.errors.fmr)
     scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery_size, processes)
     search = Search(scan=scan, processes=processes, progress="pseudo-shots")
     if likeness is not None:

@@ -30,7 +30,7 @@ TEMPLATES = [
     "facelt/features/card.md.jinja",
     "facelt/figures/page.html.jinja",
     "facelt/open_world/report/report.html.jinja",
-    "megaface_eval/report/report.html.jinja",
+    *(f"megaface_eval/report/{name}.html.jinja" for name in ("report", "hits", "sheet")),
     *(f"recordio_tools/page/{name}" for name in ("base.html.jinja", "parts.html.jinja", "script.js", "style.css")),
 ]
 RECIPES = [f"facelt/jobs/{path.name}" for path in (ROOT / "jobs").glob("*.json")]

@@ -42,12 +42,13 @@ HOMES = {
         "facelt/features/onnx_file.py",
         "recordio_tools/align/onnx_detectors.py",
     },
-    "onnx": {"facelt/features/onnx_file.py"},
+    "onnx": {"facelt/network/weights/onnx_graph.py", "facelt/features/onnx_file.py"},
     "scipy": {"facelt/open_world/readings/openmax.py", "megaface_eval/protocols/metrics.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "timm": {"facelt/network/timm_network.py"},
     "mxnet": set(),
-    "pickle": {"recordio_tools/sources/bins.py"},
+    # Of weights for the name of what it refuses to load, never to load it.
+    "pickle": {"recordio_tools/sources/bins.py", "facelt/network/weights/files.py"},
 }
 
 

@@ -103,7 +103,7 @@ def _unused_gpus() -> str | None:
 def _driver() -> str:
     """The version of the NVIDIA driver, as far as it can be read."""
     try:
-        found = re.search(r"Kernel Module\D*([\d.]+)", _DRIVER_FILE.read_text())
+        found = re.search(r"Kernel Module\D*([\d.]+)", _DRIVER_FILE.read_text(encoding="utf-8"))
     except OSError:
         found = None
     return found[1] if found else "unknown"

@@ -26,10 +26,12 @@ def _sizes(report: Report) -> Rows:
 
 
 def _roc(report: Report) -> Rows:
-    yield ["method", "far", "tar"]
+    yield ["method", "far", "tar", "threshold"]
     for method in report.methods:
         if method.verification:
-            yield from ([method.name, *point] for point in zip(*_values(method.verification.roc), strict=True))
+            roc = method.verification.roc
+            thresholds = roc.threshold or [None] * len(roc.far)  # of an older report
+            yield from ([method.name, *point] for point in zip(roc.far, roc.tar, thresholds, strict=True))
 
 
 def _open_set(report: Report) -> Rows:

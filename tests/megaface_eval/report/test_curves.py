@@ -24,7 +24,12 @@ def test_every_figure_has_its_rows(report):
 def test_rows_are_the_curves(report):
     first = report.methods[0]
     mine = [row[1:] for row in figure_rows(report, "roc") if row[0] == first.name]
-    assert mine == [list(point) for point in zip(first.verification.roc.far, first.verification.roc.tar, strict=True)]
+    roc = first.verification.roc
+    assert mine == [list(point) for point in zip(roc.far, roc.tar, roc.threshold, strict=True)]
+    old = roc.model_copy(update={"threshold": None})
+    older = first.model_copy(update={"verification": first.verification.model_copy(update={"roc": old})})
+    _, row, *_ = figure_rows(report.model_copy(update={"methods": [older]}), "roc")
+    assert row == [first.name, roc.far[0], roc.tar[0], None]
     mine = [row[3:] for row in figure_rows(report, "open-set") if row[:3] == [first.name, "cosine", "G2"]]
     curve = first.open_set["cosine"].curves[1]
     assert mine == [list(point) for point in zip(curve.fpir, curve.tpir, strict=True)]
