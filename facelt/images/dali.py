@@ -6,6 +6,7 @@ augmented image depends on its bytes and its draws alone: not on the batch it is
 B: images of this rank's batch, S: side of the images for the network.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -27,6 +28,8 @@ ATTEMPTS = 10  # at a rectangle that lies within the image, as in torchvision's 
 # flip, brightness, contrast, saturation, grey; then area and ratio of each attempt.
 DRAWS = 8 + 2 * ATTEMPTS
 AREAS, RATIOS = (0.08, 1.0), (3 / 4, 4 / 3)  # of the rectangles: share of the image's area, width : height
+# On the CPU DALI 2.4 may crash where an image does not decode among 32 or more that it takes together; not among fewer.
+AT_ONCE = 24
 NOTHING = -1  # in the place of an image's number: it does not decode, and black stands there
 
 
@@ -266,25 +269,23 @@ class ImagePipeline:
 
         Ends early where an image did not decode that is now among the unreadable.
         """
-        fed: deque[tuple[NDArray[np.int64], Any]] = deque()
+        fed: deque[_Part] = deque()
         refused: list[UserError] = []
-        tensor, stop = self._dali.tensors.TensorCPU, len(self.plan)
+        tensor, waiting = self._dali.tensors.TensorCPU, self._parts(start)
 
-        def source(iteration: int) -> tuple:
-            if start + iteration >= stop:
-                raise StopIteration
+        def source(_: int) -> tuple:
             try:
-                indices, encoded = self._taken(start + iteration)
+                part = next(waiting)
             except UserError as error:
                 refused.append(error)
                 raise StopIteration from None  # the batches before it come out first
-            changed = self._changes(start + iteration)
-            fed.append((indices, (encoded, changed)))  # DALI reads these where they lie, until the batch is out
-            return [tensor(image) for image in encoded], *changed
+            fed.append(part)  # DALI reads what is in it where it lies, until the part is out
+            return [tensor(image) for image in part.encoded], *part.changed
 
         graph = self._graph(source, resize)
         graph.schedule_run()
-        for _ in range(start, stop):
+        done: list[tuple[NDArray[np.int64], Tensor]] = []
+        while start < len(self.plan):
             try:
                 (out,) = graph.share_outputs(cuda_stream=self._stream())
             except StopIteration:
@@ -292,13 +293,34 @@ class ImagePipeline:
             except RuntimeError as error:
                 if "decoders.image" not in str(error):
                     raise
-                self._find_undecoded(str(error), [indices for indices, _ in fed])
+                self._find_undecoded(str(error), [part.indices for part in fed])
                 return
-            indices, _ = fed.popleft()
+            part = fed.popleft()
             images = torch.from_dlpack(out.as_tensor()) if self._fits(out) else None
             graph.release_outputs()  # for DALI's count of batches: the memory lives as long as the tensor
             graph.schedule_run()
-            yield indices, images
+            if images is None:
+                yield part.indices, None
+                return
+            done.append((part.indices, images))
+            if part.last:
+                whole = [images for _, images in done]
+                yield np.concatenate([of for of, _ in done]), torch.cat(whole) if len(whole) > 1 else whole[0]
+                done.clear()
+                start += 1
+
+    def _parts(self, start: int) -> Iterator["_Part"]:
+        """The batches from one on, in the parts that DALI decodes at a time."""
+        for i in range(start, len(self.plan)):
+            indices, encoded = self._taken(i)
+            changed = self._changes(i)
+            cuts = np.linspace(0, len(indices), self._parts_of(len(indices)) + 1).astype(int).tolist()
+            for first, end in itertools.pairwise(cuts):
+                own = [of[first:end] for of in changed]
+                yield _Part(indices[first:end], encoded[first:end], own, end == len(indices))
+
+    def _parts_of(self, images: int) -> int:
+        return -(-images // AT_ONCE) if self.decoding.device.type == "cpu" else 1
 
     def _taken(self, i: int) -> tuple[NDArray[np.int64], list[NDArray[np.uint8]]]:
         """The images of batch i, with others in the place of those that do not decode, as far as that is known."""
@@ -387,7 +409,7 @@ class ImagePipeline:
             batch_size=self.decoding.batch_size,
             num_threads=self.decoding.threads,
             device_id=self.decoding.device_id,
-            prefetch_queue_depth=self.decoding.prefetch,
+            prefetch_queue_depth=self.decoding.prefetch * self._parts_of(self.decoding.batch_size),
         )
         with graph:
             encoded, *changed = fn.external_source(
@@ -441,6 +463,15 @@ class ImagePipeline:
         return fn.decoders.image(
             encoded, device="mixed", output_type=types.RGB, hw_decoder_load=0, jpeg_fancy_upsampling=True
         )
+
+
+class _Part(NamedTuple):
+    """What DALI decodes at a time. last: whether it ends its batch."""
+
+    indices: NDArray[np.int64]
+    encoded: list[NDArray[np.uint8]]
+    changed: list[NDArray]
+    last: bool
 
 
 class _Probe:

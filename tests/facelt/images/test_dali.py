@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
 from facelt.config import AugmentConfig
-from facelt.images.dali import DRAWS, Decoding, Frame, ImagePipeline, changes
+from facelt.images.dali import AT_ONCE, DRAWS, Decoding, Frame, ImagePipeline, changes
 from facelt.images.feed import RankPlan
 from facelt.images.sampling import ClassAwareSampler, uniforms
 from recordio_tools.dataset import DatasetWriter, RecordDataset
@@ -520,3 +520,21 @@ def test_images_that_are_not_square_are_the_middle_at_the_scale_that_covers_them
     assert got.shape == (2, 48, 40, 3)
     np.testing.assert_allclose(got[0], square[:, 4:44], atol=1e-3)
     np.testing.assert_allclose(got[1], tall, atol=1e-3)
+
+
+def test_batches_larger_than_dali_takes_at_once_are_the_same_images(faces):
+    large = Memory([image.tobytes() for image in faces.images] * 3, (48, 48))
+    n = len(large.images)
+    assert n > 2 * AT_ONCE
+    whole = in_order(large, batch=n)
+    assert np.array_equal(whole, in_order(large, batch=5))
+
+
+def test_a_large_batch_with_an_image_that_does_not_decode_ends_in_one_line(faces):
+    """Handed to DALI together, 32 images or more crash it within a few tries."""
+    images = [image.tobytes() for image in faces.images] * 4
+    images[4] = images[4][:3] + bytes(40) + images[4][43:]
+    damaged = Memory(images[:64], (48, 48))
+    for _ in range(20):
+        with pytest.raises(ValueError, match="record 104 does not decode"):
+            in_order(damaged, batch=64)
