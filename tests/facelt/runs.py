@@ -35,7 +35,8 @@ def write_random_prototypes(folder: Path, classes: int, **block: Any) -> Path:
     """Stage memory of the tiny recipe, calibrated to nothing that means anything."""
     config = FaceltConfig.model_validate({**TINY["facelt"], "preset": "facelt", **block})
     torch.manual_seed(2)
-    embedder = Embedder(config, False).eval()
+    embedder = Embedder(config, False, memory=True).eval()
+    torch.nn.init.normal_(embedder.projection)
     scalars = {"temperature": 16.0, "threshold": 0.25}
     state = checkpoint.CheckpointState(
         stage="memory", step=4, finished=True, global_batch=8, config=config, num_classes=classes, starts=[0],

@@ -20,6 +20,7 @@ _EPS = torch.nn.BatchNorm2d(1).eps
 # What leaves the numbers as they are; a shape is worked out beside them.
 _PASSING = {"Identity", "Dropout", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Reshape"}
 _SHAPING = {"Shape"}
+_BEGINS = ("Conv", "Slice")  # what stands beside the first block of a layer; or pooling with a stride
 # What may follow the embedding: its length, and the division by it.
 _NORMALISING = {"ReduceL2", "LpNormalization", "Div", "Clip", "Expand", "Identity", "Shape"}
 
@@ -222,7 +223,9 @@ class _IResNet(_Walk):
                 raise _Unlike(f"{' and '.join(ways)} take one map")
             main = ways.pop("BatchNormalization")
             (other,) = ways.values()
-            halved = other.op_type in ("Conv", "MaxPool", "AveragePool", "Slice")
+            # AdaFace's nets pool beside every block, by every place where the block keeps its size.
+            pooled = other.op_type in ("MaxPool", "AveragePool")
+            halved = max(self.graph.attribute(other, "strides", [1])) > 1 if pooled else other.op_type in _BEGINS
             layer, place = (layer + 1, 0) if halved else (layer, place + 1)
             at = self._block(main, other, f"layer{layer}.{place}")
         at = self.normalisation(self.graph.the_user(at, "BatchNormalization"), "bn2")

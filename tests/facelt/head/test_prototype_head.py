@@ -42,12 +42,13 @@ def sharded(block: dict) -> dict:
     f = x["f"][group.rank() * B :][:B].clone().requires_grad_()
     output = head(Embedded(f), x["y"])
     output.loss.backward()
+    learned = head.classifier.weight.grad
     head.after_step(applied=True)
     return {
         "parts": output.parts,
         "correct": output.correct_B,
         "f": f.grad,
-        "w": head.classifier.weight.grad,
+        "w": learned,
         "c": head.memory.centroids.detach(),
         "untouched": head.memory.centroids.grad is None,
     }

@@ -37,8 +37,8 @@ CPU = torch.device("cpu")
 class SmoothEmbedder(Embedder):
     """Without kinks, at which the trainer and its twin might part ways for a rounding."""
 
-    def __init__(self, config: FaceltConfig, meta: bool) -> None:
-        super().__init__(config, meta)
+    def __init__(self, config: FaceltConfig, meta: bool, memory: bool = False) -> None:
+        super().__init__(config, meta, memory)
         smooth(self)
 
 

@@ -86,7 +86,7 @@ class Normalising(nn.Module):
 
 def test_a_normalisation_within_the_graph_becomes_that_of_the_run(tmp_path):
     net = with_statistics(ArcfaceTorch())
-    path = exported(Normalising(net), tmp_path)
+    path = exported(Normalising(net).eval(), tmp_path)
     knobs = {"name": "iresnet18", "width": 8, "batch_norm": "frozen", "init": str(path)}
     found = loading.pixels(FaceltConfig.model_validate({"backbone": knobs}).backbone)
     assert found["pixel_mean"] == pytest.approx((127.5,) * 3)
