@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +12,6 @@ from megaface_eval.protocols.closed_set import ClosedSetRule, Ranked
 from megaface_eval.protocols.identification import TIES
 from megaface_eval.report import sheet, tables
 from megaface_eval.report.sheet import Entry, SheetColumn, SheetRow, SheetTable
-from megaface_eval.settings import Output
 from recordio_tools.command_line import Parser
 
 EXAMPLE = """
@@ -41,9 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--template", choices=closed_set.TEMPLATES, default="best", help="how a person's images score (best)")
     add("--ties", choices=TIES, default="devkit", help="devkit: only a higher score beats the own person's")
     add("--seed", type=int, default=0, help="of the choice of enrolled images (0)")
-    add("--output", metavar="REPORT", type=Path, default=Path("report"), help="folder of the report (report)")
-    add("--force", action="store_true", help="replace an existing report")
-    add("--json", action="store_true", help="print report.json instead of the table")
+    sheet.add_output(parser)
     return parser
 
 
@@ -56,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report_on(options: argparse.Namespace, command: str) -> None:
     """Search, and write the report."""
-    output = Output(folder=options.output, force=options.force, devkit_results=False, json=options.json)
+    output = sheet.output_of(options)
     tables.check_output(output)
     if options.seed < 0 or min(options.enrol) < 1 or len(set(options.enrol)) < len(options.enrol):
         raise InputError(

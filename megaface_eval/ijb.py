@@ -17,7 +17,6 @@ from megaface_eval.protocols.templates import Faces, People, PoolingRule, Templa
 from megaface_eval.report import ijb as report
 from megaface_eval.report import sheet, tables
 from megaface_eval.report.ijb import FAR_RULES, Measured
-from megaface_eval.settings import Output
 from recordio_tools.command_line import Parser
 
 TASKS = ("1:1", "1:N")
@@ -82,9 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--ties", choices=TIES, default="devkit", help="devkit: only a higher score beats the mate; pessimistic: equal")
     add("--seed", type=int, default=0, help="of the intervals' resamples (0)")
-    add("--output", metavar="REPORT", type=Path, default=Path("report"), help="folder of the report (report)")
-    add("--force", action="store_true", help="replace an existing report")
-    add("--json", action="store_true", help="print report.json instead of the tables")
+    sheet.add_output(parser)
     return parser
 
 
@@ -97,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report_on(options: argparse.Namespace, command: str) -> None:
     """Measure every method and write the report."""
-    output = Output(folder=options.output, force=options.force, devkit_results=False, json=options.json)
+    output = sheet.output_of(options)
     tables.check_output(output)
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: expected a whole number from 0 up")

@@ -11,7 +11,6 @@ from megaface_eval.formats import bcolz, packs
 from megaface_eval.formats.packs import FAR, OpenPack, PackScores, open_pack, write_images
 from megaface_eval.report import sheet, tables
 from megaface_eval.report.packs import CONVENTIONS, packs_table
-from megaface_eval.settings import Output
 from recordio_tools.command_line import Parser
 
 EXAMPLE = """
@@ -86,12 +85,7 @@ def check(options: argparse.Namespace) -> None:
     if not 0 < options.far < 1:
         raise InputError(f"--far {options.far}: expected a rate between 0 and 1")
     if options.output is not None:
-        tables.check_output(output_of(options))
-
-
-def output_of(options: argparse.Namespace) -> Output:
-    """Where the report goes."""
-    return Output(folder=options.output, force=options.force, devkit_results=False, json=options.json)
+        tables.check_output(sheet.output_of(options))
 
 
 def take_images(opened: list[OpenPack], options: argparse.Namespace) -> None:
@@ -111,7 +105,7 @@ def report(scores: dict[str, tuple[int, dict[str, PackScores]]], options: argpar
             versions=sheet.versions(), settings={"far": options.far}, tables=[table], curves=[],
             conventions=list(CONVENTIONS),
         )  # fmt: skip
-        sheet.write_sheet(filled, {}, output_of(options))
+        sheet.write_sheet(filled, {}, sheet.output_of(options))
     if options.json:
         print(json.dumps({name: {f: asdict(s) for f, s in flips.items()} for name, (_, flips) in scores.items()}))
         return

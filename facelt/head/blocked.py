@@ -271,7 +271,7 @@ class Keys(NamedTuple):
         return self.finish(multiply(x_GD, self.weight_kD[rows].T, low or x_GD.dtype, out), rows)
 
     def finish(self, l_Gb: Tensor, rows: Rows) -> Tensor:
-        """The scores, in the place of the bare product x·wᵀ."""
+        """The scores, in the place of the bare products x·wᵀ. rows: the classes of these, b, or G x b of their own."""
         if self.inverse_norm_k is not None:
             l_Gb.mul_(self.inverse_norm_k[rows])
         if self.bias_k is not None:
@@ -284,16 +284,7 @@ class Keys(NamedTuple):
 
     def scores_of(self, x_GD: Tensor, classes_GC: Tensor) -> Tensor:
         """Scores of a few classes of each row, nothing rounded. G x C."""
-        l_GC = (self.weight_kD[classes_GC] * x_GD[:, None]).sum(2)
-        if self.inverse_norm_k is not None:
-            l_GC.mul_(self.inverse_norm_k[classes_GC])
-        if self.bias_k is not None:
-            l_GC.add_(self.bias_k[classes_GC])
-        if self.factor_k is not None:
-            l_GC.mul_(self.factor_k[classes_GC])
-        if self.offset_k is not None:
-            l_GC.add_(self.offset_k[classes_GC])
-        return l_GC
+        return self.finish((self.weight_kD[classes_GC] * x_GD[:, None]).sum(2), classes_GC)
 
     def learn(self, l_Gb: Tensor, dl_Gb: Tensor, rows: Rows, towards: Towards) -> None:
         """Backward of `scores`: adds the gradient to dx and to all that learns. Uses up l and dl.

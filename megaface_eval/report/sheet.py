@@ -3,6 +3,7 @@
 The models are what report.json holds. Rates and intervals are shares from 0 to 1; None where not measured.
 """
 
+import argparse
 import csv
 import io
 import json
@@ -10,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import matplotlib
@@ -114,6 +116,19 @@ def command_of(module: str, arguments: list[str]) -> str:
     if not command.isascii() and command != command.encode(errors="replace").decode():
         raise InputError("a name on the command line is not UTF-8; a report could not quote it: rename it")
     return command
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The options of where a sheet goes."""
+    add = parser.add_argument
+    add("--output", metavar="REPORT", type=Path, default=Path("report"), help="folder of the report (report)")
+    add("--force", action="store_true", help="replace an existing report")
+    add("--json", action="store_true", help="print report.json instead of the tables")
+
+
+def output_of(options: argparse.Namespace) -> Output:
+    """Where it goes, from such options."""
+    return Output(folder=options.output, force=options.force, devkit_results=False, json=options.json)
 
 
 def curve_of(shows: str, name: str, points: tuple[np.ndarray, np.ndarray], thresholds: np.ndarray) -> SheetCurve:
