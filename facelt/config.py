@@ -39,6 +39,9 @@ class PlainHeadConfig(Block):
     network gives as it starts, from weights that others trained or another run's.
     learn_scales: of a linear classifier that goes on from another run's, a factor of each class's score is learned and
     nothing else: learnable weight scaling (Kang et al. 2020, section 4.4).
+    few_shot: rows of classes of up to so many training images are made of those images by a weight generator, which the
+    stage trains on the other classes: few-shot learning without forgetting (Gidaris and Komodakis 2018). Of a cosine
+    classifier, alone, with cross-entropy; 0: no rows are.
     """
 
     classifier: Literal["linear", "cosine"] = "linear"
@@ -55,17 +58,21 @@ class PlainHeadConfig(Block):
     restart: bool = False
     classifier_start: Literal["random", "means"] = "random"
     learn_scales: bool = False
+    few_shot: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _agree(self) -> "PlainHeadConfig":
         if self.classifier == "linear":
-            _refuse(self, {"scale", "margin", "margin_size", "classifier_start"}, 'needs "classifier": "cosine"')
+            only = {"scale", "margin", "margin_size", "classifier_start", "few_shot"}
+            _refuse(self, only, 'needs "classifier": "cosine"')
         else:
             _refuse(self, {"learn_scales"}, 'needs "classifier": "linear"')
         if self.restart and self.learn_scales:
             raise ValueError("restart and learn_scales: a classifier that starts anew has no rows to scale; take one")
         if self.loss in ("balanced_softmax", "logit_adjusted") and self.margin != "none":
             raise ValueError(f'"loss": "{self.loss}" and "margin": "{self.margin}" both shift the logits; take one')
+        if self.few_shot:
+            _refuse(self, {"margin", "margin_size", "loss", "metric"}, 'does nothing beside "few_shot"')
         if self.loss != "focal":
             _refuse(self, {"focal_gamma"}, 'needs "loss": "focal"')
         if self.loss != "logit_adjusted":
@@ -549,6 +556,8 @@ class FaceltConfig(Block):
         for name, knobs in {"plain": self.plain, "memory": self.memory}.items():
             if knobs.centroid_lr != 1:
                 raise ValueError(f"{name}.centroid_lr does nothing: no gradient moves centroids there; leave it out")
+        if self.plain_head.few_shot and self.plain.sample_rate != 1:
+            raise ValueError("plain.sample_rate does nothing beside plain_head.few_shot; leave it out")
         if self.resize is not None and self.resize < self.image_size:
             raise ValueError(
                 f"resize {self.resize} is smaller than image_size {self.image_size}, the side that is cut out of it; "

@@ -93,6 +93,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "restart": "with `--start-from`: take the network of that run, and start the classifier anew",
         "classifier_start": "first rows of the cosine classifier; `means`: of each class's unit features",
         "learn_scales": "with `--start-from`: learn a factor of each class's score, and nothing else of the classifier",
+        "few_shot": "rows of classes of up to so many training images are made by a weight generator; 0: none are",
     },
     "head": {
         "retrieval": "how the memory is read; `mean`, the same for every image, is a control",

@@ -113,7 +113,7 @@ def softmax_scores(x_GD: Tensor, keys: Keys, blocks: ClassBlocks) -> Scores:
     return Scores(top_G, sum_G, own, blocks.pairs.rows)
 
 
-def _uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> Tensor:
+def uniform_rows(partition: Partition, width: int, bound: float, seed: int) -> Tensor:
     """U(-bound, bound) rows for this rank's classes: the same for a class at any number of ranks."""
     start, stop = partition.bounds()
     rows = []
@@ -156,11 +156,11 @@ class Classifier(nn.Module):
         self.bias: nn.Parameter | None = None
         self.register_buffer("offset_k", None, persistent=False)
         if kind == "linear":
-            rows_kE = _uniform_rows(partition, embedding_size + 1, embedding_size**-0.5, seed)
+            rows_kE = uniform_rows(partition, embedding_size + 1, embedding_size**-0.5, seed)
             self.weight = nn.Parameter(rows_kE[:, :-1].contiguous())
             self.bias = nn.Parameter(rows_kE[:, -1].contiguous())
         else:
-            self.weight = nn.Parameter(_uniform_rows(partition, embedding_size, embedding_size**-0.5, seed))
+            self.weight = nn.Parameter(uniform_rows(partition, embedding_size, embedding_size**-0.5, seed))
         self.factor: nn.Parameter | None = None
         if learn_scales:
             self.requires_grad_(False)

@@ -209,7 +209,7 @@ class MetaHead(Head):
 
         direct_GD: the direct features of all ranks. masked, chosen: see `CentroidMemory.read`.
         """
-        direct_BD, concept_BD, temperature = embedded
+        direct_BD, concept_BD, temperature, _ = embedded
         assert concept_BD is not None
         memory_BD, nearest_BD = self.memory.read(direct_GD, temperature, masked, chosen)
         reach_B = meta_embedding.reach(direct_BD, nearest_BD)

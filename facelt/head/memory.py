@@ -108,8 +108,31 @@ class _Retrieval(NamedTuple):
         return self.finish(products_Gb, rows)
 
     @property
+    def blocks(self) -> ClassBlocks:
+        return self.census.blocks
+
+    @property
     def low(self) -> Products:
-        return self.census.blocks.products
+        return self.blocks.products
+
+
+class _Attention(NamedTuple):
+    """The scores of queries by keys alone: in the place of a `_Retrieval`, without a census."""
+
+    keys: Keys
+    q_low: Tensor
+    blocks: ClassBlocks
+    softmax: bool = True
+
+    def scores(self, rows: Rows, out: Tensor) -> Tensor:
+        return self.keys.scores(self.q_low, rows, self.low, out)
+
+    def visit(self, start: int, rows: Rows, out: Tensor, work_Gb: Tensor) -> Tensor:
+        return self.scores(rows, out)
+
+    @property
+    def low(self) -> Products:
+        return self.blocks.products
 
 
 class _BlockedRead(torch.autograd.Function):
@@ -127,8 +150,8 @@ class _BlockedRead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q_GD, weight_kD, centroids_kD, how: _Retrieval):
-        blocks, (G, D), dtype = how.census.blocks, q_GD.shape, accumulate_dtype(q_GD)
+    def forward(ctx, q_GD, weight_kD, centroids_kD, how: "_Retrieval | _Attention"):
+        blocks, (G, D), dtype = how.blocks, q_GD.shape, accumulate_dtype(q_GD)
         q_low, place_G1 = operand(q_GD, how.low), None if blocks.pairs is None else blocks.pair_places(G)
         m_G = q_GD.new_full((G,), -torch.inf if how.softmax else 0, dtype=dtype)
         s_G = q_GD.new_zeros(G, dtype=dtype)
@@ -161,7 +184,7 @@ class _BlockedRead(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, _m, ds_G, da_GD):
-        how, blocks, low = ctx.how, ctx.how.census.blocks, ctx.how.low
+        how, blocks, low = ctx.how, ctx.how.blocks, ctx.how.low
         q_low, m_G, place_G1 = ctx.saved_tensors
         _, wants_weight, wants_centroids = ctx.needs_input_grad[:3]
         reference_G, da_low, dq_GD = finite(m_G)[:, None], operand(da_GD, low), torch.zeros_like(da_GD)
@@ -190,6 +213,19 @@ class _BlockedRead(torch.autograd.Function):
         for matrix in (scores, work, more):
             matrix.give_back()
         return dq_GD, None, None, None
+
+
+def attend(query_GD: Tensor, keys: Keys, values_kD: Tensor, blocks: ClassBlocks) -> Tensor:
+    """Σ_k softmax_k(query·key_k)·value_k over the classes of all ranks, for this rank's images: B x D.
+
+    Over those that take part, an image's pair left out; zero where none is left. No gradient reaches the values.
+    """
+    how = _Attention(keys, operand(query_GD.detach(), blocks.products), blocks)
+    m_G, s_G, a_GD = _BlockedRead.apply(query_GD, keys.weight_kD, values_kD.detach(), how)
+    scale_G = torch.exp(m_G - finite(collectives.table(m_G).amax(0)))
+    sums_BE = collectives.scatter_sum(torch.cat([a_GD, s_G[:, None]], 1) * scale_G[:, None])
+    a_BD, s_B1 = sums_BE[:, :-1], sums_BE[:, -1:]
+    return a_BD / s_B1.clamp(min=torch.finfo(s_B1.dtype).tiny)
 
 
 class MemoryRead(NamedTuple):

@@ -13,14 +13,17 @@ from facelt.config import FaceltConfig
 from facelt.network import backbone, neck
 from facelt.network.attention import ModulatedAttention
 from facelt.network.selector import ConceptSelector, Temperature
+from facelt.network.weight_generator import Generation, WeightGenerator
 
 
 class Embedded(NamedTuple):
-    """direct_BD: v_direct. concept_BD: e of equation 4, or None in stage plain. temperature: of cosine retrieval."""
+    """direct_BD: v_direct. concept_BD: e of equation 4, or None in stage plain. temperature: of cosine retrieval.
+    generation: of few-shot learning without forgetting."""
 
     direct_BD: Tensor
     concept_BD: Tensor | None = None
     temperature: Tensor | None = None
+    generation: Generation | None = None
 
 
 class Embedder(nn.Module):
@@ -45,11 +48,14 @@ class Embedder(nn.Module):
         self.selector = ConceptSelector(config.embedding_size, selector) if meta else None
         cosine = meta and config.head.retrieval == "cosine"
         self.temperature = Temperature(config.head.temperature) if cosine else None
+        generates = config.plain_head.few_shot and not meta and not memory
+        self.generator = WeightGenerator(config.embedding_size) if generates else None
         self.register_buffer("projection", torch.eye(config.embedding_size) if memory else None)
 
     def added_names(self) -> set[str]:
-        """Names of the tensors that stages meta and memory add to the network of stage plain."""
-        added = {"attention": self.attention, "selector": self.selector, "temperature": self.temperature}
+        """Names of the tensors that are added to the network of a usual stage plain."""
+        added: dict[str, nn.Module | None] = {"attention": self.attention, "selector": self.selector}
+        added |= {"temperature": self.temperature, "generator": self.generator}
         names = {f"{part}.{name}" for part, module in added.items() if module for name in module.state_dict()}
         return names | ({"projection"} if self.projection is not None else set())
 
@@ -68,4 +74,6 @@ class Embedder(nn.Module):
             if self.projection is not None:
                 direct_BD = linear(direct_BD, self.projection)
             concept_BD = None if self.selector is None else self.selector(direct_BD)
-            return Embedded(direct_BD, concept_BD, None if self.temperature is None else self.temperature())
+            temperature = None if self.temperature is None else self.temperature()
+            generation = None if self.generator is None else self.generator(direct_BD)
+            return Embedded(direct_BD, concept_BD, temperature, generation)

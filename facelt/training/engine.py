@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from facelt.errors import UserError
 from facelt.head.heads import Head, HeadOutput
 from facelt.network.embedder import Embedded, Embedder
+from facelt.network.weight_generator import Generation
 from facelt.parallel import collectives, heartbeat
 from facelt.training import deepspeed_internals as internals
 from facelt.training.optimizer import norm_and_loss, split, start_moments
@@ -81,11 +82,12 @@ class Engine:
 
     def embed(self, images_B3HW: Tensor) -> Embedded:
         """What the embedder gives, in the head's dtype, for an objective summed over ranks."""
-        direct_BD, concept_BD, temperature = self.engine(images_B3HW)
+        direct_BD, concept_BD, temperature, generation = self.engine(images_B3HW)
         return Embedded(
             self._towards_head(direct_BD),
             None if concept_BD is None else self._towards_head(concept_BD),
             None if temperature is None else self._towards_head(temperature),
+            None if generation is None else Generation(*map(self._towards_head, generation)),
         )
 
     def _towards_head(self, part: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName, ValidationConfig
 from facelt.errors import UserError, one_line
 from facelt.head.classifier import CLASSIFIER_ROWS, fold
+from facelt.head.few_shot import FewShotHead
 from facelt.head.heads import Head, MetaHead, PlainHead
 from facelt.head.memory import CentroidMemory
 from facelt.head.prototype_head import PrototypeHead
@@ -48,7 +49,7 @@ _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown",
 # What of the backbone's configuration decides its tensors.
 SHAPE = ("name", "timm", "width", "stem", "neck")
 # … what of the plain head's, and what of the meta head's.
-PLAIN_HEAD_SHAPE = ("classifier", "learn_scales")
+PLAIN_HEAD_SHAPE = ("classifier", "learn_scales", "few_shot")
 HEAD_SHAPE = ("attention", "attention_on", "memory", "retrieval", "selector", "centroid_update")
 FILL_BATCH = 64  # images of a rank in a pass over the set
 
@@ -310,13 +311,19 @@ def _head(run: Run, stage: StageName) -> Head:
     if stage == "meta":
         return MetaHead(run.config, run.partition)
     counts_K = torch.from_numpy(np.bincount(run.dataset.labels, minlength=run.partition.num_classes))
-    return (PrototypeHead if stage == "memory" else PlainHead)(run.config, run.partition, counts_K)
+    if stage == "memory":
+        return PrototypeHead(run.config, run.partition, counts_K)
+    return (FewShotHead if run.config.plain_head.few_shot else PlainHead)(run.config, run.partition, counts_K)
 
 
 def _engine(run: Run, stage: StageName, embedder: Embedder, head: Head) -> Engine:
     knobs = run.config.stage(stage)
     if knobs.freeze_backbone or knobs.freeze_network:
         embedder.backbone.requires_grad_(False)
+    if knobs.freeze_network and embedder.generator is not None:
+        embedder.requires_grad_(False)
+        embedder.generator.requires_grad_(True)
+        return Engine(embedder, head, run.ds)
     return Engine(embedder, head, run.ds, network_lr=0 if knobs.freeze_network else 1)
 
 
@@ -355,6 +362,19 @@ def start_classifier(run: Run, embedder: Embedder, head: Head) -> None:
     for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "classifier from class means"):
         means.add(normalize(direct_BD), labels_G, valid_G)
     head.classifier.weight.copy_(means.result())
+
+
+@torch.no_grad()
+def fill_few_shot(run: Run, embedder: Embedder, head: FewShotHead) -> None:
+    """The few-shot classes' rows := what the generator makes of their images, over the whole set as it is."""
+    assert embedder.generator is not None
+    units = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
+    reads = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
+    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "rows of few-shot classes"):
+        units.add(normalize(direct_BD), labels_G, valid_G)
+        query_GD = collectives.gather(embedder.generator(direct_BD).query_BD)
+        reads.add(head.read(query_GD, labels_G), labels_G, valid_G)
+    head.put_rows(embedder.generator, units.result(), reads.result())
 
 
 @torch.no_grad()

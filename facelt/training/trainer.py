@@ -3,6 +3,7 @@
 from facelt.config import StageName
 from facelt.errors import UserError
 from facelt.head import health
+from facelt.head.few_shot import FewShotHead
 from facelt.head.heads import HeadOutput, MetaHead
 from facelt.head.prototype_head import PrototypeHead
 from facelt.images.feed import Feed, RankPlan, make_sampler
@@ -84,6 +85,8 @@ class Trainer:
                 telemetry.log(self._report(engine, output, step, feed.waited))
             if last and isinstance(engine.head, PrototypeHead):
                 start.fill_prototypes(self.run, engine.embedder, engine.head, ends=True)
+            if last and isinstance(engine.head, FewShotHead):
+                start.fill_few_shot(self.run, engine.embedder, engine.head)
             found = validating.after_step(engine, telemetry, step, last) if self.divergence.sound else None
             decision = agreement.after_step(last, self.run.quarantine.fresh)
             if decision.news:

@@ -154,6 +154,12 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"plain": {"class_aware_from": 2}}, ["facelt.plain: class_aware_from needs", "class_aware"]),
         ({"meta": {"class_aware_from": 30}}, ["facelt.meta: class_aware_from 30", "epochs 30"]),
         ({"plain_head": {"classifier": "cosine", "learn_scales": True}}, ["plain_head: learn_scales needs", "linear"]),
+        ({"plain_head": {"few_shot": 5}}, ["plain_head: few_shot needs", "cosine"]),
+        ({"plain_head": {"classifier": "cosine", "few_shot": 5, "loss": "focal"}}, ["loss does nothing beside"]),
+        (
+            {"plain_head": {"classifier": "cosine", "few_shot": 5}, "plain": {"sample_rate": 0.5}},
+            ["plain.sample_rate does nothing beside plain_head.few_shot"],
+        ),
         ({"plain_head": {"restart": True, "learn_scales": True}}, ["restart and learn_scales", "take one"]),
         ({"meta": {"freeze_backbone": True, "freeze_network": True}}, ["meta: freeze_backbone does nothing beside"]),
         ({"plain_head": {"focal_gamma": 1}}, ["facelt.plain_head: focal_gamma needs", "focal"]),

@@ -52,6 +52,10 @@ METHODS = {
     "deferred class-aware": plain(sampler="class_aware", class_aware_from=0.75),
     "classifier re-training": plain({"restart": True}, sampler="class_aware", freeze_network=True),
     "learnable weight scaling": plain({"learn_scales": True}, sampler="class_aware", freeze_network=True),
+    "few-shot without forgetting": plain(
+        {"classifier": "cosine", "scale": 16, "restart": True, "classifier_start": "means", "few_shot": 6},
+        sampler="class_aware",
+    ),
     "focal": plain({"loss": "focal"}),
     "balanced softmax": plain({"loss": "balanced_softmax"}),
     "lifted structure": plain({"metric": "lifted"}, sampler="class_aware"),

@@ -33,7 +33,7 @@ def see_by_hand(run: Path, dataset: RecordDataset) -> SimpleNamespace:
     weight = rows["classifier.weight"]
     with torch.no_grad():
         f = embedder.backbone(decoded(dataset))
-        v, e, temperature = embedder(decoded(dataset))
+        v, e, temperature, _ = embedder(decoded(dataset))
     if state.stage == "plain":
         logits = v @ weight.T + rows["classifier.bias"]
         return SimpleNamespace(direct=v, probabilities=torch.softmax(logits, 1))

@@ -14,10 +14,9 @@ def embedder(meta: bool, **head) -> Embedder:
 
 
 def test_stage_plain_gives_the_direct_feature_alone():
-    direct, concept, temperature = embedder(meta=False)(torch.zeros(2, 3, 32, 32))
+    direct, concept, temperature, generation = embedder(meta=False)(torch.zeros(2, 3, 32, 32))
     assert direct.shape == (2, 16)
-    assert concept is None
-    assert temperature is None
+    assert (concept, temperature, generation) == (None, None, None)
 
 
 def test_without_a_memory_nothing_is_selected_from_it():
@@ -28,9 +27,17 @@ def test_without_a_memory_nothing_is_selected_from_it():
 
 @pytest.mark.parametrize("retrieval", ["hallucinator", "cosine"])
 def test_stage_meta_gives_concept_and_temperature_where_the_memory_takes_one(retrieval):
-    _, concept, temperature = embedder(meta=True, retrieval=retrieval)(torch.zeros(2, 3, 32, 32))
+    _, concept, temperature, _ = embedder(meta=True, retrieval=retrieval)(torch.zeros(2, 3, 32, 32))
     assert concept.shape == (2, 16)
     assert (temperature is None) == (retrieval == "hallucinator")
+
+
+def test_few_shot_learning_without_forgetting_adds_a_generator_to_stage_plain_alone():
+    config = FaceltConfig.model_validate({**BLOCK, "plain_head": {"classifier": "cosine", "few_shot": 3}})
+    plain, memory = Embedder(config, meta=False).eval(), Embedder(config, meta=False, memory=True)
+    assert plain(torch.zeros(2, 3, 32, 32)).generation.query_BD.shape == (2, 16)
+    assert plain.added_names() == {name for name in plain.state_dict() if name.startswith("generator.")} != set()
+    assert not any(name.startswith("generator.") for name in memory.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Two stages of the trainer against a loop in plain torch: no shards, no blocks, no DeepSpeed, the dense equations."""
 
 import json
+from dataclasses import replace
 from io import BytesIO
 
 import dense
@@ -11,6 +12,7 @@ from engines import smooth
 from faces import write_faces
 from PIL import Image
 from tiny import TINY
+from torch.nn.functional import normalize
 
 from facelt.config import FaceltConfig
 from facelt.errors import UserError
@@ -83,11 +85,15 @@ def batches(run: Run, sampler: UniformSampler | ClassAwareSampler, steps: int) -
     return [(batch, labels[share.indices(i)]) for i, batch in enumerate(images)]
 
 
-def class_means(embedder: Embedder, dataset: RecordDataset) -> torch.Tensor:
+def direct_features(embedder: Embedder, dataset: RecordDataset) -> torch.Tensor:
     decoded = [np.asarray(Image.open(BytesIO(dataset.jpeg(i).tobytes()))) for i in range(len(dataset))]
     images = (torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).float() - 127.5) / 127.5
     with torch.no_grad():
-        features = embedder.eval()(images).direct_BD
+        return embedder.eval()(images).direct_BD
+
+
+def class_means(embedder: Embedder, dataset: RecordDataset) -> torch.Tensor:
+    features = direct_features(embedder, dataset)
     return torch.stack([features[torch.from_numpy(dataset.labels == k)].mean(0) for k in range(K)])
 
 
@@ -121,7 +127,7 @@ def meta_twin(run: Run, plain: Embedder, classifier: dict[str, torch.Tensor]) ->
     sampler = ClassAwareSampler(run.dataset.labels, G, 0, images_per_class=2, num_classes=K)
     for step, (images, labels) in enumerate(batches(run, sampler, 8)):
         optimizer.param_groups[0]["lr"] = SGD["lr"] * (0.1 if step * G >= 30 else 1)
-        v, e, _ = embedder(images)
+        v, e, *_ = embedder(images)
         parts = dense.meta_objective(p, v, e, labels, knobs)
         sum(parts.values()).backward()
         size = (knobs["centroid_weight"], knobs["centroid_margin"])
@@ -196,6 +202,42 @@ def test_of_a_frozen_network_nothing_moves_and_the_classifier_learns(make_run, h
         got, last = of_classes(checkpoint.latest(on.folder, "plain")), rows[-1]
         want = last["classifier.weight"] * last["classifier.factor"][:, None]
         torch.testing.assert_close(got["classifier.weight"], want)
+
+
+def test_rows_of_few_shot_classes_are_generated_from_their_images(make_run, tmp_path):
+    """Few-shot learning without forgetting (Gidaris and Komodakis 2018), of a network that stands still."""
+    cosine = {"classifier": "cosine", "scale": 16}
+    uneven = RecordDataset(write_faces(tmp_path / "uneven", images=8, fewer=5))
+    first = replace(make_run({**BLOCK, "plain_head": cosine}, "first"), dataset=uneven)
+    assert Trainer(first, "plain").train()
+    most = 3
+    knobs = {**BLOCK["plain"], "freeze_network": True, "sampler": "class_aware", "images_per_class": 2}
+    block = {**BLOCK, "plain": knobs, "plain_head": {**cosine, "few_shot": most}}
+    run = replace(make_run(block, "second"), dataset=uneven)
+    assert Trainer(run, "plain", start_from=str(first.folder)).train()
+    before, after = (checkpoint.latest(r.folder, "plain") for r in (first, run))
+    old, new = checkpoint.read_weights(before), checkpoint.read_weights(after)
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    generator = {name.removeprefix("generator."): new[name].double() for name in new.keys() - old.keys()}
+    assert (generator["average"] != 1).any()
+    assert (generator["attended"] != 1).any()
+
+    embedder = SmoothEmbedder(run.config, False)
+    embedder.load_state_dict(new)
+    z = normalize(direct_features(embedder, uneven).double())
+    rows = checkpoint.read_rows(after, run.partition)
+    weight, keys = (rows[name].double() for name in ("classifier.weight", "keys"))
+    counts = torch.bincount(torch.from_numpy(run.dataset.labels))
+    base = counts > most
+    query = normalize(z @ generator["query.weight"].T + generator["query.bias"])
+    attention = torch.softmax((generator["scale"] * query @ normalize(keys[base]).T), 1)
+    for k in torch.nonzero(~base).flatten():
+        of_k = torch.from_numpy(run.dataset.labels == int(k))
+        attended = (attention[of_k] @ normalize(weight[base])).mean(0)
+        want = generator["average"] * z[of_k].mean(0) + generator["attended"] * attended
+        torch.testing.assert_close(weight[k], want, rtol=1e-4, atol=1e-5)
+    assert not base.all()
+    assert base.any()
 
 
 def of_classes(folder):
