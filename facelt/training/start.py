@@ -373,7 +373,7 @@ def fill_few_shot(run: Run, embedder: Embedder, head: FewShotHead) -> None:
     for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "rows of few-shot classes"):
         units.add(normalize(direct_BD), labels_G, valid_G)
         query_GD = collectives.gather(embedder.generator(direct_BD).query_BD)
-        reads.add(head.read(query_GD, labels_G), labels_G, valid_G)
+        reads.add(head.read(query_GD), labels_G, valid_G)
     head.put_rows(embedder.generator, units.result(), reads.result())
 
 

@@ -37,7 +37,8 @@ T = TypeVar("T")
 def main() -> None:
     args = arguments().parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(name for given in args.arms for name in GROUPS.get(given, [given])))
+    given = (name for group in args.arms for name in GROUPS.get(group, [group]))
+    names = list(dict.fromkeys([BASELINE[0], *given]))
     began = time.monotonic()
     with (args.folder / "log.txt").open("a", encoding="utf-8") as log:
 
