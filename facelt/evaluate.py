@@ -42,11 +42,12 @@ from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
-READINGS = ("classifier", "memory", "both", "tau", "logit_adjusted", "ncm", "openmax")
-OF_FEATURES = ("memory", "ncm")  # need no network
+READINGS = ("classifier", "memory", "plda", "both", "tau", "logit_adjusted", "ncm", "openmax")
+OF_FEATURES = ("memory", "plda", "ncm")  # need no network
 KNOBS = {  # option -> the readings that it is of, and its default
     "temperature": (("memory", "both"), None),  # that of the run, or of `Knobs`
     "tau": (("tau", "logit_adjusted"), Knobs.tau),
+    "plda_ridge": (("plda",), Knobs.ridge),
     "openmax_tail": (("openmax",), Knobs.tail),
     "openmax_alpha": (("openmax",), Knobs.alpha),
     "odin_temperature": (("odin",), 1000.0),
@@ -186,7 +187,8 @@ def read_both(batches: Batches, readings: dict[str, Reading], sets: Sets) -> tup
 
 def knobs(args: argparse.Namespace) -> Knobs:
     """What the readings are set to, as far as they are read."""
-    given = {"temperature": args.temperature, "tau": args.tau, "tail": args.openmax_tail, "alpha": args.openmax_alpha}
+    given = {"temperature": args.temperature, "tau": args.tau, "ridge": args.plda_ridge}
+    given |= {"tail": args.openmax_tail, "alpha": args.openmax_alpha}
     return Knobs(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -211,6 +213,7 @@ def signals(known: Columns, opened: Columns) -> dict[str, tuple[np.ndarray, np.n
         "OpenMax": ("openmax.known", 1),
         "ODIN": ("odin", 1),
         "cosine to the nearest centroid": ("memory.score", 1),
+        "likelihood ratio by plda": ("plda.score", 1),
         "reachability γ": ("reachability", -1),
         "‖v_meta‖": ("norm", 1),
     }
@@ -305,6 +308,12 @@ def add_readings(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=above_zero, metavar="T", help="of softmax(T·cos), memory and both (default: 16)"
     )
     parser.add_argument("--tau", type=from_zero, help="of readings tau and logit_adjusted (default: 1)")
+    parser.add_argument(
+        "--plda-ridge",
+        type=from_zero,
+        metavar="R",
+        help="of reading plda: added to the variance within classes, times its mean (default: 1)",
+    )
     parser.add_argument(
         "--openmax-tail", type=positive, metavar="N", help="distances of a class that are fitted (default: 20)"
     )

@@ -60,7 +60,7 @@ def embedded(run, stage: str, data):
     embedder = Embedder(state.config, stage == "meta", stage == "memory").eval()
     embedder.load_state_dict(checkpoint.read_weights(folder))
     with torch.no_grad():
-        v, e, _ = embedder(pictures(data))
+        v, e, *_ = embedder(pictures(data))
     return v, e, checkpoint.read_rows(folder, Partition(K)), state.config, RecordDataset(data).labels
 
 
@@ -146,7 +146,8 @@ def test_what_is_not_asked_for_is_not_there(run, sets, tmp_path):
 @pytest.mark.parametrize("ranks, stage", [(2, "meta"), (3, "plain")])
 def test_ranks_are_one(sets, tmp_path, ranks, stage):
     write_random_run(tmp_path / "run", K, head=NO_ATTENTION)
-    names = [name for name in evaluate.READINGS if name != "tau" or stage == "plain"]
+    # By plda people of a random network are all alike, and signals are rounding.
+    names = [name for name in evaluate.READINGS if name != "plda" and (name != "tau" or stage == "plain")]
     more = ["--open", str(sets / "open"), "--draws", "20", "--batch", "4", "--read", *names, "--odin"]
     run = tmp_path / "run" / stage
     assert evaluate.main(arguments(run, sets, tmp_path / "one", *more)) == 0
@@ -165,7 +166,7 @@ def test_every_reading_is_reported_and_a_report_can_be_compared_with(linear, set
     signals = [one.signal for one in report.detection]
     assert signals == [
         *(f"max softmax by {name}" for name in evaluate.READINGS[:-1]),
-        *("OpenMax", "ODIN", "cosine to the nearest centroid"),
+        *("OpenMax", "ODIN", "cosine to the nearest centroid", "likelihood ratio by plda"),
     ]
     source = report.source
     assert (source.tau, source.temperature, source.openmax_tail, source.openmax_alpha) == (0.5, 16, 20, 10)
@@ -203,7 +204,7 @@ def odin_by_hand(run, data) -> torch.Tensor:
     embedder.load_state_dict(checkpoint.read_weights(folder))
 
     def softmax(images: torch.Tensor) -> torch.Tensor:
-        v, e, _ = embedder(images)
+        v, e, *_ = embedder(images)
         o = torch.softmax(v @ rows["memory.hallucinator_weight"].T + rows["memory.hallucinator_bias"], 1)
         gamma = (v[:, None] - rows["memory.centroids"]).norm(dim=2).amin(1)
         meta = (v + e * (o @ rows["memory.centroids"])) * (10 / gamma)[:, None]

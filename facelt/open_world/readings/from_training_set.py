@@ -1,4 +1,4 @@
-"""Readings that are made of the training set, in one pass over it: the memory, nearest class mean, OpenMax.
+"""Readings that are made of the training set, in one pass over it: the memory, PLDA, nearest class mean, OpenMax.
 
 D: embedding size, k: classes of this rank.
 """
@@ -10,15 +10,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from facelt.head.blocked import accumulate_dtype
+from facelt.head.whitening import WithinClasses
 from facelt.open_world.readings.openmax import OpenMax, TailCollector
+from facelt.open_world.readings.plda import ByLikelihood
 from facelt.open_world.readings.reading import ByPrototypes, Embedded, Knobs, Reading, gathered
 from facelt.open_world.scoring import Prototypes
 from facelt.open_world.sets import Batches, Given
-from facelt.parallel import group
+from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 from facelt.training.class_means import ClassMeans
 
-MADE_OF_TRAINING = ("memory", "both", "ncm", "openmax")
+MADE_OF_TRAINING = ("memory", "both", "plda", "ncm", "openmax")
 
 
 def accurate(rows_GD: Tensor) -> Tensor:
@@ -66,6 +68,7 @@ def make_readings(
     labels_N = torch.from_numpy(train.content.labels)
     means: dict[str, ClassMeans] = {}
     tails: TailCollector | None = None
+    within: WithinClasses | None = None
     if "openmax" in wanted:
         assert classifier is not None
         tails = TailCollector(classifier)
@@ -73,10 +76,14 @@ def make_readings(
         v = gathered(batches, batch.output)
         direct_GD = accurate(v["direct"])
         labels_G = labels_N[batch.images_G].where(torch.from_numpy(batch.valid_G), -1).to(direct_GD.device)
-        for names_of, rows_GD in ((("memory", "both"), normalize(direct_GD)), (("ncm",), direct_GD)):
+        unit_GD = normalize(direct_GD)
+        for names_of, rows_GD in ((("memory", "both", "plda"), unit_GD), (("ncm",), direct_GD)):
             if set(names_of) & set(wanted):
                 mean = means.setdefault(names_of[0], ClassMeans(partition, rows_GD.shape[1], rows_GD))
                 mean.add_gathered(rows_GD, labels_G)
+        if "plda" in wanted:
+            within = within or WithinClasses(unit_GD.shape[1], unit_GD.device)
+            within.add(collectives.own_rows(unit_GD)[collectives.own_rows(labels_G) >= 0])
         if tails is not None:
             tails.add(v, labels_G)
     made: dict[str, Reading] = {}
@@ -85,6 +92,10 @@ def make_readings(
     if "both" in wanted:
         assert classifier is not None
         made["both"] = by_both(classifier, means["memory"].result(), knobs.temperature)
+    if within is not None:
+        of_units = means["memory"]
+        means_kD, counts_k = of_units.result(), of_units.counts_k
+        made["plda"] = ByLikelihood.of(means_kD, counts_k, within.result(means_kD, counts_k), knobs.ridge, partition)
     if "ncm" in wanted:
         made["ncm"] = by_class_mean(means["ncm"].result(), partition)
     if tails is not None:

@@ -27,11 +27,13 @@ class Knobs:
     """What the readings can be set to.
 
     temperature: t of the memory's softmax(t·cos); 16 is the scale of the released head. tau: of `tau` and
-    `logit_adjusted`. tail, alpha: distances of a class that OpenMax fits, and best classes that it revises.
+    `logit_adjusted`. ridge: of `plda`, times the mean variance within classes. tail, alpha: distances of a class that
+    OpenMax fits, and best classes that it revises.
     """
 
     temperature: float = 16.0
     tau: float = 1.0
+    ridge: float = 1.0
     tail: int = 20
     alpha: int = 10
 

@@ -91,6 +91,7 @@ class Source(Part):
     tau: Number | None = None
     openmax_tail: int | None = None
     openmax_alpha: int | None = None
+    plda_ridge: Number | None = None
     odin_temperature: Number | None = None
     odin_epsilon: Number | None = None
 

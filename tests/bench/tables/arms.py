@@ -29,9 +29,9 @@ def plain(head: dict[str, Any] | None = None, reads: tuple[str, ...] = ("classif
     return Arm("plain", {"plain_head": head or {}, "plain": stage}, reads)
 
 
-def released(sampler: str = "class_aware", **head: Any) -> Arm:
+def released(sampler: str = "class_aware", reads: tuple[str, ...] = ("classifier", "memory"), **head: Any) -> Arm:
     """The released head with one part changed, clipped at 1, which serves it best here."""
-    return Arm("meta", {"preset": "released", "head": head, "meta": {"sampler": sampler}}, clipping=1.0)
+    return Arm("meta", {"preset": "released", "head": head, "meta": {"sampler": sampler}}, reads, clipping=1.0)
 
 
 def cosine_without(*names: str, sampler: str = "uniform", **instead: Any) -> Arm:
@@ -41,14 +41,15 @@ def cosine_without(*names: str, sampler: str = "uniform", **instead: Any) -> Arm
     return Arm("meta", {"preset": "released", "head": head, "meta": {"sampler": sampler}})
 
 
-def prototypes(reads: tuple[str, ...] = ("memory", "classifier"), **head: Any) -> Arm:
+def prototypes(reads: tuple[str, ...] = ("memory", "plda", "classifier"), **head: Any) -> Arm:
     """The preset facelt, or with a knob changed."""
     return Arm("memory", {"preset": "facelt", "memory_head": head}, reads)
 
 
+MAIN = ("classifier", "memory", "plda")
 METHODS = {
-    "plain": plain(reads=("classifier", "memory", "both", "tau", "logit_adjusted", "ncm", "openmax")),
-    "class-aware": plain(sampler="class_aware"),
+    "plain": plain(reads=(*MAIN, "both", "tau", "logit_adjusted", "ncm", "openmax")),
+    "class-aware": plain(reads=MAIN, sampler="class_aware"),
     "deferred class-aware": plain(sampler="class_aware", class_aware_from=0.75),
     "classifier re-training": plain({"restart": True}, sampler="class_aware", freeze_network=True),
     "learnable weight scaling": plain({"learn_scales": True}, sampler="class_aware", freeze_network=True),
@@ -57,19 +58,19 @@ METHODS = {
         sampler="class_aware",
     ),
     "focal": plain({"loss": "focal"}),
-    "balanced softmax": plain({"loss": "balanced_softmax"}),
+    "balanced softmax": plain({"loss": "balanced_softmax"}, MAIN),
     "lifted structure": plain({"metric": "lifted"}, sampler="class_aware"),
     "range loss": plain({"metric": "range"}, sampler="class_aware"),
-    "released": released(),
+    "released": released(reads=MAIN),
     "paper": Arm("meta", {"preset": "paper"}, clipping=1.0),
-    "cosine": Arm("meta", {"preset": "cosine"}),
-    "plain, whitened": Arm("memory", {"preset": "facelt", "memory": {"epochs": 0}}, ("memory",), after="plain"),
-    "facelt": prototypes(("memory", "classifier", "both")),
+    "cosine": Arm("meta", {"preset": "cosine"}, MAIN),
+    "plain, whitened": Arm("memory", {"preset": "facelt", "memory": {"epochs": 0}}, ("memory", "plda"), after="plain"),
+    "facelt": prototypes(("memory", "plda", "classifier", "both")),
     "facelt, not whitened": prototypes(whitening=0),
 }
 PARTS_OFF = {
     "released, image by image": released("uniform"),
-    "released, trained with the memory's mean": released(retrieval="mean"),
+    "released, trained with the memory's mean": released(reads=MAIN, retrieval="mean"),
     "released without memory": released(memory=False),
     "released, selector 1": released(selector="one"),
     "released without reach": released(reach=False),

@@ -65,6 +65,11 @@ def known_pairs(samples: Samples) -> dict[str, tuple[Row, Row]]:
         for arm in arms
         if {(arm, "memory"), (arm, "classifier")} <= samples.keys()
     }
+    pairs |= {
+        f"{arm}: by plda less by its memory": ((arm, "plda"), (arm, "memory"))
+        for arm in arms
+        if {(arm, "plda"), (arm, "memory")} <= samples.keys()
+    }
     trained_with_mean = "released, trained with the memory's mean"
     pairs["content: released less trained with the memory's mean"] = (
         ("released", "classifier"),
@@ -81,6 +86,9 @@ def known_pairs(samples: Samples) -> dict[str, tuple[Row, Row]]:
     pairs["released less class-aware, by classifier"] = (("released", "classifier"), ("class-aware", "classifier"))
     for arm in ("plain, whitened", "facelt, not whitened", "facelt"):
         pairs[f"{arm} less plain, both by memory"] = ((arm, "memory"), ("plain", "memory"))
+    for arm in (trained_with_mean, "plain, whitened", "facelt, not whitened", "facelt"):
+        pairs[f"{arm} by plda less plain by memory"] = ((arm, "plda"), ("plain", "memory"))
+    pairs["facelt less plain, both by plda"] = (("facelt", "plda"), ("plain", "plda"))
     pairs["facelt less plain, whitened, both by memory"] = (("facelt", "memory"), ("plain, whitened", "memory"))
     return pairs
 

@@ -14,6 +14,7 @@ from facelt.features.stored import FeatureSet
 from facelt.images.one_pass import Batch
 from facelt.images.sampling import SequentialSampler, local
 from facelt.open_world.readings.from_training_set import make_readings
+from facelt.open_world.readings.plda import ByLikelihood
 from facelt.open_world.readings.reading import ByPrototypes, Knobs
 from facelt.open_world.scoring import Prototypes
 from facelt.open_world.sets import Given
@@ -99,6 +100,21 @@ def test_sharded_is_dense(ranks, name):
     for got in run_ranks(ranks, sharded, name):
         np.testing.assert_array_equal(got["class"], want.argmax(1))
         np.testing.assert_allclose(got["probability"], torch.softmax(want, 1).amax(1), rtol=1e-9)
+
+
+def test_plda_takes_every_image_of_the_training_set_once():
+    """The filled up last batch, and shares of ranks: as the reading made of all rows at once."""
+    train = training()
+    rows, labels = normalize(torch.from_numpy(train.rows_ND)), torch.from_numpy(train.labels)
+    means = torch.stack([rows[labels == k].mean(0) for k in range(K)])
+    apart = rows - means[labels]
+    reading = ByLikelihood.of(means, torch.bincount(labels), apart.T @ apart / (N - K), Knobs.ridge, Partition(K))
+    want = reading({"direct": asked()})
+    for ranks in (1, 2, 3):
+        for got in run_ranks(ranks, sharded, "plda"):
+            np.testing.assert_array_equal(got["class"], want["class"])
+            for name in ("score", "probability"):
+                np.testing.assert_allclose(got[name], want[name], rtol=1e-8)
 
 
 def test_a_class_without_images_is_refused():
