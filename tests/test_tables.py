@@ -8,8 +8,8 @@ from scipy import stats
 
 from facelt.config import FaceltConfig
 from facelt.open_world.figures import Weights
-from tests.bench.tables import measuring, page, sets
-from tests.bench.tables.arms import ARMS, BASELINE, GROUPS
+from tests.bench.tables import measuring, page, running, sets
+from tests.bench.tables.arms import ARMS, BASELINE, GROUPS, Arm
 from tests.bench.tables.comparing import Sample, compare, outside_chance, sample
 from tests.bench.tables.running import Budget, configuration, hits
 
@@ -136,3 +136,20 @@ def test_every_arm_is_a_valid_configuration():
     for arm in ARMS.values():
         block = configuration(arm, Budget(4, 0), 0.3)["facelt"]
         assert FaceltConfig.model_validate(block).stage(arm.stage).epochs == (0 if arm.after else 4)
+
+
+def test_a_kept_run_is_read_anew_where_a_reading_is_missing_and_not_trained_again(tmp_path, monkeypatch):
+    arm, budget = Arm(reads=("classifier", "plda")), Budget(4, 0)
+    out = running.path_of("an arm", budget, 0.3, tmp_path)
+    out.mkdir(parents=True)
+    running.keep({"classifier.class": np.array([1]), "rank1.direct.orl": np.array([True])}, out)
+    monkeypatch.setattr(running, "train_stage", None)
+    monkeypatch.setattr(running, "answers", lambda *_: {"classifier.class": np.array([2]), "plda.class": np.array([3])})
+    read = running.result(arm, "an arm", budget, 0.3, tmp_path)
+    assert {name: column.tolist() for name, column in read.items()} == {
+        "classifier.class": [2],
+        "plda.class": [3],
+        "rank1.direct.orl": [True],
+    }
+    monkeypatch.setattr(running, "answers", None)
+    assert running.result(arm, "an arm", budget, 0.3, tmp_path).keys() == read.keys()
