@@ -46,7 +46,7 @@ train --output "$out/memory" --stage memory --start-from "$out/start"
 step "Known people: who is it, by their training images? Strangers: are they told from known people?"
 for m in plain meta memory; do
     run python -m facelt.evaluate --checkpoint "$out/$m" --train "$data/train" --data "$data/test" --open "$data/drawn" \
-        --many 20 --few 6 --output "$out/evaluate-$m"
+        --read classifier memory plda --many 20 --few 6 --output "$out/evaluate-$m"
 done
 
 step "Features"
@@ -65,7 +65,7 @@ for s in real drawn distractors; do
 done
 
 for strangers in drawn real; do
-    step "Identify $strangers strangers among 250 distractors: as many as networks that saw some 40,000 images can cope with"
+    step "Identify $strangers strangers among 250 distractors, few because these networks saw some 40,000 images each"
     d=distractors s=$strangers groups=()
     [ "$s" = drawn ] && groups=(--subgroups "$out/sex.tsv")
     run python -m megaface_eval.run --gallery 250 \
