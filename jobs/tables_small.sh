@@ -9,6 +9,6 @@ export PYTHONWARNINGS=ignore PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 command -v nvidia-smi > /dev/null || export DS_ACCELERATOR="${DS_ACCELERATOR:-cpu}" # or DeepSpeed warns that it found no GPU
 python -m tests.bench.tables --folder "$folder"
 python -m tests.bench.tables --folder "$folder" --epochs 12 --arms plain class-aware "balanced softmax" \
-    released "released, trained with the memory's mean" cosine "plain, whitened" facelt "facelt, not whitened"
+    "few-shot without forgetting" released "released, trained with the memory's mean" cosine "plain, whitened" facelt "facelt, not whitened"
 exit
 }
