@@ -106,6 +106,7 @@ class MetaHeadConfig(Block):
     direct_weight       weight of a cross-entropy of the normalised direct feature, by the same classifier
     reduction           eq. 7: cross-entropy as mean or sum over the batch
     centroid_loss       "released" (squared, one hinge over all, on the direct feature) or "paper" (eq. 9, on v_meta)
+    centroid_on         what the paper's centroid loss takes for v_meta: as eq. 2 leaves it ("meta"), or "squashed"
     centroid_weight     λ of eq. 7
     centroid_margin     m of eq. 9
     centroid_gradient   whether read, reach and cross-entropy pass gradient to the centroids
@@ -136,6 +137,7 @@ class MetaHeadConfig(Block):
     direct_weight: NonNegative = 0
     reduction: Literal["mean", "sum"] = "mean"
     centroid_loss: Literal["released", "paper"] = "released"
+    centroid_on: Literal["meta", "squashed"] = "meta"
     centroid_weight: NonNegative = 0.01
     centroid_margin: NonNegative = 10
     centroid_gradient: bool = False
@@ -159,6 +161,8 @@ class MetaHeadConfig(Block):
             raise ValueError('mask_own leaves nothing out of "retrieval": "mean"; take another retrieval')
         if self.retrieval != "hallucinator" and self.hallucinator == "linear":
             raise ValueError('"hallucinator": "linear" needs "retrieval": "hallucinator"; leave it out')
+        if self.centroid_loss == "released":
+            _refuse(self, {"centroid_on"}, 'needs "centroid_loss": "paper"; the released one takes the direct feature')
         if self.centroid_loss == "paper" and self.centroid_update == "released":
             raise ValueError('"centroid_loss": "paper" has no released step; set "centroid_update": "gradient"')
         if self.centroid_update in ("mean", "refresh") and self.centroid_gradient:
@@ -260,7 +264,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-NeckName = Literal["linear", "relu", "batch_norm", "arcface", "depthwise"]
+NeckName = Literal["linear", "relu", "batch_norm", "none", "arcface", "depthwise"]
 
 
 class BackboneConfig(Block):
@@ -271,8 +275,9 @@ class BackboneConfig(Block):
     width: channels of the first layer (the default: 64, of the MobileFaceNet 128). stem: of a ResNet: 7x7 stride 2 and
     pooling, or 3x3 stride 1 as face recognisers have it.
     neck: what makes the embedding of the map (the default: "linear", or as the network's authors have it): a linear
-    layer of the mean, alone or with "relu" or "batch_norm" after it; "arcface", of the whole map between two batch
-    normalisations; "depthwise", of a weighted sum of each channel.
+    layer of the mean, alone or with "relu" or "batch_norm" after it; "none", the mean itself; "arcface", of the whole
+    map between two batch normalisations; "depthwise", of a weighted sum of each channel.
+    meta_neck: of stage meta another one, new at its start, as released for ImageNet-LT; None: that of stage plain.
     batch_norm: whose images make the statistics (all ranks', this rank's), or "frozen" at what `init` holds.
     init: a file of weights (`weights.files`). init_channels: the order of channels that it takes, if it says none.
     How it is run in training, with the same numbers (see `backbone.switch`): compile by torch.compile, maps with
@@ -288,6 +293,7 @@ class BackboneConfig(Block):
     width: Count = 64
     stem: Literal["imagenet", "face"] = "imagenet"
     neck: NeckName = "linear"
+    meta_neck: NeckName | None = None
     batch_norm: Literal["synchronised", "local", "frozen"] = "synchronised"
     init: str | None = None
     init_channels: Literal["rgb", "bgr"] | None = None
@@ -307,7 +313,7 @@ class BackboneConfig(Block):
         if self.name == "timm":
             idle = {"width", "channels_last", "checkpointing"}
             _refuse(self, idle, 'does nothing with "name": "timm"')
-            if self.neck == "depthwise":
+            if "depthwise" in (self.neck, self.meta_neck):
                 raise ValueError(
                     'neck "depthwise" needs a map, and of timm\'s networks the pooled feature is taken; '
                     'set "neck": "linear"'
@@ -550,9 +556,8 @@ class FaceltConfig(Block):
         for name, pixels in IMAGENET_PIXELS.items() if self.backbone.init and natural else ():
             if name not in self.model_fields_set:
                 object.__setattr__(self, name, pixels)  # a default that depends on another knob: not counted as set
-        for name, knobs in {"plain": self.plain, "meta": self.meta}.items():
-            if not knobs.epochs:
-                raise ValueError(f"{name}.epochs 0 trains nothing; expected a number above 0 (memory alone may have 0)")
+        if not self.meta.epochs:
+            raise ValueError("meta.epochs 0 trains nothing; expected a number above 0 (plain and memory may have 0)")
         for name, knobs in {"plain": self.plain, "memory": self.memory}.items():
             if knobs.centroid_lr != 1:
                 raise ValueError(f"{name}.centroid_lr does nothing: no gradient moves centroids there; leave it out")

@@ -228,7 +228,8 @@ class MetaHead(Head):
         v = self.embeddings(embedded, direct_GD, self._masked(labels_G, generator), chosen)
         classified_BD = v.squashed_BD if self.knobs.classify == "squashed" else v.meta_BD
         parts, correct_B = self._cross_entropies(collectives.gather(classified_BD), direct_GD, labels_G, chosen)
-        parts["centroid"], hinge_B = self._centroid_loss(direct_GD, v.meta_BD, labels_G)
+        pulled_BD = v.squashed_BD if self.knobs.centroid_on == "squashed" else v.meta_BD
+        parts["centroid"], hinge_B = self._centroid_loss(direct_GD, pulled_BD, labels_G)
         seen = Seen(
             direct_GD=direct_GD.detach(),
             labels_G=labels_G,

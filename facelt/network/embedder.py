@@ -43,7 +43,10 @@ class Embedder(nn.Module):
         map_CHW = (self.backbone.channels, *self._map_size(config.image_size))
         if meta and config.head.attention:
             self.attention = ModulatedAttention(*map_CHW, config.head.attention_on)
-        self.neck = neck.build(b.neck, map_CHW, config.embedding_size, self.backbone.norm_layer)
+        self.own_neck = meta and b.meta_neck is not None
+        self.neck = neck.build(
+            (b.meta_neck if meta else None) or b.neck, map_CHW, config.embedding_size, self.backbone.norm_layer
+        )
         selector = config.head.selector if config.head.memory else "one"  # of a memory that is not infused
         self.selector = ConceptSelector(config.embedding_size, selector) if meta else None
         cosine = meta and config.head.retrieval == "cosine"
@@ -56,6 +59,8 @@ class Embedder(nn.Module):
         """Names of the tensors that are added to the network of a usual stage plain."""
         added: dict[str, nn.Module | None] = {"attention": self.attention, "selector": self.selector}
         added |= {"temperature": self.temperature, "generator": self.generator}
+        if self.own_neck:
+            added["neck"] = self.neck
         names = {f"{part}.{name}" for part, module in added.items() if module for name in module.state_dict()}
         return names | ({"projection"} if self.projection is not None else set())
 
@@ -70,7 +75,7 @@ class Embedder(nn.Module):
         map_BCHW = self.attention(self.backbone(images_B3HW))
         # Distances to centroids need more than autocast's eight bits: from the last map on, the weights' own precision.
         with torch.autocast(map_BCHW.device.type, enabled=False):
-            direct_BD = self.neck(map_BCHW.to(next(self.neck.parameters()).dtype))
+            direct_BD = self.neck(map_BCHW.to(next(self.parameters()).dtype))
             if self.projection is not None:
                 direct_BD = linear(direct_BD, self.projection)
             concept_BD = None if self.selector is None else self.selector(direct_BD)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from facelt.errors import UserError
+
 NormLayer = Callable[[int], nn.Module]
 
 
@@ -67,8 +69,25 @@ class DepthwiseNeck(nn.Module):
         return after(linear(pooled_BC)[:, :, None, None]).flatten(1)
 
 
+class Pooled(nn.Module):
+    """The mean of the map, and nothing after it, as the authors' ResNet-10 has it in its first stage."""
+
+    def forward(self, map_BCHW: Tensor) -> Tensor:
+        return map_BCHW.mean((2, 3))
+
+
 def build(kind: str, map_CHW: tuple[int, int, int], embedding_size: int, norm_layer: NormLayer) -> nn.Module:
-    """The neck of that name (`backbone.neck`) on a map of that shape: B x C x H x W -> B x D."""
+    """The neck of that name (`backbone.neck`) on a map of that shape: B x C x H x W -> B x D.
+
+    Raises UserError where the embedding is to have another size than the map that is its own.
+    """
+    if kind == "none":
+        if map_CHW[0] != embedding_size:
+            raise UserError(
+                f'neck "none" leaves the {map_CHW[0]} channels of the map, and embedding_size is {embedding_size}; '
+                f"set embedding_size={map_CHW[0]}, or take another neck"
+            )
+        return Pooled()
     if kind == "arcface":
         return ArcFaceNeck(map_CHW, embedding_size, norm_layer)
     if kind == "depthwise":

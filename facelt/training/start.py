@@ -47,7 +47,7 @@ _SILENT |= {f"validation.{name}" for name in ValidationConfig.model_fields}
 _SILENT |= {f"backbone.{name}" for name in ("init", "init_channels", "compile", "channels_last", "checkpointing")}
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
 # What of the backbone's configuration decides its tensors.
-SHAPE = ("name", "timm", "width", "stem", "neck")
+SHAPE = ("name", "timm", "width", "stem", "neck", "meta_neck")
 # … what of the plain head's, and what of the meta head's.
 PLAIN_HEAD_SHAPE = ("classifier", "learn_scales", "few_shot")
 HEAD_SHAPE = ("attention", "attention_on", "memory", "retrieval", "selector", "centroid_update")

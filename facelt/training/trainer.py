@@ -50,7 +50,8 @@ class Trainer:
         engine = self._engine()
         if not self.schedule.steps:
             self.save(engine, 0, needed=True, figures=self._measured(engine))
-            group.say(f"stage {self.stage}: no epoch to train; its memory is in {self.run.folder / self.stage}")
+            what = "its memory" if self.stage == "memory" else "what the next stage starts from"
+            group.say(f"stage {self.stage}: no epoch to train; {what} is in {self.run.folder / self.stage}")
             return True
         feed = self._feed(engine)
         wandb = self.run.config.telemetry.wandb

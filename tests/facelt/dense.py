@@ -98,7 +98,8 @@ def meta_objective(
     moved = p["c"] if knobs["centroid_update"] == "gradient" else p["c"].detach()
     weight, margin = knobs["centroid_weight"], knobs["centroid_margin"]
     if knobs["centroid_loss"] == "paper":
-        parts["centroid"] = paper_centroid_loss(meta, y, moved, weight, margin)
+        pulled = squash(meta, knobs["squash"]) if knobs["centroid_on"] == "squashed" else meta
+        parts["centroid"] = paper_centroid_loss(pulled, y, moved, weight, margin)
     else:
         parts["centroid"] = released_centroid_loss(f, y, moved, weight, margin)
     return parts

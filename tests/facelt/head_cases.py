@@ -127,6 +127,7 @@ CASES = [
     (7, "released", False, {"centroid_gradient": True}),
     (13, "paper", True, {"centroid_margin": 60}),  # within the hinge of equation 9
     (7, "paper", False, {}),  # beyond it
+    (10, "paper", True, {"centroid_margin": 60, "centroid_on": "squashed"}),
     (10, "paper", False, {"centroid_gradient": False, "hallucinator": "softmax", "squash": "released"}),
     (13, "cosine", False, {}),
     (10, "cosine", True, {"centroid_update": "gradient", "centroid_gradient": True, "centroid_margin": 30}),

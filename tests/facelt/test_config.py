@@ -103,7 +103,7 @@ def test_set_reaches_the_block_and_deepspeed(tmp_path):
         ({"plain": {"epocs": 3}}, ["facelt.plain.epocs is not a known key", "epochs", "sampler"]),
         ({"head": {"hallucinater": "softmax"}}, ["facelt.head.hallucinater", "hallucinator"]),
         ({"plain": {"epochs": -1}}, ["facelt.plain.epochs is -1", "greater than or equal to 0"]),
-        ({"plain": {"epochs": 0}}, ["plain.epochs 0 trains nothing"]),
+        ({"head": {"centroid_on": "squashed"}}, ["facelt.head: centroid_on needs", "paper"]),
         ({"meta": {"epochs": 0}}, ["meta.epochs 0 trains nothing"]),
         ({"memory": {"centroid_lr": 2}}, ["memory.centroid_lr does nothing"]),
         ({"memory_head": {"margin": 0, "margin_power": 1}}, ["memory_head: margin_power does nothing"]),

@@ -32,6 +32,17 @@ def test_stage_meta_gives_concept_and_temperature_where_the_memory_takes_one(ret
     assert (temperature is None) == (retrieval == "hallucinator")
 
 
+def test_a_neck_of_stage_metas_own_is_new_there_and_every_stage_may_have_none():
+    backbone = {"name": "resnet10", "width": 8, "neck": "none", "meta_neck": "relu"}
+    config = FaceltConfig.model_validate({**BLOCK, "backbone": backbone, "embedding_size": 64})
+    plain, meta = Embedder(config, meta=False).eval(), Embedder(config, meta=True).eval()
+    assert not any(name.startswith("neck.") for name in plain.state_dict())
+    assert {"neck.fc.weight", "neck.fc.bias"} <= meta.added_names()
+    assert (
+        plain(torch.zeros(2, 3, 32, 32)).direct_BD.shape == meta(torch.zeros(2, 3, 32, 32)).direct_BD.shape == (2, 64)
+    )
+
+
 def test_few_shot_learning_without_forgetting_adds_a_generator_to_stage_plain_alone():
     config = FaceltConfig.model_validate({**BLOCK, "plain_head": {"classifier": "cosine", "few_shot": 3}})
     plain, memory = Embedder(config, meta=False).eval(), Embedder(config, meta=False, memory=True)
