@@ -164,6 +164,17 @@ def test_a_single_stage_begins_with_the_memory_of_a_network_from_nothing(sets, t
     assert {line["stage"] for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())} == {"meta"}
 
 
+def test_a_recogniser_of_others_gets_a_memory_in_one_pass(sets, tmp_path):
+    """Class means, temperature and threshold of weights that others trained: no stage trains anything."""
+    run, knobs = tmp_path / "run", {"preset": "facelt", "plain.epochs": 0, "memory.epochs": 0}
+    assert train.main(command("places_lt", sets, run, **knobs)) == 0
+    memory = checkpoint.latest(run, "memory")
+    state, weights = checkpoint.read_state(memory), checkpoint.read_weights(memory)
+    assert {"temperature", "threshold"} <= state.scalars.keys()
+    given = torch.load(sets / "init.pth", weights_only=True)
+    assert torch.equal(weights["backbone.conv1.weight"], given["conv1.weight"])
+
+
 def refused(capsys, words: list[str]) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:
