@@ -43,7 +43,7 @@ class Scores(NamedTuple):
     own_rows: Tensor
 
 
-class _BlockedScores(torch.autograd.Function):
+class BlockedScores(torch.autograd.Function):
     """top_G, sum_G and own of `Scores` for the scores that `keys` give. The pairs of `blocks` are the own classes.
 
     weight_kD is that of `keys`, once more: autograd must see what learns. Inverse norms of `keys` are filled in here.
@@ -113,7 +113,7 @@ def softmax_scores(x_GD: Tensor, keys: Keys, blocks: ClassBlocks, kernels: Kerne
     kernels: in the place of a loop over blocks.
     """
     assert blocks.pairs is not None
-    scores = _BlockedScores.apply if kernels is None else kernels.scores
+    scores = BlockedScores.apply if kernels is None else kernels.scores
     top_G, sum_G, own = scores(x_GD, keys.weight_kD, keys, blocks)
     return Scores(top_G, sum_G, own, blocks.pairs.rows)
 

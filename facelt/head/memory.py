@@ -113,7 +113,7 @@ class Retrieval(NamedTuple):
         return self.census.blocks.products
 
 
-class _BlockedRead(torch.autograd.Function):
+class BlockedRead(torch.autograd.Function):
     """This rank's part of o·M, equation 1: a softmax-weighted, or a linear, sum of its centroids.
 
     Scores l of a query q by the keys of `how`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the
@@ -303,7 +303,7 @@ class CentroidMemory(nn.Module):
     def _partial_read(
         self, features_GD: Tensor, temperature: Tensor | None, census: Census
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """m, s and a of `_BlockedRead`, and the census; for the control, every class counts alike."""
+        """m, s and a of `BlockedRead`, and the census; for the control, every class counts alike."""
         if not self.retrieves:
             work = BlockMatrix("work", census.blocks, features_GD)
             for start, rows in census.blocks:
@@ -323,7 +323,7 @@ class CentroidMemory(nn.Module):
         else:
             keys = Keys(self.hallucinator_weight, self.hallucinator_bias, None)
             how, query_GD = Retrieval(keys, None, False, self.softmax, census), features_GD
-        read = _BlockedRead.apply if self.kernels is None else self.kernels.read
+        read = BlockedRead.apply if self.kernels is None else self.kernels.read
         return read(query_GD, keys.weight_kD, centroids_kD, how)
 
     def scores(

@@ -1,1 +1,1 @@
-"""Loops over blocks of classes as Triton kernels, and the choice between the two; triton is imported here alone, and only where it serves."""
+"""Loops over classes as Triton kernels, and the choice of them; triton is imported here alone, where it serves."""

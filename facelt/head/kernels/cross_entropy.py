@@ -27,15 +27,15 @@ from facelt.head.blocked import (
     gradient_of,
 )
 from facelt.head.kernels.tiles import (
-    WARPS,
     Split,
     biased,
     inverse_of,
     multiply,
     piece,
     place_of_pairs,
-    rounding,
+    rounded,
     rows_of,
+    settings,
     stored_dtype,
     tiles_for,
     whole,
@@ -138,7 +138,11 @@ def scores_backward(
         if inverse_norm is not None:
             along_n += tl.sum(dl_gn * cos_gn, 0)
             dl_gn *= inverse_n[None, :]
-        tl.store(dl + g[:, None].to(tl.int64) * width + at[None, :], dl_gn.to(dl.dtype.element_ty), mask=inside)
+        tl.store(
+            dl + g[:, None].to(tl.int64) * width + at[None, :],
+            rounded(dl_gn, LOW, WIDE).to(dl.dtype.element_ty),
+            mask=inside,
+        )
     if dbias is not None:
         tl.store(dbias + at, dbias_n, mask=in_n)
     if dfactor is not None:
@@ -157,7 +161,7 @@ class FusedScores(torch.autograd.Function):
     def forward(ctx, x_GD: Tensor, weight_kD: Tensor, keys: Keys, blocks: ClassBlocks) -> Any:
         assert blocks.pairs is not None
         G, dtype = len(x_GD), accumulate_dtype(x_GD)
-        x, tiles = whole(x_GD), tiles_for(x_GD, blocks.products)
+        x, tiles = whole(x_GD), tiles_for(x_GD)
         split = Split.of(len(blocks), G, tiles)
         place_G = place_of_pairs(blocks, G)
         top_SG, sum_SG = (x.new_empty(split.count, G, dtype=dtype) for _ in range(2))
@@ -165,7 +169,7 @@ class FusedScores(torch.autograd.Function):
         scores_forward[(triton.cdiv(G, tiles.TG), split.count)](
             x, whole(weight_kD), whole(keys.bias_k), whole(keys.factor_k), whole(keys.offset_k), keys.inverse_norm_k,
             blocks.chosen, place_G, top_SG, sum_SG, own_G, G, x.shape[1], len(blocks), split.span,
-            *rounding(x, blocks.products), *tiles, num_warps=WARPS,
+            **settings(x, blocks.products, tiles),
         )  # fmt: skip
         top_G = top_SG.amax(0)
         sum_G = (sum_SG * torch.exp(top_SG - finite(top_G))).sum(0)
@@ -178,7 +182,7 @@ class FusedScores(torch.autograd.Function):
     def backward(ctx, _top: Tensor, dsum_G: Tensor, down: Tensor) -> Any:
         keys, blocks, low = ctx.keys, ctx.blocks, ctx.blocks.products
         x, top_G, place_G = ctx.saved_tensors
-        (G, D), tiles = x.shape, tiles_for(x, low)
+        (G, D), tiles = x.shape, tiles_for(x)
         down_G = down.new_zeros(G).index_copy_(0, blocks.pairs.rows, down)
         weight = RowGradient(keys.weight_kD, blocks) if ctx.needs_input_grad[1] else None
         learn = [t is not None and t.requires_grad for t in (keys.bias_k, keys.factor_k)]
@@ -192,7 +196,7 @@ class FusedScores(torch.autograd.Function):
                 x, whole(keys.weight_kD), whole(keys.bias_k), whole(keys.factor_k), whole(keys.offset_k),
                 keys.inverse_norm_k, blocks.chosen, place_G, finite(top_G), dsum_G.contiguous(), down_G,
                 dl_Gb, dbias_b, dfactor_b, along_b, G, D, len(blocks), start, width,
-                *rounding(x, low), *tiles, num_warps=WARPS,
+                **settings(x, low, tiles),
             )  # fmt: skip
             for parameter, sums_b in ((keys.bias_k, dbias_b), (keys.factor_k, dfactor_b)):
                 if sums_b is not None:

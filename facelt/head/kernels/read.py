@@ -8,7 +8,8 @@ pass of the centroids: their norms, Σ c, and of every eight classes in a row th
 at the nearest centroid.
 
 Backward, for a block of classes: scores are made again, tile by tile, p_gn = e^(l_gn - m_g) and
-dl_gn = p_gn·(da_g·c_n + ds_g); without softmax p = l and dl = da·c. Written are p and dl/‖w‖, as products take them, and
+dl_gn = p_gn·(da_g·c_n + ds_g); without softmax p = l and dl = da·c. Written are p and dl/‖w‖, as products take them,
+and for each class
     db_n = Σ_g dl,  along_n = Σ_g dl·l / ‖w_n‖²
 The products dl·W, dlᵀ·q and pᵀ·da are torch's, added to gradients where those stand.
 """
@@ -22,27 +23,26 @@ from torch import Tensor
 
 from facelt.head.blocked import RowGradient, accumulate_dtype, add_at, finite, gradient_of
 from facelt.head.kernels.tiles import (
-    WARPS,
     Split,
     Tiles,
     biased,
-    fitting,
     inverse_of,
     multiply,
     piece,
     place_of_pairs,
-    rounding,
+    rounded,
     rows_of,
+    settings,
     stored_dtype,
     tiles_for,
     whole,
 )
 from facelt.head.memory import Retrieval
 from facelt.head.nearest import GROUP
-from facelt.head.products import Products, add_product, operand
+from facelt.head.products import Products, add_product, operand, rounds
 
-# Numbers of what a program has read so far, rows x D, which it holds in registers.
-HELD = 2**14
+# Numbers of what a program has read so far, rows x D, which it holds in registers; fewer where no matrix unit serves.
+HELD, HELD_EXACT = 2**14, 2**13
 
 
 @triton.jit
@@ -154,18 +154,18 @@ def read_backward(
         if SOFTMAX:
             reference_g = tl.load(reference + g, mask=in_g, other=0.0)
             p_gn = tl.exp(tl.where(taken, l_gn, float("-inf")) - reference_g[:, None])
-            dl_gn = p_gn * (dl_gn + tl.load(dtotal + g, mask=in_g, other=0.0)[:, None])
+            dl_gn = tl.where(taken, p_gn * (dl_gn + tl.load(dtotal + g, mask=in_g, other=0.0)[:, None]), 0.0)
         else:
             p_gn = tl.where(taken, l_gn, 0.0)
             dl_gn = tl.where(taken, dl_gn, 0.0)
         at_gn = g[:, None].to(tl.int64) * width + at[None, :]
         if p is not None:
-            tl.store(p + at_gn, p_gn.to(p.dtype.element_ty), mask=inside)
+            tl.store(p + at_gn, rounded(p_gn, LOW, WIDE).to(p.dtype.element_ty), mask=inside)
         dbias_n += tl.sum(dl_gn, 0)
         if inverse_norm is not None:
             along_n += tl.sum(dl_gn * l_gn, 0)
             dl_gn *= inverse_n[None, :]
-        tl.store(dl + at_gn, dl_gn.to(dl.dtype.element_ty), mask=inside)
+        tl.store(dl + at_gn, rounded(dl_gn, LOW, WIDE).to(dl.dtype.element_ty), mask=inside)
     if dbias is not None:
         tl.store(dbias + at, dbias_n, mask=in_n)
     if along is not None:
@@ -175,8 +175,8 @@ def read_backward(
 def _forward_tiles(f_GD: Tensor, low: Products) -> tuple[Tiles, int]:
     """Tiles, and all of D as a program holds it."""
     all_D = triton.next_power_of_2(max(f_GD.shape[1], 16))
-    tiles = tiles_for(f_GD, low)
-    return tiles._replace(TG=min(tiles.TG, max(16, HELD // all_D)), TN=32), all_D
+    tiles, (held, TN) = tiles_for(f_GD), (HELD, 32) if rounds(low) else (HELD_EXACT, 16)
+    return tiles._replace(TG=min(tiles.TG, max(16, held // all_D)), TN=TN), all_D
 
 
 class FusedRead(torch.autograd.Function):
@@ -196,11 +196,17 @@ class FusedRead(torch.autograd.Function):
         top_SG, sum_SG = (f.new_empty(split.count, G, dtype=dtype) for _ in range(2))
         a_SGD, sum_SD = f.new_empty(split.count, G, D, dtype=dtype), f.new_empty(split.count, D, dtype=dtype)
         highest_GT = f.new_empty(G, triton.cdiv(len(blocks), GROUP), dtype=dtype)
+        made: dict[str, Any] = {
+            "OF_CENTROIDS": how.of_centroids,
+            "SOFTMAX": how.softmax,
+            "GROUP": GROUP,
+            "ALL_D": all_D,
+        }
         read_forward[(triton.cdiv(G, tiles.TG), split.count)](
             f, whole(weight_kD), whole(how.keys.bias_k), whole(centroids_kD), whole(how.scale_G1),
             blocks.chosen, place_G, census.norm_k, top_SG, sum_SG, a_SGD, sum_SD, highest_GT,
             G, D, len(blocks), split.span, highest_GT.shape[1],
-            how.of_centroids, how.softmax, GROUP, *rounding(f, how.low), *tiles, all_D, num_warps=WARPS,
+            **settings(f, how.low, tiles), **made,
         )  # fmt: skip
         if how.keys.inverse_norm_k is not None:
             torch.reciprocal(census.norm_k.clamp(min=1e-12), out=how.keys.inverse_norm_k)
@@ -222,26 +228,27 @@ class FusedRead(torch.autograd.Function):
         how, blocks, low = ctx.how, ctx.how.census.blocks, ctx.how.low
         q_GD, f, m_G, place_G = ctx.saved_tensors
         _, wants_weight, wants_centroids = ctx.needs_input_grad[:3]
-        keys, (G, D), tiles = how.keys, f.shape, tiles_for(f, low)
+        keys, (G, D), tiles = how.keys, f.shape, tiles_for(f)
         # Where keys and centroids are one, the keys' gradient comes first in each block.
         weight = RowGradient(keys.weight_kD, blocks) if wants_weight else None
         centroids = RowGradient(ctx.centroids, blocks) if wants_centroids else None
-        learns_bias = keys.bias_k is not None and keys.bias_k.requires_grad
+        bias_k = keys.bias_k if keys.bias_k is not None and keys.bias_k.requires_grad else None
         q_low, da_low, dq_GD = operand(q_GD, low), operand(da_GD, low), torch.zeros_like(da_GD)
+        made: dict[str, Any] = {"SOFTMAX": how.softmax}
         for start, rows in blocks:
             width = blocks.width(start)
             dl_Gb = f.new_empty(G, width, dtype=stored_dtype(f, low))
             p_Gb = torch.empty_like(dl_Gb) if centroids is not None else None
-            dbias_b = ds_G.new_empty(width) if learns_bias else None
+            dbias_b = None if bias_k is None else ds_G.new_empty(width)
             along_b = ds_G.new_empty(width) if weight is not None and keys.inverse_norm_k is not None else None
             read_backward[(triton.cdiv(width, tiles.TN),)](
                 f, whole(keys.weight_kD), whole(keys.bias_k), whole(ctx.centroids), keys.inverse_norm_k,
                 whole(how.scale_G1), blocks.chosen, place_G, finite(m_G), ds_G.contiguous(), da_GD.contiguous(),
                 dl_Gb, p_Gb, dbias_b, along_b, G, D, len(blocks), start, width,
-                how.softmax, *rounding(f, low), *tiles, num_warps=WARPS,
+                **settings(f, low, tiles), **made,
             )  # fmt: skip
-            if dbias_b is not None:
-                add_at(gradient_of(keys.bias_k), rows, dbias_b)
+            if bias_k is not None and dbias_b is not None:
+                add_at(gradient_of(bias_k), rows, dbias_b)
             add_product(dq_GD, dl_Gb, keys.weight_kD[rows], low)
             if weight is not None:
                 weight.add(rows, dl_Gb.T, q_low, along_b)

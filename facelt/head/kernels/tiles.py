@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton import knobs
 
 from facelt.head.blocked import ClassBlocks, accumulate_dtype
 from facelt.head.products import Products
@@ -24,7 +25,7 @@ WARPS = 8
 
 
 class Rounding(NamedTuple):
-    """How a kernel's products are made. WIDE: operands, once rounded, are widened again: see `rounding`."""
+    """How a kernel's products are made. WIDE: operands rounded to bfloat16 stay float32, see `rounding`."""
 
     LOW: tl.dtype
     SUM: tl.dtype
@@ -42,13 +43,13 @@ class Tiles(NamedTuple):
 
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on tensors of the CPU (TRITON_INTERPRET=1)."""
-    return triton.knobs.runtime.interpret
+    return knobs.runtime.interpret
 
 
 def rounding(x_GD: Tensor, low: Products) -> Rounding:
     """For products whose operands are rounded to `low`.
 
-    Triton's interpreter multiplies no bfloat16; operands are then rounded and widened, which gives the same products.
+    Triton's interpreter multiplies no bfloat16: there operands are rounded in float32, which gives the same products.
     """
     if x_GD.dtype == torch.float64:
         return Rounding(tl.float64, tl.float64, "ieee", False)
@@ -57,18 +58,23 @@ def rounding(x_GD: Tensor, low: Products) -> Rounding:
     return Rounding(tl.float32, tl.float32, "tf32" if low == "tf32" else "ieee", False)
 
 
+def settings(x_GD: Tensor, low: Products, tiles: Tiles) -> dict[str, Any]:
+    """What a kernel is compiled for, by name."""
+    return rounding(x_GD, low)._asdict() | tiles._asdict() | {"num_warps": WARPS}
+
+
 def stored_dtype(x_GD: Tensor, low: Products) -> torch.dtype:
     """Of what a kernel writes for products to take."""
     return torch.bfloat16 if low == torch.bfloat16 and x_GD.dtype != torch.float64 else accumulate_dtype(x_GD)
 
 
-def tiles_for(x_GD: Tensor, low: Products) -> Tiles:
+def tiles_for(x_GD: Tensor) -> Tiles:
     """Of a batch of rows, so that what a program holds stays in registers."""
     G, D = x_GD.shape
-    return Tiles(fitting(G, 64), 64, fitting(D, 64 if low == torch.bfloat16 else 32))
+    return Tiles(_fitting(G, 64), 64, _fitting(D, 32))
 
 
-def fitting(count: int, most: int) -> int:
+def _fitting(count: int, most: int) -> int:
     """The power of two that holds so many, from 16 to `most`."""
     return max(16, min(most, triton.next_power_of_2(count)))
 
@@ -99,12 +105,21 @@ def whole(tensor: Tensor | None) -> Any:
 
 
 @triton.jit
+def rounded(a, LOW: tl.constexpr, WIDE: tl.constexpr):
+    """A tile as products take it."""
+    if WIDE:
+        # To the nearest bfloat16, of two the even: the interpreter's own cast cuts digits off.
+        bits = a.to(tl.uint32, bitcast=True)
+        a = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).to(tl.uint32).to(tl.float32, bitcast=True)
+    else:
+        a = a.to(LOW)
+    return a
+
+
+@triton.jit
 def multiply(a, b, LOW: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr):
     """a·b of two tiles."""
-    a, b = a.to(LOW), b.to(LOW)
-    if WIDE:
-        a, b = a.to(SUM), b.to(SUM)
-    return tl.dot(a, b, input_precision=PRECISION, out_dtype=SUM)
+    return tl.dot(rounded(a, LOW, WIDE), rounded(b, LOW, WIDE), input_precision=PRECISION, out_dtype=SUM)
 
 
 @triton.jit
