@@ -14,8 +14,7 @@ from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName, Valid
 from facelt.errors import UserError, one_line
 from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.head.heads import Head, MetaHead, PlainHead
-from facelt.head.kernels.choice import choose
-from facelt.head.kernels.self_check import Problem
+from facelt.head.kernels.choice import serve
 from facelt.head.memory import CentroidMemory
 from facelt.head.prototype_head import PrototypeHead
 from facelt.head.whitening import WithinClasses, whitening
@@ -306,16 +305,8 @@ def _build(run: Run, stage: StageName) -> tuple[Embedder, Head]:
     backbone = run.config.backbone
     switch(embedder.backbone, backbone.compile, backbone.channels_last, backbone.checkpointing)
     head = _head(run, stage).to(run.device)
-    head.serve_by(choose(run.config.head.kernels, run.device, _problem(run, head)))
+    serve(head, run.config.head.kernels, run.device, run.global_batch // run.ds.get("gradient_accumulation_steps", 1))
     return embedder, head
-
-
-def _problem(run: Run, head: Head) -> Problem:
-    """As large as what a step of this rank asks of kernels."""
-    rows = run.global_batch // run.ds.get("gradient_accumulation_steps", 1)
-    memory = getattr(head, "memory", None)
-    cosine = (head.classifier.kind if memory is None else memory.retrieval) == "cosine"
-    return Problem(rows, run.partition.size, run.config.embedding_size, head.products or torch.float32, cosine)
 
 
 def _head(run: Run, stage: StageName) -> Head:

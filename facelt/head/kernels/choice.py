@@ -10,6 +10,7 @@ import torch
 
 from facelt.errors import UserError
 from facelt.head.blocked import Kernels
+from facelt.head.heads import Head
 from facelt.head.kernels import self_check
 from facelt.head.kernels.self_check import TORCH, Problem
 from facelt.parallel import group
@@ -58,6 +59,14 @@ def choose(knob: str, device: torch.device, problem: Problem) -> Kernels | None:
         group.say(f"warning: head.kernels: torch's products in the place of Triton's kernels: {found}")
         return None
     return _faster(kernels, device, problem, insist=knob == "triton") if on_cuda else kernels
+
+
+def serve(head: Head, knob: str, device: torch.device, rows: int) -> None:
+    """Let kernels serve a head, as `choose` has it. rows: of all ranks, in a step."""
+    k, D = head.classifier.weight.shape
+    memory = getattr(head, "memory", None)
+    cosine = (head.classifier.kind if memory is None else memory.retrieval) == "cosine"
+    head.serve_by(choose(knob, device, Problem(rows, k, D, head.products or torch.float32, cosine)))
 
 
 def _faster(kernels: Kernels, device: torch.device, problem: Problem, insist: bool) -> Kernels:

@@ -9,11 +9,14 @@ from head_cases import CASES, PLAIN_CASES, assert_dense, compare, compare_plain,
 from head_cases import sharded as sharded_head
 from kernel_cases import DEVICE
 
+from facelt.config import FaceltConfig
 from facelt.errors import UserError
 from facelt.head.blocked import Kernels
+from facelt.head.heads import MetaHead
 from facelt.head.kernels import choice, self_check
 from facelt.head.kernels.self_check import TORCH, Problem
 from facelt.parallel import group
+from facelt.parallel.partition import Partition
 
 PROBLEM = Problem(6, 50, 8)
 CARD = torch.device("cuda", 0)
@@ -36,22 +39,40 @@ def _on_host(value: Any) -> Any:
     return value if isinstance(value, dict) else value.detach().cpu().numpy()
 
 
+# Ranks of the tests are on the CPU, where kernels run in the interpreter, which is for the whole of a run of tests.
+interpreted = pytest.mark.skipif(DEVICE.type == "cuda", reason="here kernels are compiled for the card")
+
+
+@interpreted
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("case", [0, 6, 7, 8])
 def test_ranks_put_their_parts_together_as_those_of_blocks(ranks, case):
     compare(ranks, *CASES[case], kernels=True)
 
 
+@interpreted
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("preset", ["released", "cosine"])
 def test_of_a_sample_of_the_classes(ranks, preset):
     compare(ranks, 13, preset, True, {}, 0.3, kernels=True)
 
 
+@interpreted
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("K, knobs", PLAIN_CASES[:7])
 def test_a_plain_head_by_kernels_is_the_dense_one(ranks, K, knobs):
     compare_plain(ranks, K, knobs, kernels=True)
+
+
+@interpreted
+@pytest.mark.parametrize("preset", ["released", "cosine"])
+def test_a_head_is_served_in_all_that_has_a_class_axis(preset):
+    config = FaceltConfig.model_validate({"embedding_size": 8, "preset": preset})
+    head = MetaHead(config, Partition(20))
+    choice.serve(head, "triton", DEVICE, 6)
+    assert head.classifier.kernels == head.memory.kernels == choice.load()
+    choice.serve(head, config.head.kernels, DEVICE, 6)
+    assert head.classifier.kernels is head.memory.kernels is None
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_at_the_edges_of_tiles_and_shards(edge, cosine, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(problem=problems())
 def test_of_any_size(kind, problem):
     dtype, low = KINDS[kind]

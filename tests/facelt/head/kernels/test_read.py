@@ -71,7 +71,7 @@ def test_at_the_edges_of_tiles_and_shards(edge, cosine, softmax, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(problem=problems(), softmax=booleans())
 def test_of_any_size(kind, problem, softmax):
     dtype, low = KINDS[kind]
