@@ -1,7 +1,7 @@
 """Whether a head's loops over classes run as torch's products in blocks or as Triton's kernels: knob `head.kernels`.
 
-The kernels were proved in Triton's interpreter and compiled for sm_80 and sm_90; no card has run them yet. So a card is
-asked as a run starts: they are used where they agree with torch's products and, unless the knob insists, are as fast.
+The kernels were proved in Triton's interpreter and compiled for an H100; no card has run them yet. So a card is asked
+as a run starts: they are used where they agree with torch's products and, unless the knob insists, are as fast.
 """
 
 from dataclasses import replace
