@@ -30,8 +30,9 @@ bench: $(READY) ## what is measured, as ratios to a reference in the same run (n
 
 gpu: $(READY) ## on a machine with CUDA: exactness of head and batch normalisation there, and the head's bench
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: no CUDA device; make gpu needs one")'
-	$(ON_PATH) $(BIN)/python -m pytest tests/facelt/head/test_cuda.py tests/facelt/network/test_cuda.py
-	$(BIN)/python tests/bench/head.py --only products && $(BIN)/python tests/bench/head.py --only memory
+	$(ON_PATH) $(BIN)/python -m pytest tests/facelt/head/test_cuda.py tests/facelt/head/kernels tests/facelt/network/test_cuda.py
+	for kernels in torch triton; do $(BIN)/python tests/bench/head.py --only products --kernels $$kernels || exit 1; done
+	$(BIN)/python tests/bench/head.py --only memory
 
 lint: $(READY) ## ruff, and the types by pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

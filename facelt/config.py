@@ -118,6 +118,8 @@ class MetaHeadConfig(Block):
     memory_weight_decay weight decay of the centroids; None: the optimizer's; none where no gradient moves them
     attention           modulated attention on the last map (eq. 5)
     attention_on        what MA(f) weights: SA(f), the "attended" map, or the "features" f themselves (figure 5c)
+    kernels             what visits the classes in training, in every stage: "torch", products and blocks; "triton",
+                        kernels of our own; "auto", on CUDA the faster of the two, where they agree
     """
 
     retrieval: Literal["hallucinator", "cosine", "mean"] = "hallucinator"
@@ -147,6 +149,7 @@ class MetaHeadConfig(Block):
     memory_weight_decay: NonNegative | None = None
     attention: bool = True
     attention_on: Literal["attended", "features"] = "attended"
+    kernels: Literal["auto", "torch", "triton"] = "auto"
 
     @model_validator(mode="after")
     def _agree(self) -> "MetaHeadConfig":

@@ -124,6 +124,8 @@ MEANINGS: dict[str, dict[str, str]] = {
         "memory_weight_decay": "of the centroids; null: the optimizer's",
         "attention": "modulated attention on the last map",
         "attention_on": "what MA(f) weights: the self-attention's map, or the features (figure 5c)",
+        "kernels": "what visits the classes in training, in every stage: torch's products, kernels of our own, or on "
+        "CUDA the faster, see [kernels](#kernels-of-the-heads)",
     },
     "memory_head": {
         "scale": "t of the logits t · cos(v, c) in training; what is read with is calibrated",

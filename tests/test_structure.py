@@ -46,6 +46,7 @@ HOMES = {
     "scipy": {"facelt/open_world/readings/openmax.py", "megaface_eval/protocols/metrics.py"},
     "faiss": {"megaface_eval/search/faiss_scan.py"},
     "timm": {"facelt/network/timm_network.py"},
+    "triton": {f"facelt/head/kernels/{name}.py" for name in ("cross_entropy", "read", "tiles")},
     "mxnet": set(),
     # Of weights for the name of what it refuses to load, never to load it.
     "pickle": {"recordio_tools/sources/bins.py", "facelt/network/weights/files.py"},

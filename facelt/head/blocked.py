@@ -8,7 +8,7 @@ No loop over blocks waits for the device.
 G: rows of all ranks, D: embedding size, k: classes of this rank, b: classes of a block.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -312,6 +312,16 @@ class Keys(NamedTuple):
         add_product(dx_GD, dl_low, self.weight_kD[rows], low)
         if weight is not None:
             weight.add(rows, dl_low.T, x_GD, along_b)
+
+
+class Kernels(NamedTuple):
+    """What may stand in the place of loops over blocks, see `kernels.choice`.
+
+    scores: of `classifier.softmax_scores`. read: of `memory.CentroidMemory.read`.
+    """
+
+    scores: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    read: Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class _TakeRows(torch.autograd.Function):

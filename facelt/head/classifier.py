@@ -12,6 +12,7 @@ from facelt.head.blocked import (
     BLOCK,
     BlockMatrix,
     ClassBlocks,
+    Kernels,
     Keys,
     Pairs,
     Reused,
@@ -42,7 +43,7 @@ class Scores(NamedTuple):
     own_rows: Tensor
 
 
-class _BlockedScores(torch.autograd.Function):
+class BlockedScores(torch.autograd.Function):
     """top_G, sum_G and own of `Scores` for the scores that `keys` give. The pairs of `blocks` are the own classes.
 
     weight_kD is that of `keys`, once more: autograd must see what learns. Inverse norms of `keys` are filled in here.
@@ -106,10 +107,14 @@ class _BlockedScores(torch.autograd.Function):
 CLASSIFIER_ROWS = {"classifier.weight", "classifier.bias", "classifier.factor"}
 
 
-def softmax_scores(x_GD: Tensor, keys: Keys, blocks: ClassBlocks) -> Scores:
-    """What a softmax over all classes needs of the scores that `keys` give. blocks: with each row's own class."""
+def softmax_scores(x_GD: Tensor, keys: Keys, blocks: ClassBlocks, kernels: Kernels | None = None) -> Scores:
+    """What a softmax over all classes needs of the scores that `keys` give. blocks: with each row's own class.
+
+    kernels: in the place of a loop over blocks.
+    """
     assert blocks.pairs is not None
-    top_G, sum_G, own = _BlockedScores.apply(x_GD, keys.weight_kD, keys, blocks)
+    scores = BlockedScores.apply if kernels is None else kernels.scores
+    top_G, sum_G, own = scores(x_GD, keys.weight_kD, keys, blocks)
     return Scores(top_G, sum_G, own, blocks.pairs.rows)
 
 
@@ -153,6 +158,7 @@ class Classifier(nn.Module):
         self.partition, self.kind, self.block = partition, kind, block
         self.products: Products | None = products
         self.kept_bytes, self._reused = kept_bytes, Reused()
+        self.kernels: Kernels | None = None
         self.bias: nn.Parameter | None = None
         self.register_buffer("offset_k", None, persistent=False)
         if kind == "linear":
@@ -182,7 +188,7 @@ class Classifier(nn.Module):
             self.kept_bytes if torch.is_grad_enabled() else 0,
             self._reused,
         )
-        return softmax_scores(x_GD, keys, blocks)
+        return softmax_scores(x_GD, keys, blocks, self.kernels)
 
 
 def fold(rows: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from facelt.config import FaceltConfig, StageConfig, StageName
 from facelt.head import class_sampling, losses, meta_embedding, metric_losses
-from facelt.head.blocked import Pairs, release_gradients
+from facelt.head.blocked import Kernels, Pairs, release_gradients
 from facelt.head.classifier import Classifier
 from facelt.head.margins import Margin
 from facelt.head.memory import CentroidMemory
@@ -86,6 +86,12 @@ class Head(nn.Module):
             kept_bytes=self.kept_bytes,
             learn_scales=learn_scales,
         )
+
+    def serve_by(self, kernels: Kernels | None) -> None:
+        """Let what has a class axis run by these kernels in training; None: by loops over blocks."""
+        for part in self.modules():
+            if isinstance(part, Classifier | CentroidMemory):
+                part.kernels = kernels
 
     def classify(self, x_ND: Tensor, labels_N: Tensor, norms_N: Tensor, chosen: Tensor | None) -> losses.CrossEntropy:
         """Cross-entropy of gathered rows, with the margin. norms_N: ‖v_direct‖ of each row's image."""

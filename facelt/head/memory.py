@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from facelt.head.blocked import (
     BlockMatrix,
     ClassBlocks,
+    Kernels,
     Keys,
     Pairs,
     Reused,
@@ -41,7 +42,7 @@ class Moments(NamedTuple):
     squares: Tensor
 
 
-class _Census:
+class Census:
     """What a visit of this rank's centroids, block by block, tells beside a read: the nearest, norms, moments."""
 
     def __init__(self, f_GD: Tensor, centroids_kD: Tensor, blocks: ClassBlocks) -> None:
@@ -74,7 +75,7 @@ class _Census:
         return None if self.blocks.chosen is not None else Moments(self.sum_D, self.norm_k.square().sum())
 
 
-class _Retrieval(NamedTuple):
+class Retrieval(NamedTuple):
     """How the memory is read by similarity: scores l of f, the direct features, G x D, by `keys`, times scale_G1.
 
     of_centroids: whether the keys are the centroids, f·cᵀ being the product that both scores and distances come from.
@@ -85,7 +86,7 @@ class _Retrieval(NamedTuple):
     scale_G1: Tensor | None
     of_centroids: bool
     softmax: bool
-    census: _Census
+    census: Census
 
     def scores(self, rows: Rows, out: Tensor) -> Tensor:
         """G x b scores of some classes."""
@@ -117,7 +118,7 @@ class _Retrieval(NamedTuple):
 
 
 class _Attention(NamedTuple):
-    """The scores of queries by keys alone: in the place of a `_Retrieval`, without a census."""
+    """The scores of queries by keys alone: in the place of a `Retrieval`, without a census."""
 
     keys: Keys
     q_low: Tensor
@@ -135,7 +136,7 @@ class _Attention(NamedTuple):
         return self.blocks.products
 
 
-class _BlockedRead(torch.autograd.Function):
+class BlockedRead(torch.autograd.Function):
     """This rank's part of o·M, equation 1: a softmax-weighted, or a linear, sum of its centroids.
 
     Scores l of a query q by the keys of `how`. With softmax: m = max l, s = Σ e^(l-m), a = Σ e^(l-m) c, so that the
@@ -150,7 +151,7 @@ class _BlockedRead(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q_GD, weight_kD, centroids_kD, how: "_Retrieval | _Attention"):
+    def forward(ctx, q_GD, weight_kD, centroids_kD, how: "Retrieval | _Attention"):
         blocks, (G, D), dtype = how.blocks, q_GD.shape, accumulate_dtype(q_GD)
         q_low, place_G1 = operand(q_GD, how.low), None if blocks.pairs is None else blocks.pair_places(G)
         m_G = q_GD.new_full((G,), -torch.inf if how.softmax else 0, dtype=dtype)
@@ -221,7 +222,7 @@ def attend(query_GD: Tensor, keys: Keys, values_kD: Tensor, blocks: ClassBlocks)
     Over those that take part, an image's pair left out; zero where none is left. No gradient reaches the values.
     """
     how = _Attention(keys, operand(query_GD.detach(), blocks.products), blocks)
-    m_G, s_G, a_GD = _BlockedRead.apply(query_GD, keys.weight_kD, values_kD.detach(), how)
+    m_G, s_G, a_GD = BlockedRead.apply(query_GD, keys.weight_kD, values_kD.detach(), how)
     scale_G = torch.exp(m_G - finite(collectives.table(m_G).amax(0)))
     sums_BE = collectives.scatter_sum(torch.cat([a_GD, s_G[:, None]], 1) * scale_G[:, None])
     a_BD, s_B1 = sums_BE[:, :-1], sums_BE[:, -1:]
@@ -266,6 +267,7 @@ class CentroidMemory(nn.Module):
         self.centroid_gradient, self.block = centroid_gradient, block
         self.products: Products | None = products
         self.kept_bytes, self._reused = kept_bytes, Reused()
+        self.kernels: Kernels | None = None
         self.moments: Moments | None = None
         self._noted: list[tuple[Tensor, Tensor]] = []
         self.centroids = nn.Parameter(torch.zeros(partition.size, embedding_size))
@@ -323,8 +325,8 @@ class CentroidMemory(nn.Module):
         block, low = self.block or block_for(x_GD), self.products or x_GD.dtype
         return ClassBlocks(self.partition.size, low, chosen, pairs, block, kept_bytes, self._reused)
 
-    def _census(self, f_GD: Tensor, chosen: Tensor | None, pairs: Pairs | None) -> _Census:
-        return _Census(f_GD, self.centroids.detach(), self._blocks(f_GD, chosen, pairs, keep=True))
+    def _census(self, f_GD: Tensor, chosen: Tensor | None, pairs: Pairs | None) -> Census:
+        return Census(f_GD, self.centroids.detach(), self._blocks(f_GD, chosen, pairs, keep=True))
 
     def _query(self, features_GD: Tensor, temperature: Tensor | None) -> tuple[Tensor, Keys]:
         """What scores the classes of a retrieval by similarity: the query, G x D, and this rank's keys."""
@@ -335,9 +337,9 @@ class CentroidMemory(nn.Module):
         return features_GD, Keys(self.hallucinator_weight, self.hallucinator_bias, None)
 
     def _partial_read(
-        self, features_GD: Tensor, temperature: Tensor | None, census: _Census
+        self, features_GD: Tensor, temperature: Tensor | None, census: Census
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """m, s and a of `_BlockedRead`, and the census; for the control, every class counts alike."""
+        """m, s and a of `BlockedRead`, and the census; for the control, every class counts alike."""
         if not self.retrieves:
             work = BlockMatrix("work", census.blocks, features_GD)
             for start, rows in census.blocks:
@@ -352,12 +354,13 @@ class CentroidMemory(nn.Module):
             assert temperature is not None
             norm_G1 = torch.linalg.vector_norm(census.f_GD, dim=1, keepdim=True).clamp_(min=1e-12)
             keys = Keys(centroids_kD, None, torch.empty_like(census.norm_k))
-            how = _Retrieval(keys, temperature.detach() / norm_G1, True, self.softmax, census)
+            how = Retrieval(keys, temperature.detach() / norm_G1, True, self.softmax, census)
             query_GD = temperature * normalize(features_GD)
         else:
             keys = Keys(self.hallucinator_weight, self.hallucinator_bias, None)
-            how, query_GD = _Retrieval(keys, None, False, self.softmax, census), features_GD
-        return _BlockedRead.apply(query_GD, keys.weight_kD, centroids_kD, how)
+            how, query_GD = Retrieval(keys, None, False, self.softmax, census), features_GD
+        read = BlockedRead.apply if self.kernels is None else self.kernels.read
+        return read(query_GD, keys.weight_kD, centroids_kD, how)
 
     def scores(
         self, x_GD: Tensor, labels_G: Tensor, prior_k: Tensor | None = None, chosen: Tensor | None = None
@@ -369,7 +372,7 @@ class CentroidMemory(nn.Module):
         centroids_kD = self.centroids.detach()
         keys = Keys(centroids_kD, prior_k, centroids_kD.new_empty(len(centroids_kD)))
         pairs = Pairs(*self.partition.own(labels_G))
-        return softmax_scores(x_GD, keys, self._blocks(x_GD, chosen, pairs, keep=True))
+        return softmax_scores(x_GD, keys, self._blocks(x_GD, chosen, pairs, keep=True), self.kernels)
 
     @torch.no_grad()
     def highest_cosine(self, features_GD: Tensor) -> Tensor:

@@ -39,6 +39,13 @@ class Best:
         self.best_G = torch.where(higher_G, top_G, self.best_G)
         self.place_G = torch.where(higher_G, at_G + start, self.place_G)
 
+    def add_groups(self, top_GT: Tensor) -> None:
+        """The highest score of every GROUP places in a row, of all that is visited, in the place of visits."""
+        if not len(self.blocks):
+            return
+        place = torch.arange(GROUP * top_GT.shape[1], device=top_GT.device).view(-1, GROUP)
+        self._groups.append((top_GT, torch.where(place < len(self.blocks), place, -1)))
+
     def result(self) -> tuple[Tensor, Tensor]:
         """The highest score (-inf where no class takes part) and its local class number. G each."""
         if self._groups:
@@ -60,7 +67,8 @@ class Best:
     def _score_again(self) -> None:
         tops, places = zip(*self._groups, strict=True)
         top_GT, chosen = torch.cat(tops, 1), self.blocks.chosen
-        group_GM = top_GT.topk(min(GROUPS, top_GT.shape[1])).indices
+        # Without rounding the highest is in the first of the highest groups.
+        group_GM = top_GT.topk(min(GROUPS, top_GT.shape[1])).indices if self.rounds else top_GT.argmax(1, keepdim=True)
         places_GC = torch.cat(places)[group_GM].flatten(1)
         best, found = [], []
         for x_PD, places_PC in zip(self.x_GD.split(PART), places_GC.split(PART), strict=True):

@@ -15,6 +15,7 @@ from facelt.errors import UserError, one_line
 from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.head.few_shot import FewShotHead
 from facelt.head.heads import Head, MetaHead, PlainHead
+from facelt.head.kernels.choice import serve
 from facelt.head.memory import CentroidMemory
 from facelt.head.prototype_head import PrototypeHead
 from facelt.head.whitening import WithinClasses, whitening
@@ -42,7 +43,7 @@ ALLOWABLE = ("data", "seed", "batch", "sampler", "augment", "plain")
 # What may change without a word: where things lie, how often they are said or saved, how fast the work is done.
 _SILENT = {"data", "output", "log_every", "checkpoint_every", "checkpoint_minutes", "keep_last", "keep_every"}
 _SILENT |= {"loader_threads", "preset", "stall_minutes", "ddp_timeout", "max_skipped", "max_loss_growth"}
-_SILENT |= {"deterministic", "max_unreadable", "telemetry.wandb"}
+_SILENT |= {"head.kernels", "deterministic", "max_unreadable", "telemetry.wandb"}
 _SILENT |= {f"validation.{name}" for name in ValidationConfig.model_fields}
 _SILENT |= {f"backbone.{name}" for name in ("init", "init_channels", "compile", "channels_last", "checkpointing")}
 _SILENT |= {f"ds.{name}" for name in ("steps_per_print", "wall_clock_breakdown", "dump_state")}
@@ -304,7 +305,9 @@ def _build(run: Run, stage: StageName) -> tuple[Embedder, Head]:
     embedder = Embedder(run.config, meta=stage == "meta", memory=stage == "memory").to(run.device)
     backbone = run.config.backbone
     switch(embedder.backbone, backbone.compile, backbone.channels_last, backbone.checkpointing)
-    return embedder, _head(run, stage).to(run.device)
+    head = _head(run, stage).to(run.device)
+    serve(head, run.config.head.kernels, run.device, run.global_batch // run.ds.get("gradient_accumulation_steps", 1))
+    return embedder, head
 
 
 def _head(run: Run, stage: StageName) -> Head:

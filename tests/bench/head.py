@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from facelt.config import FaceltConfig
 from facelt.head.heads import Head, MetaHead, PlainHead
+from facelt.head.kernels import choice
 from facelt.network.embedder import Embedded
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
@@ -79,11 +80,14 @@ class Floor:
 
 
 class Step:
-    """A head with its optimizer and a batch, on this rank."""
+    """A head with its optimizer and a batch, on this rank. kernels: the knob, of all heads."""
+
+    kernels = "torch"
 
     def __init__(self, head: Head, size: int, G: int) -> None:
         torch.manual_seed(0)
         self.head = head.to(DEVICE)
+        choice.serve(self.head, self.kernels, DEVICE, G)
         learned = [p for p in head.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(learned, lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
         B = G // group.world_size()
@@ -309,7 +313,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=("processor", "wall"), default="processor")
     parser.add_argument("--allocator", choices=("both", "default", "keeping"), default="both")
+    parser.add_argument("--kernels", choices=("torch", "triton", "auto"), default="torch", help="as head.kernels")
     args = parser.parse_args()
+    Step.kernels = args.kernels
     torch.set_num_threads(args.threads)
     Clock.wall = Clock.wall or args.clock == "wall"
     for name in [args.only] if args.only else PARTS:
@@ -319,6 +325,7 @@ def main() -> None:
                 subprocess.run(command, env=os.environ | environment, check=True)
         else:
             print(f"K = {args.classes:,}, D = {D}, G = {args.batch}, {DEVICE.type}, {args.threads} threads,")
+            print(f"kernels: {args.kernels},")
             print(f"{args.clock} time, allocator {args.allocator}")
             PARTS[name](args)
 

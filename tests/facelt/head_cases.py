@@ -7,7 +7,9 @@ import torch
 from ranks import run_ranks
 
 from facelt.config import FaceltConfig
+from facelt.head.blocked import Kernels
 from facelt.head.heads import MetaHead, PlainHead
+from facelt.head.kernels import choice
 from facelt.network.embedder import Embedded
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
@@ -26,6 +28,12 @@ def inputs(K: int, near: bool) -> dict[str, torch.Tensor]:
     return {**p, "f": f, "y": y, "t": torch.tensor([3.0], dtype=torch.float64)}
 
 
+def by_triton() -> Kernels:
+    kernels = choice.load()
+    assert kernels is not None, "triton is not installed"
+    return kernels
+
+
 def head_of(
     K: int,
     preset: str,
@@ -34,6 +42,7 @@ def head_of(
     rate: float = 1,
     device: str = "cpu",
     budget: float = 96,
+    kernels: bool = False,
 ) -> MetaHead:
     """This rank's shard of a head with the given weights."""
     torch.set_default_dtype(torch.float64)
@@ -45,14 +54,24 @@ def head_of(
     names |= {"hw": "memory.hallucinator_weight", "hb": "memory.hallucinator_bias"}
     rows = {name: x[short][slice(*partition.bounds())] for short, name in names.items()}
     head.load_state_dict({name: rows[name] for name in head.state_dict()})
+    head.serve_by(by_triton() if kernels else None)
     return head.to(device)
 
 
 def sharded(
-    K: int, preset: str, near: bool, block: int, knobs: dict, rate: float = 1, device: str = "cpu", budget: float = 96
+    K: int,
+    preset: str,
+    near: bool,
+    block: int,
+    knobs: dict,
+    rate: float = 1,
+    device: str = "cpu",
+    budget: float = 96,
+    kernels: bool = False,
 ) -> dict:
+    """What a head gives for its share of the batch. kernels: by Triton's kernels."""
     x = inputs(K, near)
-    head = head_of(K, preset, knobs, x, rate, device, budget)
+    head = head_of(K, preset, knobs, x, rate, device, budget, kernels)
     x = {name: tensor.to(device) for name, tensor in x.items()}
     head.memory.block = head.classifier.block = block
     B = G // group.world_size()
@@ -104,10 +123,11 @@ def expected(K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> d
     return {"parts": parts, "grads": grads}
 
 
-def compare(ranks: int, K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> None:
+def compare(ranks: int, K: int, preset: str, near: bool, knobs: dict, rate: float = 1, kernels: bool = False) -> None:
     want = expected(K, preset, near, knobs, rate)
     for block in (3, 4096):
-        assert_dense(run_ranks(ranks, sharded, K, preset, near, block, knobs, rate), want)
+        got = run_ranks(ranks, sharded, K, preset, near, block, knobs, rate, "cpu", 96, kernels)
+        assert_dense(got, want)
 
 
 def assert_dense(got: list[dict], want: dict) -> None:
@@ -165,12 +185,13 @@ def counts_of(K: int) -> torch.Tensor:
     return 1 + 60 // torch.arange(1, K + 1)
 
 
-def plain_sharded(K: int, knobs: dict, block: int, rate: float = 1) -> dict:
+def plain_sharded(K: int, knobs: dict, block: int, rate: float = 1, kernels: bool = False) -> dict:
     torch.set_default_dtype(torch.float64)
     x = inputs(K, False)
     partition = Partition(K, group.rank(), group.world_size())
     rows = slice(*partition.bounds())
     head = PlainHead(plain_config(knobs, rate), partition, counts_of(K))
+    head.serve_by(by_triton() if kernels else None)
     head.classifier.block = block
     shorts = {"weight": "w", "bias": "hb"}
     head.classifier.load_state_dict({n: x[shorts[n]][rows] for n in head.classifier.state_dict()})
@@ -182,7 +203,7 @@ def plain_sharded(K: int, knobs: dict, block: int, rate: float = 1) -> dict:
     return {"loss": step.loss, "parts": step.parts, "correct": step.correct_B, "f": f.grad, **grads}
 
 
-def compare_plain(ranks: int, K: int, knobs: dict, rate: float = 1) -> None:
+def compare_plain(ranks: int, K: int, knobs: dict, rate: float = 1, kernels: bool = False) -> None:
     x, filled = inputs(K, False), plain_config(knobs).plain_head.model_dump()
     taking = torch.ones(K, dtype=bool)
     if rate < 1:
@@ -194,7 +215,7 @@ def compare_plain(ranks: int, K: int, knobs: dict, rate: float = 1) -> None:
     parts = dense.plain_objective(part, leaves["f"], (taking.cumsum(0) - 1)[x["y"]], filled, counts_of(K)[taking])
     sum(parts.values()).backward()
     for block in (2, 4096):
-        got = run_ranks(ranks, plain_sharded, K, knobs, block, rate)
+        got = run_ranks(ranks, plain_sharded, K, knobs, block, rate, kernels)
         assert got[0]["parts"].keys() == parts.keys()
         for name, part in parts.items():
             assert sum(r["parts"][name] for r in got) == pytest.approx(part.item(), rel=1e-10, abs=1e-12)
