@@ -33,6 +33,8 @@ from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
 from megaface_eval.features.feature_set import load_features
+from megaface_eval.run import main as identify
+from recordio_tools.__main__ import main as recordio_tools
 from recordio_tools.dataset import RecordDataset
 
 K, D = 5, 16
@@ -359,6 +361,46 @@ def slow(size):
 extract.from_pixels = slow
 sys.exit(extract.main(sys.argv[1:]))
 """
+
+
+def tool(*arguments: object) -> None:
+    assert recordio_tools([str(one) for one in arguments]) == 0
+
+
+def test_a_miss_in_a_report_leads_to_its_photograph(tmp_path):
+    """Through pack, curate, shuffle, unpack, pack again and extract, into the evaluator's report."""
+    rng = np.random.default_rng(0)
+    for name, people, each in (("album", 4, 5), ("crowd", 30, 2)):
+        for person in range(people):
+            for number in range(each):
+                path = tmp_path / name / f"p{person}" / "2020" / f"größe {number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+        at = tmp_path / f"{name}-sets"
+        tool("pack", tmp_path / name, at / "packed", "--size", "32", "--nested")
+        tool("curate", at / "packed", at / "lt", "--images", str(people * each - 3), "--reading", "uniform")
+        tool("shuffle", at / "lt", at / "shuffled")
+        tool("unpack", at / "shuffled", at / "files")
+        tool("pack", at / "files" / "images.lst", at / name, "--size", "32")
+        out = str(tmp_path / "features" / name)
+        assert extract.main(["--pixels", "16", "--data", str(at / name), "--output", out]) == 0
+    options = ["--probes", f"{tmp_path}/features/album", "--distractors", f"{tmp_path}/features/crowd"]
+    options += ["--probe-images", f"{tmp_path}/album", "--distractor-images", f"{tmp_path}/crowd"]
+    assert identify([*options, "--gallery", "50", "--output", f"{tmp_path}/report"]) == 0
+    misses = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["methods"][0]["misses"]
+    assert misses
+    probes = load_features(tmp_path / "features" / "album")
+    for miss in misses:
+        for image in miss["images"]:
+            root = tmp_path / ("crowd" if image["role"] == "distractor" else "album")
+            assert image["thumbnail"] is not None
+            photograph = np.asarray(Image.open(root / image["path"])).astype(float)
+            grey = photograph @ (0.299, 0.587, 0.114)
+            if image["role"] == "probe":
+                assert miss["identity"] == image["path"].split("/")[0]
+                row = probes.stored.read(image["row"], image["row"] + 1)[0].reshape(16, 16)
+                small = grey.reshape(16, 2, 16, 2).mean((1, 3))
+                assert np.corrcoef(row.ravel(), small.ravel())[0, 1] > 0.8, "its own picture's pixels"
 
 
 def refused(capsys, *arguments: str) -> str:
