@@ -26,7 +26,7 @@ BOXES = (
     (0, 12, 92, 104),  # brow to chin, nothing padded
     (0, 0, 92, 92),
     (0, 20, 92, 112),
-    (-10, 0, 102, 112),  # all of the picture's height
+    (-10, 0, 102, 112),  # all of the picture's height: what `orl` writes
     (-5, 5, 94, 104),  # as the template has it
     (-5, -3, 94, 96),
     (-5, 13, 94, 112),
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{path}\n| box | padded with | EER, % | missed at 10⁻³, % | rank-1 wrong, % |")
         print("| --- | --- | --: | --: | --: |")
         for box in BOXES:
-            pads = ("edge", "reflect", "constant") if box == (-5, 5, 94, 104) else ("edge",)
+            pads = ("edge", "reflect", "constant") if box == orl.FACE_BOX else ("edge",)
             for pad in pads:
                 print(f"| {box} | {pad} | {' | '.join(f'{100 * e:.2f}' for e in errors(recogniser, box, pad))} |")
 
