@@ -109,11 +109,11 @@ class Draft:
 
     @property
     def matrix(self) -> np.memmap:
-        """features.npy, once it is opened."""
+        """features.npy, once it is made or opened."""
         assert self._matrix is not None
         return self._matrix
 
-    def open(self, shape: tuple[int, int], number: np.dtype, columns: list[str]) -> None:
+    def make(self, shape: tuple[int, int], number: np.dtype, columns: list[str]) -> None:
         """Make features.npy (of this shape and type) and the columns, with their space on the disk."""
         with explained(self.output):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,7 @@ def _write_rows(
             columns = {name: column_G.cpu().numpy()[valid_G] for name, column_G in known.items()} if drafts else {}
             for draft, rows_GD in zip(drafts, outputs, strict=False):
                 if not done:
-                    draft.open((len(dataset), rows_GD.shape[1]), number, [*columns])
+                    draft.make((len(dataset), rows_GD.shape[1]), number, [*columns])
                 draft.write(batch.images_G[valid_G], rows_GD.cpu().numpy()[valid_G], columns)
             done += 1
             if time.monotonic() - kept > BLOCK_SECONDS:
