@@ -6,8 +6,9 @@
     python -m facelt.extract --checkpoint RUN --memory-set CENTROIDS      (the memory itself, a row a class)
 
 Several embeddings or data folders are written in one go, to FEATURES/<embedding>/<data folder's name>.
-A feature set is a folder: features.npy (N x D, float32; float16 with --half), labels.npy (N, int64), names.txt (where
-the data has names of identities), meta.json (what made it), norm.npy and, of a meta run, reachability.npy (N each).
+A feature set is a folder: features.npy (N x D, float32; float16 with --half), labels.npy (N, int64), names.txt and
+paths.txt (where the data has them), meta.json (what made it), norm.npy and, of a meta run, reachability.npy (N each).
+Interrupted, the same command goes on where it stopped.
 """
 
 import argparse
@@ -18,18 +19,22 @@ from pathlib import Path
 from facelt.training.ending import stopping
 
 if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-extract":
-    stopping.leave_in_one_line("facelt.extract")  # the imports below take seconds, in which a signal is heard already
+    # The imports below take seconds, in which a signal is heard already.
+    stopping.leave_in_one_line("facelt.extract", stopping.GOES_ON)
 
 import torch
 
 from facelt.errors import UserError, one_line
+from facelt.features import draft
 from facelt.features.feature_set import write_features, write_memory
 from facelt.features.onnx_file import OnnxPixels, from_onnx
 from facelt.features.recognisers import Recogniser, from_checkpoint, from_pixels, memory_of, with_flip
 from facelt.head.meta_embedding import EMBEDDINGS
+from facelt.images.fingerprint import fingerprint
 from facelt.parallel import group
 from facelt.run_folder import checkpoint
-from recordio_tools.atomic import check_unclaimed, check_writable
+from facelt.run_folder.hashes import measure
+from recordio_tools.atomic import check_writable
 from recordio_tools.cli.arguments import positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
@@ -44,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
             missing = "--data" if args.data is None else "--output"
             raise UserError(f"{missing} is missing; give --data and --output, or --memory-set OUT alone for the memory")
         device = group.join()
-        stopping.leave_in_one_line("facelt.extract")
+        stopping.leave_in_one_line("facelt.extract", stopping.GOES_ON)
         sources = args.data or []
         outputs = [output_folders(args, source) for source in sources]
         every = [folder for folders in outputs for folder in folders]
@@ -53,24 +58,66 @@ def main(argv: list[str] | None = None) -> int:
         if args.memory_set is not None:
             if args.memory_set.resolve() in [folder.resolve() for folder in every]:
                 raise UserError(f"--memory-set {args.memory_set} is an output too; give it another name")
-            every.append(args.memory_set)
-        for folder in every:
-            group.on_rank_0(check_writable, folder, force=args.force, folder=True)
-            group.on_rank_0(check_unclaimed, folder)
+            group.on_rank_0(check_writable, args.memory_set, force=args.force, folder=True)
         datasets = [group.together(RecordDataset, source) for source in sources]
         if args.checkpoint is not None:
             args.checkpoint = checkpoint.find(args.checkpoint)
+        plans = make_plans(args, datasets, device)
+        left = to_write(args, outputs, plans)
         if args.memory_set is not None:
             extract_memory(args)
         if memory_alone:
             return 0
         recogniser = make_recogniser(args, device)
         decoding = recogniser.decoding(args.batch, device, args.threads)
-        for source, dataset, folders in zip(sources, datasets, outputs, strict=True):
+        for i in left:
             with one_line("facelt.extract", every_rank=True):
-                write_features(folders, recogniser, dataset, decoding, source, half=args.half, force=args.force)
+                drafts = [*zip(outputs[i], plans[i], strict=True)]
+                how = {"half": args.half, "force": args.force}
+                write_features(drafts, recogniser, datasets[i], decoding, sources[i], **how)
         say_next(outputs)
     return 0
+
+
+def make_plans(args: argparse.Namespace, datasets: list[RecordDataset], device: torch.device) -> list[list[draft.Plan]]:
+    """All that the features of each data folder and embedding depend on; made on rank 0, for all ranks."""
+    plans: list[list[draft.Plan]] = []
+
+    def make() -> None:
+        weights = [args.onnx, f"{args.onnx}.data"] if args.onnx else []
+        if args.checkpoint is not None:
+            weights = [args.checkpoint / checkpoint.STATE, args.checkpoint / checkpoint.MODEL]
+        hashes = [measure(Path(path)).xxh3 for path in weights if Path(path).is_file()]
+        given = {name: getattr(args, name) for name in ("pixels", "memory", "flip", "half", "batch", *ONNX_ALONE)}
+        options = {f"--{name.replace('_', '-')}": value for name, value in given.items()}
+        how = {"recogniser": " ".join(hashes), **options, "number of ranks": group.world_size(), "device": device.type}
+        for of in map(fingerprint, datasets):
+            how = {**how, "data": f"{of.images} images {of.labels} {of.records} {of.sample}"}
+            plans.append([{**how, "--embedding": embedding} for embedding in args.embedding])
+
+    group.on_rank_0(make)
+    return group.share(plans)
+
+
+def to_write(args: argparse.Namespace, outputs: list[list[Path]], plans: list[list[draft.Plan]]) -> list[int]:
+    """Which data folders are still to be extracted: not those whose features this very command has written already.
+
+    With --force those too, unless the command was interrupted. Raises UserError for an output that cannot be written.
+    """
+    left: list[int] = []
+
+    def find() -> None:
+        begun = any(draft.home(folder).exists() for folders in outputs for folder in folders)
+        for i, folders in enumerate(outputs):
+            if (begun or not args.force) and all(map(draft.is_made, folders, plans[i])):
+                group.say(f"{', '.join(map(str, folders))}: made by this command already; left as it is")
+                continue
+            for folder, plan in zip(folders, plans[i], strict=True):
+                draft.check_output(folder, plan, args.force)
+            left.append(i)
+
+    group.on_rank_0(find)
+    return group.share(left)
 
 
 def say_next(outputs: list[list[Path]]) -> None:

@@ -23,6 +23,7 @@ import torch
 from facelt import knobs, recipes
 from facelt.config import STAGES, StageName, load
 from facelt.errors import UserError, one_line
+from facelt.features.card import CARD, make_card
 from facelt.parallel import group
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
@@ -33,7 +34,7 @@ from facelt.training.optimizer import split
 from facelt.training.run import Run
 from facelt.training.trainer import Trainer
 from facelt.validation.validator import Validator
-from recordio_tools.atomic import check_usable
+from recordio_tools.atomic import check_usable, output_file
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
 
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         for stage in stages:
             if not Trainer(run, stage, args.start_from).train():
                 break
+            group.on_rank_0(write_card, run, stage)
         else:
             group.say(closing(run, stages[-1]))
         stop.finished()
@@ -82,6 +84,18 @@ def closing(run: Run, stage: StageName) -> str:
         train = f"--checkpoint {asked} --train {run.dataset.folder} --data TEST --output REPORT"
         return f"{line}; next: python -m facelt.evaluate {train}"
     return f"{line}; next: python -m facelt.extract --checkpoint {asked} --data DATA --output FEATURES"
+
+
+def write_card(run: Run, stage: StageName) -> None:
+    """The model card of a stage's newest checkpoint beside its checkpoints; a warning where it cannot be written."""
+    folder, newest = run.folder / stage, checkpoint.latest(run.folder, stage)
+    assert newest is not None, "the stage has just saved it"
+    try:
+        text = make_card(newest, str(folder), [])
+        with output_file(folder / CARD, force=True) as card:
+            card.write_text(text, encoding="utf-8")
+    except UserError as error:
+        group.say(f"warning: no model card: {error}")
 
 
 def make_run(args: argparse.Namespace, stop: StopRequest, held: ExitStack) -> Run:

@@ -53,16 +53,6 @@ def check_writable(target: Path | str, *, force: bool = False, folder: bool | No
         )
 
 
-def check_unclaimed(target: Path | str) -> None:
-    """Refuse an output that another process of this host is writing, before hours of work that would end in vain."""
-    for draft, process in _drafts(_absolute(target)):
-        if process != os.getpid() and _alive(process):
-            raise UserError(
-                f"{target}: process {process} is writing it; wait for it, choose another name, or remove "
-                f"{draft.name} beside it where that is none of yours"
-            )
-
-
 def check_usable(folder: Path | str) -> None:
     """Refuse at once a folder that is to be written into, whether it is there or not, where that cannot be.
 
@@ -111,6 +101,29 @@ def output_file(target: Path | str, *, force: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
+def explained(target: Path | str) -> Iterator[None]:
+    """An OSError within the block becomes a UserError: that this output cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise _cannot_write(target, error) from error
+
+
+def put_folder(folder: Path, target: Path | str, *, force: bool = False) -> None:
+    """A finished folder of the same file system takes the place of `target`, whole, once it is on disk.
+
+    Whatever was at `target` (with `force`) is then at `folder`, or nowhere.
+
+    Raises:
+        UserError: the target exists and may not be replaced, or cannot be written.
+    """
+    _refuse_existing(target, force, folder=True)
+    with explained(target):
+        _flush_all(folder)
+        _put_in_place(folder, _absolute(target))
+
+
+@contextmanager
 def scratch_folder(target: Path | str) -> Iterator[Path]:
     """A new folder beside `target` that vanishes with the block: for work whose result then becomes the output.
 
@@ -119,7 +132,7 @@ def scratch_folder(target: Path | str) -> Iterator[Path]:
     path = _absolute(target)
     folder = path.with_name(_partial_name(path))
     try:
-        with _explained(target):
+        with explained(target):
             folder.mkdir(parents=True)
         yield folder
     finally:
@@ -134,7 +147,7 @@ def _beside(target: Path | str, force: bool, folder: bool) -> Iterator[Path]:
     check_writable(target, force=force, folder=folder)
     partial = path.with_name(_partial_name(path))
     try:
-        with _explained(target):
+        with explained(target):
             path.parent.mkdir(parents=True, exist_ok=True)
             if folder:
                 partial.mkdir()
@@ -145,7 +158,7 @@ def _beside(target: Path | str, force: bool, folder: bool) -> Iterator[Path]:
                 raise _cannot_write(target, error) from error
             raise  # not about this output
         _refuse_existing(target, force, folder)  # it may have come meanwhile
-        with _explained(target):
+        with explained(target):
             _flush_all(partial)
             _put_in_place(partial, path)
     finally:
@@ -190,14 +203,6 @@ def _cannot_write(target: Path | str, error: OSError) -> UserError:
 
 def _is_full(error: OSError) -> bool:
     return error.errno in _FULL or (error.errno is None and _NUMPY_FULL.match(str(error)) is not None)
-
-
-@contextmanager
-def _explained(target: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _cannot_write(target, error) from error
 
 
 def _flush_all(path: Path) -> None:

@@ -12,6 +12,8 @@ from facelt.errors import UserError
 from facelt.run_folder import checkpoint
 from facelt.run_folder.checkpoint import CheckpointState
 
+CARD = "README.md"  # as Hugging Face names it
+
 
 @dataclass(frozen=True)
 class Figures:

@@ -1,13 +1,12 @@
 """Feature sets, written: a folder with a row for each image of a data folder.
 
 features.npy (N x D, float32 or float16), labels.npy (N, int64), names.txt (where the data has names of identities),
-meta.json (what made it); and columns of a number a row (N, float32): norm.npy, the length of each feature, and what the
-recogniser knows beside, such as reachability.npy.
+paths.txt (where it knows the files of its images), meta.json (what made it); and columns of a number a row (N,
+float32): norm.npy, the length of each feature, and what the recogniser knows beside, such as reachability.npy.
 """
 
 import json
-import os
-from contextlib import ExitStack
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from facelt.errors import UserError
+from facelt.features.draft import Draft, Plan, made_of
 from facelt.features.recognisers import Recogniser
 from facelt.images.dali import Decoding
 from facelt.images.one_pass import Batch, each_batch
@@ -25,10 +25,11 @@ from recordio_tools.dataset import RecordDataset
 SAMPLE = 512  # rows, evenly spread, by which a set is judged
 FEWEST = 8  # images below which alike features say nothing of the recogniser
 ALIKE = 0.99  # a mean cosine above it: features that tell nobody from anybody
+BLOCK_SECONDS = 20.0  # of rows that a killed process loses, at most
 
 
 def write_features(
-    folders: list[Path],
+    outputs: list[tuple[Path, Plan]],
     recogniser: Recogniser,
     dataset: RecordDataset,
     decoding: Decoding,
@@ -39,8 +40,12 @@ def write_features(
 ) -> None:
     """Run a recogniser over a set, all ranks together, and put a feature set in each folder, whole or not at all.
 
+    Interrupted, what is done stays beside the folder, and the same call goes on from there: bit for bit the features of
+    an unbroken run at the same number of ranks.
+
     Args:
-        folders: one for each of the recogniser's embeddings.
+        outputs: a folder for each of the recogniser's embeddings, and all that its rows depend on: what was begun
+            by another plan is never gone on with.
         recogniser: takes images of `decoding.image_size`.
         dataset: in whose order the rows stand.
         decoding: with the images of a rank in a batch.
@@ -49,45 +54,77 @@ def write_features(
         force: existing folders are replaced; else what came meanwhile stays, and these features are dropped.
 
     Raises:
-        UserError: an image does not decode, an output cannot be written, a feature is not finite or does not fit
-            float16; or the features of a foreign recogniser are all alike, which says that it was fed wrongly.
+        UserError: an image does not decode, an output cannot be written or is begun otherwise already, a feature is not
+            finite or does not fit float16; or the features of a foreign recogniser are all alike, which says that it
+            was fed wrongly. Nothing stays then.
     """
     number = np.dtype(np.float16 if half else np.float32)
-    chief = group.rank() == 0
-    with ExitStack() as stack:
-        drafts: list[Path] = []
+    drafts: list[Draft] = []
 
-        def begin() -> None:
-            drafts.extend(stack.enter_context(output_folder(folder, force=force)) for folder in folders)
+    def begin() -> None:
+        drafts.extend(Draft(folder, plan, force) for folder, plan in outputs)
 
+    def complete() -> None:
+        for draft, embedding in zip(drafts, recogniser.embeddings, strict=True):
+            _check_spread(draft.matrix, recogniser, source)
+            facts = {"data": source, "embedding": embedding, "images": len(dataset)}
+            facts |= {"dimension": draft.matrix.shape[1], "made_of": made_of(draft.plan)}
+            np.save(draft.folder / "norm.npy", _norms(draft.matrix))
+            _complete(draft.folder, dataset, {**recogniser.facts, **facts})
+
+    try:
         group.on_rank_0(begin)
-        matrices: list[np.memmap] = []
-        columns: dict[str, np.ndarray] = {}
-        for batch in each_batch(recogniser.embed, dataset, decoding, f"features of {Path(source).name}"):
-            # Rank 0 writes for all: pages that several machines map for writing would overwrite each other.
+        done = group.share(min((draft.steps for draft in drafts), default=0))
+        if done:
+            images = min(done * decoding.batch_size * group.world_size(), len(dataset))
+            group.say(f"{outputs[0][0]}: goes on behind {images:,} of {len(dataset):,} images")
+        try:
+            _write_rows(drafts, recogniser, dataset, decoding, number, done)
+            group.on_rank_0(complete)
+            group.on_rank_0(lambda: [draft.finish() for draft in drafts])
+        except UserError:  # what mends it changes the data, the recogniser or the options
+            for draft in drafts:
+                draft.drop()
+            raise
+    finally:
+        for draft in drafts:
+            draft.close()
+
+
+def _write_rows(
+    drafts: list[Draft],
+    recogniser: Recogniser,
+    dataset: RecordDataset,
+    decoding: Decoding,
+    number: np.dtype,
+    done: int,
+) -> None:
+    """The rows of all batches behind the first `done`, into the drafts, which rank 0 alone has.
+
+    Rank 0 writes for all: pages that several machines map for writing would overwrite each other.
+    """
+    kept = time.monotonic()
+    title = f"features of {dataset.folder.name}"
+    try:
+        for batch in each_batch(recogniser.embed, dataset, decoding, title, start=done):
             outputs = [collectives.gather(rows_BD.float().contiguous()) for rows_BD in batch.output.features]
             known = {name: collectives.gather(column_B.float()) for name, column_B in batch.output.columns.items()}
             for rows_GD in outputs:  # the same on all ranks, which end together
                 _check_finite(rows_GD[torch.from_numpy(batch.valid_G).to(rows_GD.device)], batch, dataset, number)
-            if not chief:
-                continue
-            images, valid_G = batch.images_G[batch.valid_G], batch.valid_G
-            if not matrices:
-                shapes = [(len(dataset), rows_GD.shape[1]) for rows_GD in outputs]
-                matrices = [_open(draft, shape, number) for draft, shape in zip(drafts, shapes, strict=True)]
-            for matrix, rows_GD in zip(matrices, outputs, strict=True):
-                matrix[images] = rows_GD.cpu().numpy()[valid_G]
-            for name, column_G in known.items():
-                column = columns.setdefault(name, np.empty(len(dataset), np.float32))
-                column[images] = column_G.cpu().numpy()[valid_G]
-        group.on_rank_0(lambda: [_check_spread(matrix, recogniser, source) for matrix in matrices])
-        for draft, matrix, embedding in zip(drafts, matrices, recogniser.embeddings, strict=True) if chief else ():
-            matrix.flush()
-            for name, column in {"norm": _norms(matrix), **columns}.items():
-                np.save(draft / f"{name}.npy", column)
-            facts = {"data": source, "embedding": embedding, "images": len(dataset), "dimension": matrix.shape[1]}
-            _complete(draft, dataset, {**recogniser.facts, **facts})
-    group.barrier()
+            valid_G = batch.valid_G
+            columns = {name: column_G.cpu().numpy()[valid_G] for name, column_G in known.items()} if drafts else {}
+            for draft, rows_GD in zip(drafts, outputs, strict=False):
+                if not done:
+                    draft.make((len(dataset), rows_GD.shape[1]), number, [*columns])
+                draft.write(batch.images_G[valid_G], rows_GD.cpu().numpy()[valid_G], columns)
+            done += 1
+            if time.monotonic() - kept > BLOCK_SECONDS:
+                kept = time.monotonic()
+                for draft in drafts:
+                    draft.keep(done)
+    finally:  # interrupted, too
+        for draft in drafts if done else ():
+            draft.keep(done)
 
 
 def write_memory(folder: Path, centroids_KD: np.ndarray, facts: dict[str, Any]) -> None:
@@ -145,19 +182,12 @@ def _norms(matrix: np.ndarray, rows: int = 65536) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def _open(folder: Path, shape: tuple[int, int], number: np.dtype) -> np.memmap:
-    """An empty features.npy, mapped for writing, with its space on the disk: a full one would kill a later write."""
-    path = folder / "features.npy"
-    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=number, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return matrix
-
-
 def _complete(folder: Path, dataset: RecordDataset, facts: dict) -> None:
     """Write what stands beside features.npy."""
     np.save(folder / "labels.npy", dataset.labels)
     if dataset.names is not None:
         (folder / "names.txt").write_text("".join(f"{name}\n" for name in dataset.names), encoding="utf-8")
+    if dataset.paths is not None:
+        text = "".join(f"{path}\n" for path in dataset.paths)
+        (folder / "paths.txt").write_bytes(text.encode(errors="surrogateescape"))  # file names may be no UTF-8
     (folder / "meta.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

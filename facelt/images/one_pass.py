@@ -30,17 +30,18 @@ class Batch(NamedTuple, Generic[T]):
 
 @dataclass(frozen=True)
 class _PassPlan:
-    """One rank's part of a pass, without augmentation."""
+    """One rank's part of a pass, without augmentation. start: the step that its first batch is."""
 
     sampler: SequentialSampler
     rank: int
     ranks: int
+    start: int
 
     def __len__(self) -> int:
-        return self.sampler.steps
+        return self.sampler.steps - self.start
 
     def indices(self, i: int) -> NDArray[np.int64]:
-        return local(self.sampler.indices(i), self.rank, self.ranks)
+        return local(self.sampler.indices(self.start + i), self.rank, self.ranks)
 
     def draws(self, i: int) -> NDArray[np.float64]:
         raise AssertionError("nothing is drawn in a pass over a set as it is")
@@ -56,19 +57,24 @@ def each_batch(
     decoding: Decoding,
     title: str,
     unreadable: Unreadable | None = None,
+    start: int = 0,
 ) -> Iterator[Batch[T]]:
     """function(images B x 3 x S x S in [-1, 1]) over the set, B = `decoding.batch_size` images of each rank a batch.
 
     All ranks must iterate to the end. Progress with rate and time left on rank 0, called `title`.
     unreadable: where images that do not decode are noted; they are left out, by `Batch.valid_G`.
+    start: batches that are done already; every batch is what it is without them.
     Raises UserError: without it, for such an image; where a file was cut short meanwhile.
     """
     ranks, rank = group.world_size(), group.rank()
     sampler = SequentialSampler(len(dataset), decoding.batch_size * ranks)
-    batches = ImagePipeline(dataset, _PassPlan(sampler, rank, ranks), decoding, unreadable=unreadable).batches()
+    batches = ImagePipeline(dataset, _PassPlan(sampler, rank, ranks, start), decoding, unreadable=unreadable).batches()
+    done = min(start * decoding.batch_size * ranks, len(dataset))
     # Below another bar it goes when it is done.
-    with tqdm(total=len(dataset), desc=title, unit="img", disable=rank > 0, mininterval=1, leave=None) as bar:
-        for i in range(sampler.steps):
+    with tqdm(
+        total=len(dataset), initial=done, desc=title, unit="img", disable=rank > 0, mininterval=1, leave=None
+    ) as bar:
+        for i in range(start, sampler.steps):
             heartbeat.mark("pass over the set")
             if isinstance(dataset, RecordDataset):
                 dataset.check_whole()

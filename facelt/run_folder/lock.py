@@ -42,15 +42,15 @@ class Lock:
     another host still lives, STALE seconds at most.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, taken: str | None = None) -> None:
+        """taken: what a refusal begins with; None: that another run trains here."""
         self._path, self._made = run / NAME, not run.exists()
         alone = self._open()
         try:
             holder = read_holder(run)
             if not alone or (holder is not None and self._lives(holder)):
-                raise UserError(
-                    f"{run}: another run trains here, {_who(holder)}; wait for it, or give another --output"
-                )
+                taken = taken or f"{run}: another run trains here"
+                raise UserError(f"{taken}, {_who(holder)}; wait for it, or give another --output")
             if holder is not None:
                 group.say(f"{run}: taking over from {_who(holder)}, which is gone")
             self._sign()

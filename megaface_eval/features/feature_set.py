@@ -263,7 +263,8 @@ def load_features(path: str | Path) -> FeatureSet:
     except UNREADABLE as error:
         raise InputError(f"{path}: not readable as .npy ({_one_line(error)}); extract it again") from error
     rows = FileRows(path / "features.npy", check_dtype(head.dtype, meta, str(path)))
-    return checked(FeatureSet(rows, labels, str(path), _lines(path / "names.txt"), _lines(path / "paths.txt"), meta))
+    paths = _lines(path / "paths.txt", errors="surrogateescape")  # as in Python's own file names
+    return checked(FeatureSet(rows, labels, str(path), _lines(path / "names.txt"), paths, meta))
 
 
 def _load_npz(path: Path) -> FeatureSet:
@@ -331,11 +332,11 @@ def spans(total: int, size: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + size, total)) for start in range(0, total, size))
 
 
-def _lines(path: Path) -> list[str] | None:
+def _lines(path: Path, errors: str = "strict") -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig", errors=errors)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({_one_line(error)})") from error
     # not splitlines: a name may hold what that takes for the end of a line

@@ -62,7 +62,8 @@ def _widest(
 def _image(role: str, features: FeatureSet, row: int, root: Path | None) -> MissImage:
     path = features.paths[row] if features.paths is not None else None
     thumbnail = thumbnail_of(root / path) if root is not None and path is not None else None
-    return MissImage(role=role, row=row, path=path, thumbnail=thumbnail)
+    shown = None if path is None else path.encode(errors="surrogateescape").decode(errors="replace")
+    return MissImage(role=role, row=row, path=shown, thumbnail=thumbnail)
 
 
 def thumbnail_of(path: Path) -> str | None:

@@ -2,8 +2,12 @@
 
 import json
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -11,7 +15,7 @@ import onnx
 import pytest
 import torch
 from faces import write_faces
-from launching import launch
+from launching import ROOT, environment, launch
 from onnx import TensorProto, helper
 from onnx_models import by_hand as by_model
 from onnx_models import write_model
@@ -20,12 +24,17 @@ from tiny import TINY
 
 from facelt import extract
 from facelt.config import FaceltConfig
+from facelt.errors import UserError
+from facelt.features import draft
+from facelt.features.draft import Draft, read_progress
 from facelt.features.stored import read_features
 from facelt.head.heads import MetaHead
 from facelt.network.embedder import Embedder
 from facelt.parallel.partition import Partition
 from facelt.run_folder import checkpoint
 from megaface_eval.features.feature_set import load_features
+from megaface_eval.run import main as identify
+from recordio_tools.__main__ import main as recordio_tools
 from recordio_tools.dataset import RecordDataset
 
 K, D = 5, 16
@@ -201,12 +210,14 @@ def test_features_that_are_not_finite_or_all_alike_end_in_one_line(data, tmp_pat
 
 def test_an_output_that_another_process_is_writing_is_refused(data, tmp_path, capsys):
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", WRITER, str(tmp_path / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     ) as other:
         assert other.stdout.readline() == b"writing\n"
         for more in ([], ["--force"]):
             answer = refused(capsys, "--pixels", "8", "--data", str(data), "--output", str(tmp_path / "f"), *more)
-            assert f"process {other.pid} is writing it; wait for it" in answer
+            assert f"process {other.pid} on {socket.gethostname()} writes it; wait for it" in answer
+        with pytest.raises(UserError, match=f"another process writes it, process {other.pid} on"):
+            Draft(tmp_path / "f", {}, force=True)  # one that began in the very same moment
         other.kill()
     assert extract.main(["--pixels", "8", "--data", str(data), "--output", str(tmp_path / "f")]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
@@ -214,11 +225,182 @@ def test_an_output_that_another_process_is_writing_is_refused(data, tmp_path, ca
 
 WRITER = """
 import sys
-from recordio_tools.atomic import output_folder
-with output_folder(sys.argv[1]):
-    print("writing", flush=True)
-    sys.stdin.read()
+from pathlib import Path
+from facelt.features.draft import Draft
+draft = Draft(Path(sys.argv[1]), {}, force=True)
+print("writing", flush=True)
+sys.stdin.read()
 """
+
+
+@pytest.fixture
+def broken_off(monkeypatch):
+    """Extract until the recogniser fails in the batch of this number, counted over all data folders."""
+
+    def run(arguments: list[str], fails_at: int) -> int:
+        batches = []
+        pixels = extract.from_pixels
+
+        def failing(size: int):
+            whole = pixels(size)
+
+            def embed(images_B3SS):
+                if len(batches) == fails_at:
+                    raise RuntimeError("no more")
+                batches.append(1)
+                return whole.embed(images_B3SS)
+
+            return replace(whole, embed=embed)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(extract, "from_pixels", failing)
+            with suppress(RuntimeError):
+                assert extract.main(arguments) == 0
+        return len(batches)
+
+    return run
+
+
+def test_the_same_command_goes_on_and_leaves_what_it_has_finished(data, tmp_path, capsys, broken_off):
+    other = write_faces(tmp_path / "other", classes=3, images=2)
+    given = ["--pixels", "8", "--batch", "4", "--data", str(data), str(other)]  # 7 and 2 batches
+    assert extract.main([*given, "--output", str(tmp_path / "whole")]) == 0
+    broken = [*given, "--output", str(tmp_path / "broken")]
+    assert broken_off(broken, 3) == 3
+    assert broken_off(broken, 5) == 5
+    assert "goes on behind 12 of 25 images" in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "broken").iterdir()) == [".other.unfinished", data.name]
+    assert broken_off(broken, 9) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'broken' / data.name}: made by this command already; left as it is" in said
+    for name in (data.name, "other"):
+        for file in (tmp_path / "whole" / name).iterdir():
+            assert (tmp_path / "broken" / name / file.name).read_bytes() == file.read_bytes(), file
+    assert broken_off(broken, 9) == 0
+    assert broken_off([*broken, "--force"], 99) == 9
+    assert "exists already" in refused(capsys, *broken, "--flip")
+
+
+def test_what_another_command_left_unfinished_is_never_gone_on_with(data, tmp_path, capsys, broken_off):
+    out = ["--output", str(tmp_path / "f")]
+    given = ["--pixels", "8", "--batch", "4"]
+    assert broken_off([*given, "--data", str(data), *out], 3) == 3
+    kept = {path: path.read_bytes() for path in (tmp_path / ".f.unfinished").rglob("*") if path.is_file()}
+    other = write_faces(tmp_path / "other", images=5, called="else")
+    content = (other / "train.rec").read_bytes()
+    (other / "train.rec").write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
+    for changed, said in (
+        (["--pixels", "16", "--batch", "4", "--data", str(data)], "--pixels was 8, is 16"),
+        (["--pixels", "8", "--batch", "5", "--data", str(data)], "--batch was 4, is 5"),
+        ([*given, "--data", str(data), "--half", "--flip"], "--flip was False, is True (1 more)"),
+        ([*given, "--data", str(other)], "data was 25 images"),
+    ):
+        for more in ([], ["--force"]):
+            answer = refused(capsys, *changed, *out, *more)
+            assert f"unfinished features lie in {tmp_path / '.f.unfinished'}, of another command: {said}" in answer
+    assert {path: path.read_bytes() for path in (tmp_path / ".f.unfinished").rglob("*") if path.is_file()} == kept
+    (tmp_path / ".f.unfinished" / "progress.json").write_text('{"steps": 3')
+    assert broken_off([*given, "--data", str(data), *out], 99) == 7, "damaged: begun anew"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f", "other"]
+
+
+def test_another_checkpoint_does_not_go_on_with_what_one_began(run, data, tmp_path, capsys, monkeypatch):
+    out = ["--data", str(data), "--batch", "4", "--output", str(tmp_path / "f")]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "read_weights", lambda folder: sys.exit(7))  # before the first batch: nothing is kept
+        with pytest.raises(SystemExit):
+            extract.main(["--checkpoint", str(run / "plain"), *out])
+    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(draft.Draft, "finish", lambda self: sys.exit(7))
+        with pytest.raises(SystemExit):
+            extract.main(["--checkpoint", str(run / "plain"), *out])
+    assert "recogniser was" in refused(capsys, "--checkpoint", str(run / "meta"), *out)
+    assert extract.main(["--checkpoint", str(run / "plain"), *out]) == 0, "nothing is left but to put it in place"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+    assert load_features(tmp_path / "f").meta["step"] == 3
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_process_that_is_stopped_or_killed_is_gone_on_from(data, tmp_path, number, status):
+    given = ["--pixels", "8", "--batch", "4", "--data", str(data)]
+    assert extract.main([*given, "--output", str(tmp_path / "whole")]) == 0
+    broken = [*given, "--output", str(tmp_path / "broken")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SLOW, *broken], cwd=ROOT, env=environment(), **pipes) as process:
+        for _ in range(3):
+            process.stdout.readline()
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == status
+    assert ("interrupted; run the same command to go on" in said) == (number != signal.SIGKILL)
+    assert read_progress(tmp_path / "broken").steps == 2
+    assert extract.main(broken) == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "broken" / file.name).read_bytes() == file.read_bytes(), file
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "whole"]
+
+
+SLOW = """
+import sys, time
+from dataclasses import replace
+from facelt import extract
+from facelt.features import feature_set
+feature_set.BLOCK_SECONDS = 0
+pixels = extract.from_pixels
+
+def slow(size):
+    whole, batches = pixels(size), []
+    def embed(images_B3SS):
+        batches.append(1)
+        print("batch", flush=True)
+        time.sleep(60 if len(batches) == 3 else 0)
+        return whole.embed(images_B3SS)
+    return replace(whole, embed=embed)
+
+extract.from_pixels = slow
+sys.exit(extract.main(sys.argv[1:]))
+"""
+
+
+def tool(*arguments: object) -> None:
+    assert recordio_tools([str(one) for one in arguments]) == 0
+
+
+def test_a_miss_in_a_report_leads_to_its_photograph(tmp_path):
+    """Through pack, curate, shuffle, unpack, pack again and extract, into the evaluator's report."""
+    rng = np.random.default_rng(0)
+    for name, people, each in (("album", 4, 5), ("crowd", 30, 2)):
+        for person in range(people):
+            for number in range(each):
+                path = tmp_path / name / f"p{person}" / "2020" / f"größe {number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+        at = tmp_path / f"{name}-sets"
+        tool("pack", tmp_path / name, at / "packed", "--size", "32", "--nested")
+        tool("curate", at / "packed", at / "lt", "--images", str(people * each - 3), "--reading", "uniform")
+        tool("shuffle", at / "lt", at / "shuffled")
+        tool("unpack", at / "shuffled", at / "files")
+        tool("pack", at / "files" / "images.lst", at / name, "--size", "32")
+        out = str(tmp_path / "features" / name)
+        assert extract.main(["--pixels", "16", "--data", str(at / name), "--output", out]) == 0
+    options = ["--probes", f"{tmp_path}/features/album", "--distractors", f"{tmp_path}/features/crowd"]
+    options += ["--probe-images", f"{tmp_path}/album", "--distractor-images", f"{tmp_path}/crowd"]
+    assert identify([*options, "--gallery", "50", "--output", f"{tmp_path}/report"]) == 0
+    misses = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["methods"][0]["misses"]
+    assert misses
+    probes = load_features(tmp_path / "features" / "album")
+    for miss in misses:
+        for image in miss["images"]:
+            root = tmp_path / ("crowd" if image["role"] == "distractor" else "album")
+            assert image["thumbnail"] is not None
+            photograph = np.asarray(Image.open(root / image["path"])).astype(float)
+            grey = photograph @ (0.299, 0.587, 0.114)
+            if image["role"] == "probe":
+                assert miss["identity"] == image["path"].split("/")[0]
+                row = probes.stored.read(image["row"], image["row"] + 1)[0].reshape(16, 16)
+                small = grey.reshape(16, 2, 16, 2).mean((1, 3))
+                assert np.corrcoef(row.ravel(), small.ravel())[0, 1] > 0.8, "its own picture's pixels"
 
 
 def refused(capsys, *arguments: str) -> str:

@@ -21,6 +21,7 @@ from tiny import TINY
 
 from facelt import evaluate, extract, train
 from facelt.config import FaceltConfig
+from facelt.features.card import CARD
 from facelt.head.classifier import Classifier
 from facelt.network import backbone
 from facelt.network.embedder import Embedder
@@ -340,7 +341,12 @@ def test_validation_changes_no_bit_of_a_run_and_its_best_is_kept_also_by_one_tha
     best = max(measured, key=lambda step: measured[step][name])
     assert checkpoint.best(seen, "plain")[1:] == (best, name, measured[best][name])
     assert checkpoint.read_state(checkpoint.find(seen / "best")).figures == measured[best]
-    assert len(list((seen / "plain").iterdir())) == len({best, 12})
+    assert len(list((seen / "plain").glob("step-*"))) == len({best, 12})
+    card = (seen / "plain" / CARD).read_text(encoding="utf-8")
+    assert f"step {12}" in card
+    assert f"`{name}` {100 * measured[12][name]:.2f} %" in card
+    assert f"labels `{checkpoint.read_state(checkpoint.find(seen)).data.labels}`" in card
+    assert "None were given. Measure before use" in card
     assert_alike(plain / "plain" / "step-00000012", seen / "plain" / "step-00000012")
 
     # As if killed after a step without validation: what is left is that step's and the best.
@@ -351,7 +357,7 @@ def test_validation_changes_no_bit_of_a_run_and_its_best_is_kept_also_by_one_tha
     )
     for step in (8, 12):
         shutil.rmtree(halves / "plain" / f"step-{step:08d}", ignore_errors=True)
-    kept = sorted(int(path.name[5:]) for path in (halves / "plain").iterdir())
+    kept = sorted(int(path.name[5:]) for path in (halves / "plain").glob("step-*"))
     assert kept[-1] == 10
     assert train.main(command(config, data, halves, *knobs, "--set=validation.share=1")[1:]) == 0
     assert_alike(plain / "plain" / "step-00000012", halves / "plain" / "step-00000012")

@@ -162,6 +162,22 @@ def test_bcolz_folders_are_packs(tmp_path, bcolz, blosc):
                 np.testing.assert_array_equal(np.asarray(image), expected[i].transpose(1, 2, 0))
 
 
+@pytest.mark.parametrize("chunk", [None, 5])
+@pytest.mark.parametrize("number", ["float32", "float64"])
+def test_folders_that_bcolz_itself_wrote_are_packs(tmp_path, number, chunk):
+    pytest.importorskip("blosc")
+    real = pytest.importorskip("bcolz")
+    pixels = np.random.default_rng(1).integers(0, 256, (12, 3, 16, 16)).astype(np.uint8)
+    stored = ((pixels[:, ::-1] / 255 - 0.5) / 0.5).astype(number)
+    real.carray(stored, rootdir=str(tmp_path / "lfw"), mode="w", chunklen=chunk).flush()
+    np.save(tmp_path / "lfw_list.npy", np.arange(6) % 2 == 0)
+    assert open_pack(tmp_path / "lfw").same.tolist() == [True, False] * 3
+    assert main([str(tmp_path / "lfw"), "--images", f"{tmp_path}/images"]) == 0
+    for i in range(12):
+        with Image.open(tmp_path / "images" / f"{i:06d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), pixels[i].transpose(1, 2, 0))
+
+
 @pytest.mark.parametrize(
     "spoil, problem",
     [

@@ -131,17 +131,20 @@ def listening() -> Iterator[StopRequest]:
         yield stop
 
 
-def leave_in_one_line(command: str) -> None:
+KEPT_NOTHING, GOES_ON = "nothing unfinished is kept", "run the same command to go on"
+
+
+def leave_in_one_line(command: str, kept: str = KEPT_NOTHING) -> None:
     """At SIGTERM or Ctrl-C leave the process through what cleans up; a second Ctrl-C ends it at once.
 
-    For commands whose output appears whole or not at all.
+    For commands whose output appears whole or not at all. kept: what becomes of it, for the line that says so.
     """
 
     def leave(number: int, _: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-            print(f"\n{command}: interrupted; nothing unfinished is kept", file=sys.stderr, flush=True)
+            print(f"\n{command}: interrupted; {kept}", file=sys.stderr, flush=True)
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, leave)

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 from small_sets import report_in
 
-from megaface_eval.report.misses import THUMBNAIL, thumbnail_of
+from megaface_eval.features.feature_set import load_features, write_features
+from megaface_eval.report.misses import THUMBNAIL, _image, thumbnail_of
 
 
 def test_misses_are_the_widest_margins_with_thumbnails(made):
@@ -41,3 +42,13 @@ def test_a_file_that_is_no_image_has_no_thumbnail(tmp_path):
     Image.fromarray(np.zeros((900, 300), np.uint8)).save(tmp_path / "tall.png")
     assert len(thumbnail_of(tmp_path / "tall.png")) < 3000
     assert 2 * THUMBNAIL < 300
+
+
+def test_a_file_name_that_is_no_utf_8_is_found_and_shown(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "\udcff.png")
+    write_features(tmp_path / "f", np.eye(2, dtype=np.float32), np.zeros(2, int))
+    (tmp_path / "f" / "paths.txt").write_bytes(b"\xff.png\nother.png\n")
+    image = _image("probe", load_features(tmp_path / "f"), 0, tmp_path)
+    assert image.thumbnail is not None
+    assert image.path == "\ufffd.png"
+    assert "\ufffd.png" in image.model_dump_json()

@@ -1,9 +1,16 @@
 """Both kinds of detector as tiny ONNX files with outputs that are known, and files of no known kind."""
 
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from recordio_tools.align import onnx_detectors
 from recordio_tools.align.onnx_detectors import STRIDES, OnnxDetector
 from recordio_tools.errors import UserError
 
@@ -101,3 +108,64 @@ def test_files_that_are_no_detector(tmp_path):
         OnnxDetector(tmp_path / "picture.png", 0.9)
     with pytest.raises(UserError, match=r"expected one input of float32 \[1, 3, H, W\]"):
         OnnxDetector(write(tmp_path / "grey.onnx", yunet(), (1, 1, SIDE, SIDE)), 0.9)
+
+
+def test_yunet_is_decoded_as_opencv_decodes_it(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(0)
+    outputs = {name: np.zeros_like(value) for name, value in yunet().items()}
+    for stride in STRIDES:
+        cells = (SIDE // stride) ** 2
+        outputs[f"cls_{stride}"][0, :, 0] = rng.uniform(0.8, 1, cells)
+        outputs[f"obj_{stride}"][0, :, 0] = rng.uniform(0.8, 1, cells)
+        outputs[f"bbox_{stride}"][0] = rng.uniform(-0.6, 0.6, (cells, 4))
+        outputs[f"kps_{stride}"][0] = rng.uniform(-1, 1, (cells, 10))
+    file = write(tmp_path / "yunet.onnx", outputs)
+    picture = np.zeros((SIDE, SIDE, 3), np.uint8)
+    (ours,) = OnnxDetector(file, 0.95).detect([picture])
+    theirs = cv2.FaceDetectorYN.create(str(file), "", (SIDE, SIDE), 0.95, 0.4, 5000).detect(picture)[1]
+    assert len(ours.scores_n) == len(theirs) >= 10
+    order = np.argsort(-theirs[:, -1])
+    corners = np.concatenate([theirs[:, :2], theirs[:, :2] + theirs[:, 2:4]], axis=1)
+    np.testing.assert_allclose(ours.scores_n, theirs[order, -1], atol=1e-5)
+    np.testing.assert_allclose(ours.boxes_n4, corners[order], atol=1e-3)
+    np.testing.assert_allclose(ours.points_n52, theirs[order, 4:14].reshape(-1, 5, 2), atol=1e-3)
+
+
+@pytest.fixture
+def insightface_scrfd(monkeypatch):
+    """insightface's own SCRFD, without what else its package imports."""
+    pytest.importorskip("cv2")
+    found = find_spec("insightface")
+    if found is None:
+        pytest.skip("insightface is not installed")
+    for name, inner in (("insightface", ""), ("insightface.model_zoo", "model_zoo")):
+        package = ModuleType(name)
+        package.__path__ = [str(Path(place) / inner) for place in found.submodule_search_locations]
+        monkeypatch.setitem(sys.modules, name, package)
+    return import_module("insightface.model_zoo.scrfd").SCRFD
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_scrfd_is_decoded_as_insightface_decodes_it(tmp_path, insightface_scrfd, monkeypatch, batched):
+    monkeypatch.setattr(onnx_detectors, "OVERLAP", 2.0)  # theirs counts pixels on both edges of a box
+    rng = np.random.default_rng(0)
+    outputs = {name: np.zeros_like(value) for name, value in scrfd(batched).items()}
+    for stride in STRIDES:
+        anchors = 2 * (SIDE // stride) ** 2
+        outputs[f"score_{stride}"][..., 0] = np.where(rng.random(anchors) < 0.2, rng.uniform(0.9, 1, anchors), 0.1)
+        outputs[f"bbox_{stride}"][...] = rng.uniform(0.2, 0.9, (anchors, 4))
+        outputs[f"kps_{stride}"][...] = rng.uniform(-1, 1, (anchors, 10))
+    file = write(tmp_path / "scrfd.onnx", outputs)
+    for height, width in ((SIDE, SIDE), (3 * SIDE, 2 * SIDE)):
+        picture = np.zeros((height, width, 3), np.uint8)
+        (ours,) = OnnxDetector(file, 0.9).detect([picture])
+        detector = insightface_scrfd(str(file))
+        detector.nms_thresh = 2.0
+        boxes, points = detector.detect(picture, input_size=(SIDE, SIDE), det_thresh=0.9)
+        assert len(ours.scores_n) == len(boxes) >= 10
+        order = np.argsort(-boxes[:, 4])
+        shift = (height / SIDE - 1) / 2  # pixels by their centres here, by their corners there
+        np.testing.assert_allclose(ours.scores_n, boxes[order, 4], atol=1e-5)
+        np.testing.assert_allclose(ours.boxes_n4, boxes[order, :4] + shift, atol=1e-3)
+        np.testing.assert_allclose(ours.points_n52, points[order] + shift, atol=1e-3)

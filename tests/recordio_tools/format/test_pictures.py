@@ -109,3 +109,21 @@ def test_heic_without_its_library_is_named(monkeypatch):
     monkeypatch.setattr(pictures, "_knows_heic", lambda: False)
     with pytest.raises(ValueError, match="HEIC needs pillow-heif: pip install pillow-heif"):
         pictures.open_picture(head)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_real_heic_files_are_read_and_turned_as_exif_says(turned):
+    heif = pytest.importorskip("pillow_heif")
+    y, x = np.mgrid[:96, :128]
+    pixels = np.stack([2 * y, x, 255 - y], axis=2).astype(np.uint8)
+    image, encoded, exif = Image.fromarray(pixels), BytesIO(), Image.Exif()
+    exif[0x0112] = 6 if turned else 1  # Orientation: to be turned by a quarter, clockwise
+    heif.from_pillow(image).save(encoded, quality=95, exif=exif.tobytes())
+    content = encoded.getvalue()
+    assert content[8:12] in pictures.HEIF_BRANDS
+    assert pictures.looks_like_picture(content[: pictures.HEAD_BYTES])
+    with pictures.open_picture(content) as opened:
+        got = np.asarray(pictures.upright_rgb(opened)).astype(int)
+    assert abs(got - (np.rot90(pixels, -1) if turned else pixels)).mean() < 3
+    with pytest.raises(pictures.DECODE_ERRORS):
+        pictures.upright_rgb(pictures.open_picture(content[: len(content) // 2]))

