@@ -58,9 +58,12 @@ METHODS = {
         sampler="class_aware",
     ),
     "focal": plain({"loss": "focal"}),
+    "focal, class by class": plain({"loss": "focal"}, sampler="class_aware"),
     "balanced softmax": plain({"loss": "balanced_softmax"}, MAIN),
     "lifted structure": plain({"metric": "lifted"}, sampler="class_aware"),
-    "range loss": plain({"metric": "range"}, sampler="class_aware"),
+    "range loss": plain(
+        {"metric": "range", "metric_weight": 1e-4}, ("classifier", "memory", "openmax"), sampler="class_aware"
+    ),
     "released": released(reads=MAIN),
     "paper": Arm("meta", {"preset": "paper"}, clipping=1.0),
     "cosine": Arm("meta", {"preset": "cosine"}, MAIN),
