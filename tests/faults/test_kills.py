@@ -4,21 +4,19 @@ A few cases by themselves; all of them with FACELT_FAULTS=whole, which `make fau
 """
 
 import json
-import os
 import random
 import signal
 from pathlib import Path
 
 import pytest
 from faces import write_faces
-from injector import Fault, Outcome, run, spread
+from injector import WHOLE, Fault, Outcome, run, spread
 from safetensors.torch import load_file
 from tiny import TINY
 
 from facelt.parallel.heartbeat import AGAIN
 from facelt.run_folder import checkpoint
 
-WHOLE = os.environ.get("FACELT_FAULTS") == "whole"
 BATCH = 12  # of three ranks too, in whole pairs of images of a class
 MOMENTS = 20
 CASES = [(ranks, victim) for ranks in (1, 2, 3) for victim in range(ranks)] if WHOLE else [(1, 0), (2, 1)]
