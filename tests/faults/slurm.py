@@ -49,17 +49,23 @@ PartitionName=main Nodes=n1,n2 Default=YES State=UP
 
 
 def missing(install: bool) -> str | None:
-    """Why there can be no Slurm here, or None. install: from Debian, where it is missing and can be."""
-    if os.geteuid() != 0:
-        return "a Slurm of one's own needs root"
-    absent = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
-    if absent and install and shutil.which("apt-get"):
-        command = ["apt-get", "install", "--yes", "--no-install-recommends", "slurm-wlm", "munge"]
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update"], env=quiet, capture_output=True, check=False)
-        subprocess.run(command, env=quiet, capture_output=True, check=False)
-        absent = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
-    return f"no {', '.join(absent)} here: apt-get install slurm-wlm munge" if absent else None
+    """Why there can be no Slurm of two nodes here, or None."""
+    return "daemons of Slurm need root" if os.geteuid() else without(PROGRAMS, ("slurm-wlm", "munge"), install)
+
+
+def without(programs: tuple[str, ...], packages: tuple[str, ...], install: bool) -> str | None:
+    """Which of these programs are not here, or None. install: Debian's packages, where root can."""
+    absent = _absent(programs)
+    if absent and install and os.geteuid() == 0 and shutil.which("apt-get"):
+        for words in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            subprocess.run(["apt-get", *words], env=quiet, capture_output=True, check=False)
+        absent = _absent(programs)
+    return f"no {', '.join(absent)} here: apt-get install {' '.join(packages)}" if absent else None
+
+
+def _absent(programs: tuple[str, ...]) -> list[str]:
+    return [name for name in programs if shutil.which(name, path=PATH) is None]
 
 
 class Cluster:
