@@ -120,7 +120,7 @@ class Cluster:
 
     def ask(self, *command: str, cwd: Path = ROOT) -> str:
         """What a command of Slurm's prints."""
-        done = subprocess.run(command, cwd=cwd, env=self.env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=cwd, env=self.env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}: {done.stderr} {self.said()}"
         return done.stdout
 

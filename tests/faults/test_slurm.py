@@ -64,13 +64,16 @@ class Job:
         return (self.log.read_text() if self.log.exists() else "") + self.cluster.said()
 
     def finishes(self, restarts: int) -> None:
-        """It is queued again, told an end soon after what is saved, and comes to it, every step done once."""
+        """It is queued again, told an end soon after what is saved, and comes to it, every step done once.
+
+        restarts: at least. When a lost node is back, Slurm may end the new tasks there by what it wanted of the old.
+        """
         newest = checkpoint.latest(self.run, "plain")
         assert newest is not None
         steps = checkpoint.read_state(newest).step + 5
         self.ends_after(plain=steps * TINY["train_batch_size"] / 30)
         known = self.cluster.wait_for(self.number, ENDED, 2 * START, restarts)
-        assert (known["JobState"], known["Restarts"]) == ("COMPLETED", str(restarts)), self.said()
+        assert known["JobState"] == "COMPLETED", self.said()
         plain = [step for stage, step in self.steps() if stage == "plain"]
         assert plain == list(range(len(plain)))
         assert len(plain) >= steps
@@ -111,8 +114,11 @@ def test_the_node_of_the_batch_shell_is_lost(cluster, tmp_path):
 
 @whole
 def test_a_time_limit_five_minutes_ahead_is_queued_again(cluster, tmp_path):
-    job = Job(cluster, tmp_path, "--time=6")
+    job = Job(cluster, tmp_path, "--time=7")  # Slurm may send the signal a minute too early
     job.until_it_trains(restarts=0)
+    cluster.wait_for(job.number, ("PENDING",), 2 * START, restarts=1)
+    assert "SIGUSR1: saving and stopping" in job.said()
+    cluster.ask("scontrol", "update", f"JobId={job.number}", "TimeLimit=60")  # a loaded machine may start for a minute
     job.finishes(restarts=1)
 
 

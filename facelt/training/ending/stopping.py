@@ -42,7 +42,9 @@ class StopRequest:
         self._launcher = _launcher()
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup keeps it out
+        heard = [
+            n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN
+        ]  # nohup keeps it out
         self._handlers = {number: signal.signal(number, lambda *_: None) for number in heard}
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="stopping", daemon=True)

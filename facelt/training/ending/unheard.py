@@ -1,9 +1,10 @@
-"""What is said to nobody ends no run: a terminal or a pipe that is gone, a log on a full disk.
+"""What is said to nobody ends no run: a terminal or a pipe that is gone, a log on a full disk, a closed descriptor.
 
 The standard library alone: it is in force before torch is imported.
 """
 
 import io
+import os
 import sys
 
 
@@ -21,13 +22,20 @@ class Lossy(io.FileIO):
 
 def allow() -> None:
     """Let stdout and stderr of this process, from now on, take whatever is said, heard or not."""
-    for name in ("stdout", "stderr"):
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: the next file that is opened would be what libraries print to
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if not isinstance(stream, io.TextIOWrapper):
-            continue  # None, or something that a caller put in place
-        stream.flush()
-        file = Lossy(stream.fileno(), "w", closefd=False)
-        lossy = io.TextIOWrapper(
-            io.BufferedWriter(file), stream.encoding, stream.errors, write_through=True, line_buffering=True
-        )
-        setattr(sys, name, lossy)
+        if stream is None:
+            setattr(sys, name, _lossy(number, "utf-8", "backslashreplace"))
+        elif isinstance(stream, io.TextIOWrapper):  # not what a caller put in place
+            stream.flush()
+            setattr(sys, name, _lossy(number, stream.encoding, stream.errors))
+
+
+def _lossy(descriptor: int, encoding: str, errors: str | None) -> io.TextIOWrapper:
+    file = io.BufferedWriter(Lossy(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(file, encoding, errors, write_through=True, line_buffering=True)

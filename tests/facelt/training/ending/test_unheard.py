@@ -48,8 +48,22 @@ def test_what_nobody_hears_ends_nothing(tmp_path, gone):
     assert (tmp_path / "end").read_text() == "done"
 
 
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_a_closed_descriptor_is_no_file_of_the_run(tmp_path, closed):
+    words = (
+        "import os, sys; from facelt.training.ending import unheard; unheard.allow(); "
+        f"file = open({str(tmp_path / 'file')!r}, 'w'); os.write(1, b'x'); os.write(2, b'y'); "
+        "print(1); print(2, file=sys.stderr); file.write('whole')"
+    )
+    shell = ["bash", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, words]
+    assert subprocess.run(shell, cwd=ROOT, env=environment(), check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == "whole"
+
+
 def test_what_is_heard_comes_as_before(tmp_path):
-    words = 'import sys; from facelt.training.ending import unheard; unheard.allow(); print("é"); sys.stderr.write("half")'
+    words = (
+        'import sys; from facelt.training.ending import unheard; unheard.allow(); print("é"); sys.stderr.write("half")'
+    )
     full = [sys.executable, "-c", words]
     done = subprocess.run(full, cwd=ROOT, env=environment(), capture_output=True, encoding="utf-8", check=True)
     assert (done.stdout, done.stderr) == ("é\n", "half")
