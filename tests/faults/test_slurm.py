@@ -18,7 +18,7 @@ from facelt.run_folder import checkpoint
 WHY_NOT = missing(install=WHOLE)
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 whole = pytest.mark.skipif(not WHOLE, reason="with FACELT_FAULTS=whole alone: minutes")
-START = 120  # seconds that two ranks may take to their first step
+START = 300  # seconds that two ranks may take to their first step on a loaded machine
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 

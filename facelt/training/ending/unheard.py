@@ -38,4 +38,4 @@ def allow() -> None:
 
 def _lossy(descriptor: int, encoding: str, errors: str | None) -> io.TextIOWrapper:
     file = io.BufferedWriter(Lossy(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(file, encoding, errors, write_through=True, line_buffering=True)
+    return io.TextIOWrapper(file, encoding=encoding, errors=errors, write_through=True, line_buffering=True)
