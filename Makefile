@@ -13,7 +13,7 @@ help: ## print this list
 
 $(READY): setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,docs,mxnet,onnx]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev,docs,mxnet,onnx,wandb]'
 	@touch $@
 
 demo: $(READY) ## the whole way on a laptop: data, training, features, tables (folder demo/)

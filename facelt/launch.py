@@ -21,7 +21,7 @@ from facelt.parallel.heartbeat import AGAIN
 from recordio_tools.command_line import complain
 
 COMMAND = "facelt-train"
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 LAUNCHER = "deepspeed.launcher.launch"
 SIGNALLED = 256 - 64  # statuses from here on are the launcher's for a rank that a signal ended: 256 - its number
 CHILDREN = "/proc/{0}/task/{0}/children"
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
             child.terminate()
 
     for number in SIGNALS:
-        signal.signal(number, pass_on)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup keeps it out
+            signal.signal(number, pass_on)
     status = child.wait()
     if asked and status == -signal.SIGTERM:
         return AGAIN  # before there was a rank

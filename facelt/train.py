@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from facelt.parallel import heartbeat
-from facelt.training.ending import stopping
+from facelt.training.ending import stopping, unheard
 
 if __name__ == "__main__" or Path(sys.argv[0]).name == "facelt-train":
+    unheard.allow()
     heartbeat.begin("facelt.train")
     stopping.listen()  # the imports below take seconds, in which a signal is heard already
 

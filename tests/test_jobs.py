@@ -54,6 +54,7 @@ def job(tmp_path, tiny_recipe) -> dict[str, str]:
     path = os.pathsep.join([str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {k: v for k, v in os.environ.items() if not re.match("SLURM_|MASTER_|RECOGNISER|RANK|WORLD_SIZE|LOCAL_", k)}
     slurm = {"JOB_ID": "1234567", "JOB_NODELIST": "host[1-2]", "JOB_NUM_NODES": "1", "CPUS_ON_NODE": "4"}
+    slurm |= {"JOB_START_TIME": "1000", "JOB_END_TIME": "5000"}
     return kept | {
         "PATH": path, "LOG": str(tmp_path), "CONFIG": str(tmp_path / "ds.json"), "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", **{f"SLURM_{k}": v for k, v in slurm.items()},
@@ -253,11 +254,25 @@ def test_killed_again_and_again_without_a_new_checkpoint_it_is_given_up(job, tmp
     assert statuses == [0, 0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("seconds, status", [(300, 2), (301, 0)])
-def test_a_time_limit_within_the_margin_is_refused_at_once(seconds, status, job, tmp_path):
+SCONTROL_BEFORE_23 = """#!/usr/bin/env bash
+[[ $1 == show ]] && echo "JobId=$3 RunTime=00:00:01 StartTime=2026-11-25T16:20:11 EndTime=$ENDS Deadline=N/A"
+exit 0
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("seconds, status", [(300, 2), (301, 0), (None, 0)])
+def test_a_time_limit_within_the_margin_is_refused_at_once(seconds, status, asked, job, tmp_path):
     replace_python(tmp_path, PYTHON_THAT_DIES)
-    job |= {"LEAVE": SAVE + "save meta 5 true; exit 0", "RUN": str(tmp_path / "run")}
-    job |= {"SLURM_JOB_START_TIME": "1000", "SLURM_JOB_END_TIME": str(1000 + seconds)}
+    job |= {"LEAVE": SAVE + "save meta 5 true; exit 0", "RUN": str(tmp_path / "run"), "TZ": "UTC"}
+    if asked:
+        write_program(tmp_path / "bin" / "scontrol", SCONTROL_BEFORE_23)
+        job["ENDS"] = "Unknown" if seconds is None else f"2026-11-25T16:25:{11 + seconds - 300:02d}"
+        job["MASTER_ADDR"] = "host"
+    if asked or seconds is None:
+        del job["SLURM_JOB_START_TIME"], job["SLURM_JOB_END_TIME"]
+    else:
+        job["SLURM_JOB_END_TIME"] = str(1000 + seconds)
     done = submit("train", "data", job["RUN"], job=job, cwd=tmp_path)
     assert done.returncode == status
     assert (done.stderr.count("\n"), "give more --time" in done.stderr) == ((1, True) if status else (0, False))

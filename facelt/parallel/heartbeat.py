@@ -123,16 +123,20 @@ class Heartbeat:
         return now - max([self.since, *(when for _, when in self._moved.values())])
 
     def keep_in(self, folder: Path, ranks: int, barrier: Callable[[], None]) -> None:
-        """Beat in files from now on. All ranks must call it."""
+        """Beat in files from now on, where they can be written: a run that cannot be watched trains all the same. All
+        ranks must call it."""
         if self.beat.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            with suppress(OSError):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.unlink(missing_ok=True)  # no folder at all
+                folder.mkdir(parents=True)
         barrier()
-        fatal = (folder / f"rank-{self.beat.rank:05d}.fatal").open("w", encoding="utf-8")
-        self._faults = faulthandler.is_enabled()
-        faulthandler.enable(fatal)
-        self._files += [(folder / f"rank-{self.beat.rank:05d}.json").open("wb", buffering=0), fatal]
-        self.folder, self.ranks = folder, ranks
+        with suppress(OSError):
+            fatal = (folder / f"rank-{self.beat.rank:05d}.fatal").open("w", encoding="utf-8")
+            self._files += [(folder / f"rank-{self.beat.rank:05d}.json").open("wb", buffering=0), fatal]
+            self._faults = faulthandler.is_enabled()
+            faulthandler.enable(fatal)
+            self.folder, self.ranks = folder, ranks
         self._write()
         barrier()
 

@@ -13,6 +13,7 @@ from facelt.parallel import group
 from recordio_tools.atomic import output_file
 from recordio_tools.check.unreadable import of_image, read_unreadable, rows_of
 from recordio_tools.dataset import RecordDataset
+from recordio_tools.format.recordio import RecordError
 
 NAME = "quarantine.jsonl"
 NAMED = 5  # images in a line to people
@@ -82,8 +83,17 @@ class Quarantine:
             )
 
     def _read(self) -> None:
-        """What a run before has listed, as far as the set still has it; the rest is dropped from the list."""
-        listed = read_unreadable(self.path)
+        """What a run before has listed, as far as the set still has it; the rest is dropped from the list.
+
+        A damaged list is set aside: its images are met again.
+        """
+        try:
+            listed = read_unreadable(self.path)
+        except RecordError as error:
+            aside = self.path.with_name(f"{NAME}.damaged")
+            group.say(f"warning: {error}; set aside as {aside.name}, its images will be listed anew")
+            self.path.replace(aside)
+            listed = []
         known = rows_of(listed, self.dataset)
         self._reasons = {row: one.reason for row, one in known.items()}
         lines = "".join(one.line() for one in known.values())

@@ -38,6 +38,14 @@ def start_moments(engine: Any) -> None:
         engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
+def reduce_nothing(engine: Any) -> None:
+    """On one rank: leave out the sum of gradients over ranks, which copies them to a buffer and back.
+
+    It stays where it rounds them, under communication_data_type.
+    """
+    engine.enable_backward_allreduce = engine.communication_data_type != torch.float32
+
+
 def moment_of(parameter: nn.Parameter, moment: str, optimizer: torch.optim.Optimizer) -> Tensor:
     """A moment in full, of a parameter that the optimizer holds whole (ZeRO 0) or in parts. All ranks must call it."""
     if not hasattr(parameter, "_hp_mapping"):

@@ -18,7 +18,7 @@ from facelt.errors import UserError
 from facelt.head.heads import Head, HeadOutput
 from facelt.network.embedder import Embedded, Embedder
 from facelt.network.weight_generator import Generation
-from facelt.parallel import collectives, heartbeat
+from facelt.parallel import collectives, group, heartbeat
 from facelt.training import deepspeed_internals as internals
 from facelt.training.optimizer import norm_and_loss, split, start_moments
 
@@ -39,6 +39,11 @@ class Engine:
 
     def __init__(self, embedder: Embedder, head: Head, ds: dict[str, Any], network_lr: float = 1) -> None:
         ds, knobs, self.clipping = split(ds)
+        if group.world_size() == 1:  # parts of one rank are the whole, at four copies of the network a step
+            zero = {
+                name: value for name, value in ds.get("zero_optimization", {}).items() if name != "compute_grad_norm"
+            }
+            ds = {**ds, "zero_optimization": {**zero, "stage": 0}}
         self.embedder, self.head, self.network_lr = embedder, head, network_lr
         self.base_lr: float = knobs["lr"]
         self.moments = ("momentum_buffer",) if knobs.get("momentum") else ()  # what SGD remembers of a parameter
@@ -59,6 +64,8 @@ class Engine:
         for optimizer in (self.optimizer, self.head_optimizer):
             start_moments(optimizer, self.moments)
         internals.start_moments(self.engine)
+        if group.world_size() == 1:
+            internals.reduce_nothing(self.engine)
         self.scaler = internals.take_scaler(self.engine)
         self.optimizer.register_step_pre_hook(self._settle)
         self.gradient_norm, self.loss, self.skipped_steps = 0.0, 0.0, 0

@@ -75,7 +75,9 @@ class Telemetry:
 
     def _open(self, start_step: int, wandb: bool) -> None:
         self.wandb = WandbLog(self.run, self.stage) if wandb else None
-        self.writer = SummaryWriter(self.run / "tensorboard" / self.stage, purge_step=start_step)
+        self.writer: SummaryWriter | None = None
+        with self._never_ends_a_run("TensorBoard's file"):
+            self.writer = SummaryWriter(self.run / "tensorboard" / self.stage, purge_step=start_step)
         self.lines = _reopen(self.run / "metrics.jsonl", self.stage, start_step)
 
     def _place(self) -> str:
@@ -127,8 +129,9 @@ class Telemetry:
 
     def _tell(self, figures: dict[str, float], step: int) -> None:
         with self._never_ends_a_run("TensorBoard's file"):
-            for name, value in figures.items():
-                self.writer.add_scalar(name, value, step)
+            if self.writer is not None:
+                for name, value in figures.items():
+                    self.writer.add_scalar(name, value, step)
         if self.wandb is not None:
             with self._never_ends_a_run("the log of Weights & Biases"):
                 self.wandb.log(figures, step)
@@ -159,7 +162,8 @@ class Telemetry:
         self.bar.close()
         if self.chief:
             with self._never_ends_a_run("TensorBoard's file"):
-                self.writer.close()
+                if self.writer is not None:
+                    self.writer.close()
             with self._never_ends_a_run("metrics.jsonl"):
                 self.lines.close()
         if self.wandb is not None:
@@ -209,6 +213,9 @@ def _reopen(path: Path, stage: str, start_step: int) -> BinaryIO:
             raise UserError(f"{path}: line {number} is not of this run; mend it, or move the file away") from None
         if not again:
             kept.append(line)
-    with output_file(path, force=True) as draft:
-        draft.write_text("".join(kept), encoding="utf-8")
-    return path.open("ab", buffering=0)
+    try:
+        with output_file(path, force=True) as draft:
+            draft.write_text("".join(kept), encoding="utf-8")
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error}); make room, or allow it") from None

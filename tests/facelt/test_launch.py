@@ -29,7 +29,7 @@ def save(number, _):
     time.sleep(0.5)
     open(f"{signal.Signals(number).name}-{os.environ['RANK']}", "w").close()
     sys.exit(0)
-for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT):
     signal.signal(number, save)
 open(f"ready-{os.environ['RANK']}", "w").close()
 time.sleep(60)
@@ -49,7 +49,7 @@ def started(folder, does: str, launcher: str = STAND_IN) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", launch.SIGNALS)
 def test_a_signal_reaches_every_rank_and_is_waited_for(tmp_path, number):
     process = started(tmp_path, SAVES)
     while process.poll() is None and len(list(tmp_path.glob("ready-*"))) < 2:

@@ -22,6 +22,7 @@ from launching import free_port
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["facelt.train", "injector"])
 TIMEOUT = 120  # seconds of a run
+WHOLE = os.environ.get("FACELT_FAULTS") == "whole"  # as `make faults` asks for
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from facelt.parallel import heartbeat
 from facelt.parallel.heartbeat import AGAIN
 from recordio_tools.command_line import INTERRUPTED
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 EVERY = 1.0  # seconds between two looks at the launcher
 _PR_SET_PDEATHSIG = 1
 _LAUNCHER = "deepspeed.launcher.launch"
-_STARTERS = ("deepspeed", "facelt-train", "facelt.launch")  # what users start it by
+_STARTERS = ("deepspeed", "facelt-train", "facelt.launch", "sshd")  # what users start it by; sshd: on other hosts
 
 
 class StopRequest:
-    """SIGTERM, SIGUSR1 (as Slurm sends before the end), Ctrl-C, or a launcher that is gone.
+    """SIGTERM, SIGUSR1 (as Slurm sends before the end), Ctrl-C, a terminal that closes, or a launcher that is gone.
 
     While steps are done (`heeded`) a request is noted, for all ranks to agree on: save and stop. Otherwise there is
     nothing to save: the process ends at once, with status AGAIN. A second Ctrl-C ends it at once in any case.
@@ -42,7 +42,10 @@ class StopRequest:
         self._launcher = _launcher()
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self._handlers = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+        heard = [
+            n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN
+        ]  # nohup keeps it out
+        self._handlers = {number: signal.signal(number, lambda *_: None) for number in heard}
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="stopping", daemon=True)
         self._thread.start()
@@ -154,18 +157,21 @@ def leave_in_one_line(command: str, kept: str = KEPT_NOTHING) -> None:
 def _launcher() -> tuple[tuple[int, int], ...]:
     """(process, its parent) pairs that hold while this rank's launcher lives; () where no launcher set RANK.
 
-    DeepSpeed's is two processes deep: what the user started, and its child, which starts the ranks and outlives it.
+    DeepSpeed's is two processes deep: what the user started, and its child, which starts the ranks and outlives it. On
+    another host a shell and the connection stand for what the user started.
     """
     if "RANK" not in os.environ:
         return ()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    parent = os.getppid()
-    pairs = [(os.getpid(), parent)]
-    grandparent = _parent(parent)
-    started = grandparent is not None and any(name in _words(grandparent) for name in _STARTERS)
-    if grandparent is not None and _LAUNCHER in _words(parent) and started:
-        pairs.append((parent, grandparent))
+    child = os.getppid()
+    pairs = [(os.getpid(), child)]
+    while _LAUNCHER in _words(child):
+        above = _parent(child)
+        if above is None or not any(name in _words(above) for name in _STARTERS):
+            break
+        pairs.append((child, above))
+        child = above
     return tuple(pairs)
 
 

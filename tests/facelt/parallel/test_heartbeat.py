@@ -203,6 +203,20 @@ def test_files_go_when_all_went_well_and_a_full_disk_ends_nothing(tmp_path, monk
     assert not (tmp_path / "heartbeat").exists()
 
 
+def test_where_no_beat_can_be_kept_nothing_ends(tmp_path, monkeypatch):
+    (tmp_path / "heartbeat").write_text("no folder")
+    beat = Heartbeat("facelt.train")
+    beat.keep_in(tmp_path / "heartbeat", 1, lambda: None)
+    assert (tmp_path / "heartbeat" / "rank-00000.json").is_file()
+    beat.close()
+    (tmp_path / "run").write_text("no folder either")
+    beat = Heartbeat("facelt.train")
+    beat.keep_in(tmp_path / "run" / "heartbeat", 1, lambda: None)
+    assert beat.folder is None
+    assert beat.others() == []
+    beat.close()
+
+
 def test_a_torn_or_missing_file_is_no_beat(tmp_path):
     beat = Heartbeat("facelt.train")
     beat.keep_in(tmp_path / "heartbeat", 3, lambda: None)

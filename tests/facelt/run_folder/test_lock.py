@@ -76,6 +76,25 @@ def test_another_hosts_lock_is_stale_when_its_beat_has_stopped(tmp_path, quick, 
     assert json.loads(path.read_text())["pid"] == 7
 
 
+def test_the_age_of_a_beat_is_by_the_clock_of_the_file_system(tmp_path, quick, monkeypatch):
+    """This host's clock is an hour ahead of the one that keeps the files."""
+    (tmp_path / lock.NAME).write_text(SOMEONE.model_dump_json())
+    ahead = time.time() + 3600
+    monkeypatch.setattr(lock.time, "time", lambda: ahead)
+    threading.Timer(0.3, os.utime, [tmp_path / lock.NAME]).start()
+    with pytest.raises(UserError, match="process 7 on elsewhere"):
+        Lock(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [lock.NAME]
+
+
+def test_a_holder_that_ends_while_it_is_watched_makes_room(tmp_path, quick):
+    (tmp_path / lock.NAME).write_text(SOMEONE.model_dump_json())
+    threading.Timer(0.3, (tmp_path / lock.NAME).unlink).start()
+    held = Lock(tmp_path)
+    assert json.loads((tmp_path / lock.NAME).read_text())["pid"] == os.getpid()
+    held.release()
+
+
 def test_a_holder_beats(tmp_path, quick):
     held = Lock(tmp_path)
     os.utime(tmp_path / lock.NAME, (0, 0))

@@ -70,3 +70,14 @@ def test_lines_of_a_set_that_was_mended_meanwhile_and_a_torn_one_are_dropped(dat
     path.write_text(other + lines[1] + lines[0][:20])
     assert met(str(data), str(tmp_path), [[]], 0.2)["before"] == {7: "reason 7"}
     assert path.read_text() == lines[1]
+
+
+def test_a_damaged_list_is_set_aside_and_made_anew(data, tmp_path, capsys):
+    met(str(data), str(tmp_path), [[3, 7]], 0.2)
+    path = tmp_path / NAME
+    damaged = "\0" * 20 + "\n" + path.read_text()
+    path.write_text(damaged)
+    assert met(str(data), str(tmp_path), [[7]], 0.2)["before"] == {}
+    assert (tmp_path / f"{NAME}.damaged").read_text() == damaged
+    assert len(read_unreadable(path)) == 1
+    assert "set aside as quarantine.jsonl.damaged" in capsys.readouterr().err

@@ -34,6 +34,7 @@ def test_every_private_name_is_there():
     assert callable(DeepSpeedZeroOptimizer._lazy_init_hp_params_optimizer_state)
     assert "self.torch_autocast_gradscaler" in inspect.getsource(DeepSpeedZeroOptimizer)
     assert "self.torch_autocast_z0_gradscaler" in inspect.getsource(DeepSpeedEngine)
+    assert "if self.enable_backward_allreduce and" in inspect.getsource(DeepSpeedEngine)
     assert "_hp_mapping" in inspect.getsource(mixed_precision_linkage)
     assert set(internals.scaler_state(dynamic_scale())) == set(internals._SCALER_STATE)
 

@@ -91,6 +91,15 @@ def test_zero_stages_are_stage_zero(zero):
     assert_same(one, two, 1e-5)
 
 
+def partitioned(zero: int) -> bool:
+    return bool(build("plain", "synchronised", {"zero_optimization": {"stage": zero}}).engine.zero_optimization())
+
+
+def test_one_rank_partitions_nothing():
+    assert run_ranks(1, partitioned, 2) == [False]
+    assert run_ranks(2, partitioned, 1) == [True, True]
+
+
 @pytest.mark.parametrize("ranks, zero", [(1, 0), (2, 0), (2, 2)])
 def test_accumulated_micro_batches_are_the_mean_of_their_gradients(ranks, zero):
     """Two micro-batches of a step: frozen statistics and cross-entropy alone, so that the batch is their mean."""

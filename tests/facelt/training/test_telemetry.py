@@ -113,6 +113,15 @@ def test_what_cannot_be_written_is_one_warning_and_never_ends_a_run(tmp_path, ca
     assert said.count("metrics.jsonl cannot be written") == said.count("TensorBoard's file cannot be written") == 1
 
 
+def test_where_tensorboard_cannot_begin_the_lines_go_on(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("no folder")
+    telemetry = Telemetry(tmp_path, "plain", Schedule(StageConfig(epochs=9), 4, 4), 0)
+    telemetry.log(report(0))
+    telemetry.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    assert capsys.readouterr().err.count("TensorBoard's file cannot be written") == 1
+
+
 def test_a_torn_event_file_of_tensorboard_does_not_matter(tmp_path):
     for start in (0, 1):
         telemetry = Telemetry(tmp_path, "plain", Schedule(StageConfig(epochs=9), 4, 4), start)

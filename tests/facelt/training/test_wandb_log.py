@@ -1,10 +1,15 @@
-"""What is told to Weights & Biases, by a stand-in of its library; without the library, one line."""
+"""What is told to Weights & Biases, by a stand-in of its library and, where it is installed, by the library itself."""
 
+import json
+import subprocess
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 import torch
+from faces import write_faces
+from launching import ROOT, command, environment
 
 from facelt.config import StageConfig
 from facelt.errors import UserError
@@ -59,3 +64,22 @@ def test_without_the_library_or_an_account_it_is_one_line(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "wandb", StandIn(RuntimeError("no API key\nconfigured")))
     with pytest.raises(UserError, match="no API key configured; run wandb login, or set WANDB_MODE=offline"):
         wandb_log.WandbLog(tmp_path, "plain")
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="the library of Weights & Biases is not installed")
+def test_the_library_itself_offline_gets_every_report_of_both_stages(tmp_path, tiny_recipe):
+    (tmp_path / "ds.json").write_text(json.dumps(tiny_recipe))
+    arguments = command(tmp_path / "ds.json", write_faces(tmp_path / "data"), tmp_path / "run")
+    full = [sys.executable, *arguments, "--set", "telemetry.wandb=true"]
+    offline = environment() | {"WANDB_MODE": "offline"}
+    done = subprocess.run(full, cwd=ROOT, env=offline, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    files = sorted(tmp_path.glob("run/wandb/offline-run-*/run-*.wandb"))
+    told = [file.read_bytes() for file in files]  # records of text as it is, uncompressed
+    for stage in ("plain", "meta"):
+        mine = [content for content in told if f"run-{stage}".encode() in content]
+        assert len(mine) == 1, (stage, files)
+        norms = [line["gradient_norm"] for line in lines if line["stage"] == stage]
+        assert norms
+        assert all(repr(norm).encode() in mine[0] for norm in norms), stage

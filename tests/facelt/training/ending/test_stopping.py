@@ -1,6 +1,7 @@
 """Requests to stop: noted while steps are done, obeyed at once otherwise; the launcher's end; a second Ctrl-C."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from launching import ROOT, environment
 
 from facelt.training.ending import stopping
 
-# A process that listens, says so, and is then busy; what follows is done first.
+# A process that listens, says so, and is then busy; `before` and `first` are done before and after.
 LISTENING = """
+{before}
 import time
 from facelt.training.ending import stopping
 stop = stopping.listen()
@@ -29,8 +31,8 @@ print("saved", flush=True)
 """
 
 
-def started(busy: str, first: str = "", env: dict[str, str] | None = None) -> subprocess.Popen:
-    code = LISTENING.format(first=first, busy=busy)
+def started(busy: str, first: str = "", before: str = "", env: dict[str, str] | None = None) -> subprocess.Popen:
+    code = LISTENING.format(before=before, first=first, busy=busy)
     full = {key: value for key, value in environment().items() if key not in ("RANK", "SLURM_PROCID")} | (env or {})
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=full, **pipes)
@@ -94,7 +96,7 @@ time.sleep(60)
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_rank_whose_launcher_was_killed_stops(deep):
     """The launcher itself, or what started it: DeepSpeed's is two processes deep, and the inner one lives on."""
-    code = LISTENING.format(first="", busy=STEPS.format(after=0))
+    code = LISTENING.format(before="", first="", busy=STEPS.format(after=0))
     inner = [sys.executable, "-c", LAUNCHER, code, "deepspeed.launcher.launch"]
     outer = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[2:])", "deepspeed", *inner]
     env = environment() | {"RANK": "0"}
@@ -110,6 +112,30 @@ def test_a_rank_whose_launcher_was_killed_stops(deep):
     if deep and middle is not None:
         os.kill(middle, signal.SIGKILL)  # the inner one, which this test orphaned
     launcher.wait()
+
+
+def test_a_rank_whose_connection_from_another_host_is_gone_stops():
+    """By ssh a shell stands between the connection and the launcher, and outlives it."""
+    code = LISTENING.format(before="", first="", busy=STEPS.format(after=0))
+    inner = shlex.join([sys.executable, "-c", LAUNCHER, code, "deepspeed.launcher.launch"])
+    shell = ["bash", "-c", f"{inner}; true"]
+    sshd = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[2:])", "sshd", *shell]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    connection = subprocess.Popen(sshd, cwd=ROOT, env=environment() | {"RANK": "0"}, start_new_session=True, **pipes)
+    assert connection.stdout is not None
+    connection.stdout.readline()
+    assert connection.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    connection.kill()
+    assert connection.stdout.readline() == "saved\n"
+    os.killpg(connection.pid, signal.SIGKILL)  # shell and launcher, which this test orphaned
+    connection.wait()
+
+
+def test_under_nohup_a_terminal_that_closes_is_not_heard():
+    process = started("time.sleep(0.8)", before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=20) == 0
 
 
 def test_listening_gives_the_signals_back():
