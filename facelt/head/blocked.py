@@ -62,7 +62,7 @@ class Reused:
 
 
 class Pairs(NamedTuple):
-    """(image, class) pairs, at most one for a row: rows among G, and local class numbers."""
+    """(image, class) pairs, at most one for a row: rows among G, and local class numbers; -1: no pair."""
 
     rows: Tensor
     classes: Tensor
@@ -106,7 +106,9 @@ class ClassBlocks:
         """The place of each row's pair, -1 where it has none. G x 1."""
         assert self.pairs is not None
         rows, classes = self.pairs
-        places = classes if self.chosen is None else torch.searchsorted(self.chosen, classes)
+        places = classes
+        if self.chosen is not None:
+            places = torch.where(classes < 0, classes, torch.searchsorted(self.chosen, classes))
         return classes.new_full((G,), -1).index_copy_(0, rows, places)[:, None]
 
 
@@ -173,6 +175,8 @@ def put(into_k: Tensor, rows: Rows, value_b: Tensor) -> None:
 
 # The memory of gradients that were used up, by parameter.
 _used_up = WeakTensorKeyDictionary()
+# Of gradients and of such memory: the rows outside which they are zero. Of others nothing is known.
+_written = WeakTensorKeyDictionary()
 
 
 def release_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -195,11 +199,35 @@ def _memory_for(parameter: Tensor) -> Tensor:
     return spare
 
 
+def fresh_gradient(parameter: Tensor) -> Tensor:
+    """A new `.grad` of a parameter that has none. It holds anything: whoever asks writes all of it."""
+    parameter.grad = _memory_for(parameter)
+    _written.pop(parameter.grad, None)
+    return parameter.grad
+
+
 def gradient_of(parameter: Tensor) -> Tensor:
     """Where a parameter's gradient accumulates: its `.grad`, made at first use."""
     if parameter.grad is None:
-        parameter.grad = _memory_for(parameter).zero_()
+        return fresh_gradient(parameter).zero_()
+    _written.pop(parameter.grad, None)
     return parameter.grad
+
+
+def gradient_at(parameter: Tensor, index: Tensor) -> Tensor:
+    """`gradient_of` for one who adds to these rows alone: a pass over all rows for zeros is spared next time."""
+    gradient = parameter.grad
+    if gradient is None:
+        gradient = parameter.grad = _memory_for(parameter)
+        before = _written.get(gradient)
+        if before is None:
+            gradient.zero_()
+        for rows in before or ():
+            gradient.index_fill_(0, rows, 0)
+        _written[gradient] = []
+    if gradient in _written:
+        _written[gradient].append(index)
+    return gradient
 
 
 class RowGradient:
@@ -212,9 +240,7 @@ class RowGradient:
         self.parameter_kD = parameter_kD
         self.low: Products = blocks.products
         self.fresh = parameter_kD.grad is None and blocks.chosen is None
-        if self.fresh:
-            parameter_kD.grad = _memory_for(parameter_kD)
-        self.gradient_kD = gradient_of(parameter_kD)
+        self.gradient_kD = fresh_gradient(parameter_kD) if self.fresh else gradient_of(parameter_kD)
 
     def add(self, rows: Rows, left_bG: Tensor, right_GD: Tensor, less_b: Tensor | None = None) -> None:
         """gradient[rows] += left @ right - less · parameter[rows]."""
@@ -332,7 +358,7 @@ class _TakeRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[None, None]:
-        gradient_of(ctx.parameter).index_add_(0, ctx.index, grad)
+        gradient_at(ctx.parameter, ctx.index).index_add_(0, ctx.index, grad)
         return None, None
 
 

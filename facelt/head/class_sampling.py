@@ -10,17 +10,33 @@ from torch import Tensor
 
 from facelt.parallel.partition import Partition
 
+# Binary digits of a draw in [0, 1).
+DIGITS = 24
+
 
 def choose(partition: Partition, labels_G: Tensor, rate: float, generator: torch.Generator) -> Tensor | None:
     """Sorted local numbers of this rank's classes that take part: a class of the batch always, others at `rate`.
 
-    labels_G: classes of all ranks' images. The generator, at the same state on every rank, is drawn from once for all
-    K classes, so that a class takes part or not whatever the number of ranks. None: all do (rate 1).
+    labels_G: classes of all ranks' images. The generator, at the same state on every rank, gives two keys; of these and
+    its number each class makes its own draw, where it lies: it takes part or not whatever the number of ranks, and no
+    rank draws for all K. None: all do (rate 1).
     """
     if rate >= 1:
         return None
-    drawn_K = torch.rand(partition.num_classes, generator=generator, dtype=torch.float32) < rate
-    taking_k = drawn_K[slice(*partition.bounds())].to(labels_G.device)
+    keys = torch.randint(2**31, (2,), generator=generator).tolist()
+    numbers_k = torch.arange(*partition.bounds(), dtype=torch.int32, device=labels_G.device)
+    for key in keys:
+        numbers_k = _scatter(numbers_k.bitwise_xor_(key))
+    taking_k = numbers_k.bitwise_and_(2**DIGITS - 1) < round(rate * 2**DIGITS)
     _, columns = partition.own(labels_G)
-    taking_k[columns] = True
+    taking_k.index_fill_(0, columns, True)
     return torch.nonzero(taking_k).squeeze(1)
+
+
+def _scatter(x_k: Tensor) -> Tensor:
+    """The last step of MurmurHash3 (fmix32): a bijection of int32 in which each bit decides about all. In its place."""
+    for shift, factor in ((16, -2048144789), (13, -1028477387), (16, None)):
+        x_k.bitwise_xor_(x_k.bitwise_right_shift(shift).bitwise_and_(2 ** (32 - shift) - 1))
+        if factor is not None:
+            x_k.mul_(factor)
+    return x_k

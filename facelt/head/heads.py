@@ -18,7 +18,7 @@ from facelt.head.memory import CentroidMemory
 from facelt.head.products import BY_NAME, Products
 from facelt.network.embedder import Embedded
 from facelt.parallel import collectives, group
-from facelt.parallel.partition import Partition
+from facelt.parallel.partition import Partition, sent
 
 
 class Seen(NamedTuple):
@@ -257,8 +257,8 @@ class MetaHead(Head):
             return None
         rows, classes = self.partition.own(labels_G)
         drawn_G = torch.rand(len(labels_G), generator=generator, dtype=torch.float32) < self.knobs.mask_own
-        drawn = drawn_G.to(rows.device)[rows]
-        return Pairs(rows[drawn], classes[drawn])
+        (drawn_G,) = sent([drawn_G], rows.device)
+        return Pairs(rows, torch.where(drawn_G[rows], classes, -1))
 
     def _cross_entropies(
         self, classified_GD: Tensor, direct_GD: Tensor, labels_G: Tensor, chosen: Tensor | None
@@ -270,7 +270,7 @@ class MetaHead(Head):
         if knobs.direct_weight:
             weights["direct"] = knobs.direct_weight
             x_ND = torch.cat([classified_GD, normalize(direct_GD)])
-            labels_N, norms_N = labels_G.repeat(2), norms_G.repeat(2)
+            labels_N, norms_N = self.partition.joined([labels_G, labels_G]), norms_G.repeat(2)
         losses_N, correct_N = self.classify(x_ND * knobs.scale, labels_N, norms_N, chosen)
         shares = losses_N.view(-1, G).sum(1) / group.world_size() / (G if knobs.reduction == "mean" else 1)
         parts = {name: weight * share for (name, weight), share in zip(weights.items(), shares, strict=True)}

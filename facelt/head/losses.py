@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from facelt.errors import UserError
-from facelt.head.blocked import block_for, gradient_of, take_rows
+from facelt.head.blocked import block_for, fresh_gradient, gradient_at, gradient_of, take_rows
 from facelt.head.classifier import Scores
 from facelt.head.memory import Moments
 from facelt.parallel import collectives, group
@@ -111,13 +111,25 @@ class _CentroidLoss(torch.autograd.Function):
             df_GD += 2 * ddistances * (len(c_kD) * f_GD - moment_D)
         df_GD.index_add_(0, rows, difference * (ctx.weight * dattract / G - 2 * ddistances))
         if ctx.pull is not None:
-            gradient_kD = gradient_of(c_kD)
             if repels:
-                gradient_kD.addcmul_(c_kD, 2 * G * ddistances).sub_(2 * ddistances * f_GD.sum(0))
-            of_class_k = torch.bincount(columns, minlength=len(c_kD))
-            share = 1 / (1 + of_class_k[columns]) if ctx.pull == "released" else ctx.weight
+                gradient_kD = _repulsion(c_kD, 2 * G * ddistances, -2 * ddistances * f_GD.sum(0))
+            else:
+                gradient_kD = gradient_at(c_kD, columns)
+            share = 1 / (1 + _class_sizes(columns, len(c_kD))) if ctx.pull == "released" else ctx.weight
             gradient_kD.index_add_(0, columns, -difference * (share * dattract / G - 2 * ddistances).reshape(-1, 1))
         return df_GD, *[None] * 6
+
+
+def _repulsion(c_kD: Tensor, factor: Tensor, shift_D: Tensor) -> Tensor:
+    """The centroids' gradient, to which factor·c + shift was added: in one pass where there was none yet."""
+    if c_kD.grad is None:
+        return torch.addcmul(shift_D, c_kD, factor, out=fresh_gradient(c_kD))
+    return gradient_of(c_kD).addcmul_(c_kD, factor).add_(shift_D)
+
+
+def _class_sizes(columns: Tensor, k: int) -> Tensor:
+    """How many of these local class numbers are equal to each. No bincount: that would wait for a GPU."""
+    return columns.new_zeros(k).index_add_(0, columns, torch.ones_like(columns))[columns]
 
 
 def released_centroid_loss(

@@ -27,7 +27,8 @@ def arcface(own: Tensor, r: Tensor, size: float | Tensor) -> Tensor:
     """
     r = r.clamp(min=torch.finfo(r.dtype).tiny)
     cos = (own / r).clamp(-1, 1)
-    size = torch.as_tensor(size, dtype=own.dtype, device=own.device)
+    if not isinstance(size, Tensor):
+        size = torch.full((), size, dtype=own.dtype, device=own.device)  # no copy that waits
     sin = (1 - cos.square()).clamp(min=SMALLEST_SIN2).sqrt()
     turned = cos * size.cos() - sin * size.sin()
     past = cos - size * size.sin()

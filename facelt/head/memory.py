@@ -34,6 +34,9 @@ from facelt.head.products import Products, add_product, multiply, operand
 from facelt.parallel import collectives, group
 from facelt.parallel.partition import Partition
 
+# Rows of centroids that are gone over twice in a row.
+PART = 512
+
 
 class Moments(NamedTuple):
     """Of this rank's centroids: Σ_k c_k (D) and Σ_k ‖c_k‖²."""
@@ -57,13 +60,19 @@ class Census:
 
     def visit(self, start: int, rows: Rows, products_Gb: Tensor, work_Gb: Tensor) -> None:
         """products_Gb: f·cᵀ of a block. work_Gb: memory of that shape; it may be the same, where that is used up."""
-        centroids_bD = self.gains.weight_kD[rows]
-        norm_b = torch.linalg.vector_norm(centroids_bD, dim=1)
+        norm_b = self._norms(self.gains.weight_kD[rows])
         put(self.norm_k, rows, norm_b)
         minus_b = norm_b.square().mul_(-0.5)
         put(self.minus_k, rows, minus_b)
-        self.sum_D.add_(centroids_bD.sum(0))
         self.nearest.visit(start, torch.add(products_Gb, minus_b, out=work_Gb))
+
+    def _norms(self, centroids_bD: Tensor) -> Tensor:
+        """‖c‖ of these, b; they are added to the sum. On a processor by parts that stay near it in between."""
+        norms = []
+        for part_PD in centroids_bD.split(len(centroids_bD) if centroids_bD.is_cuda else PART):
+            norms.append(torch.linalg.vector_norm(part_PD, dim=1))
+            self.sum_D.add_(part_PD.sum(0))
+        return norms[0] if len(norms) == 1 else torch.cat(norms)
 
     def distances(self) -> tuple[Tensor, Tensor]:
         """The smallest squared distance (G; inf where no class takes part) and its local class (G)."""
@@ -388,7 +397,7 @@ class CentroidMemory(nn.Module):
         """`follow` what was noted since the last step, unless that was skipped; nothing is noted any more."""
         if self._noted and applied:
             features, labels = zip(*self._noted, strict=True)
-            self.follow(torch.cat(features), torch.cat(labels), momentum)
+            self.follow(torch.cat(features), self.partition.joined(labels), momentum)
         self._noted.clear()
 
     @torch.no_grad()
@@ -397,10 +406,17 @@ class CentroidMemory(nn.Module):
 
         features_ND: direct features of all ranks' images, the same on all ranks. labels_N: their classes.
         """
-        rows, columns = self.partition.own(labels_N)
-        classes, inverse, counts = columns.unique(return_inverse=True, return_counts=True)
-        sums = features_ND.new_zeros(len(classes), features_ND.shape[1]).index_add_(0, inverse, features_ND[rows])
-        self.centroids[classes] = torch.lerp(sums / counts[:, None], self.centroids[classes], momentum)
+        rows, columns_n = self.partition.own(labels_N)
+        # The first row of each class stands for it. How many classes there are is not asked: a GPU would be waited for.
+        place_n = torch.arange(len(rows), device=rows.device)
+        first_k = place_n.new_full((self.partition.size,), len(rows))
+        first_n = first_k.scatter_reduce_(0, columns_n, place_n, "amin")[columns_n]
+        f_nD = features_ND[rows]
+        sums_nD = torch.zeros_like(f_nD).index_add_(0, first_n, f_nD)
+        counts_n1 = f_nD.new_zeros(len(rows), 1).index_add_(0, first_n, f_nD.new_ones(len(rows), 1))
+        means_nD = sums_nD[first_n] / counts_n1[first_n]
+        moved_nD = torch.lerp(means_nD, self.centroids[columns_n], momentum)
+        self.centroids.index_copy_(0, columns_n, moved_nD)  # rows of one class are alike
 
     @torch.no_grad()
     def coefficients(self, features_GD: Tensor, temperature: Tensor | None = None) -> Tensor:

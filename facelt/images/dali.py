@@ -30,6 +30,8 @@ DRAWS = 8 + 2 * ATTEMPTS
 AREAS, RATIOS = (0.08, 1.0), (3 / 4, 4 / 3)  # of the rectangles: share of the image's area, width : height
 # On the CPU DALI 2.4 may crash where an image does not decode among 32 or more that it takes together; not among fewer.
 AT_ONCE = 24
+# Batches that the disk is asked for before they are handed to DALI, which waits for what is not in memory yet.
+READ_AHEAD = 3
 NOTHING = -1  # in the place of an image's number: it does not decode, and black stands there
 
 
@@ -311,7 +313,11 @@ class ImagePipeline:
 
     def _parts(self, start: int) -> Iterator["_Part"]:
         """The batches from one on, in the parts that DALI decodes at a time."""
+        asked, read_ahead = start, getattr(self.dataset, "read_ahead", None)  # a set that lies on the disk has it
         for i in range(start, len(self.plan)):
+            while read_ahead is not None and asked < min(i + READ_AHEAD, len(self.plan)):
+                read_ahead(self.plan.indices(asked))
+                asked += 1
             indices, encoded = self._taken(i)
             changed = self._changes(i)
             cuts = np.linspace(0, len(indices), self._parts_of(len(indices)) + 1).astype(int).tolist()

@@ -3,7 +3,10 @@
 Rank r of R owns a contiguous range of the K classes; the first K mod R ranks own one class more than the others.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,9 +59,9 @@ class Partition:
 
         labels: int64 of shape G. Returns two int64 tensors of the same length.
         """
-        known = getattr(labels, "owned", None)
-        if known is not None and known[0] == self:
-            return known[1], known[2]
+        known = _known(labels, self)
+        if known is not None:
+            return known.positions, known.columns
         start, stop = self.bounds()
         positions = torch.nonzero((labels >= start) & (labels < stop)).squeeze(1)
         return positions, labels[positions] - start
@@ -70,8 +73,49 @@ class Partition:
         """
         if device.type == "cpu":
             return labels
-        positions, columns = self.own(labels)
-        packed = torch.cat([labels, positions, columns]).pin_memory().to(device, non_blocking=True)
-        placed, positions, columns = packed.split([len(labels), len(positions), len(columns)])
-        placed.owned = (self, positions, columns)  # pyright: ignore[reportAttributeAccessIssue] - goes with the tensor
-        return placed
+        placed, positions, columns = sent([labels, *self.own(labels)], device)
+        return _knowing(placed, _Known(self, positions, columns, labels))
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Labels one after the other, of which `own` answers without waiting where it does so of each part."""
+        whole, known = torch.cat([*parts]), [_known(part, self) for part in parts]
+        if any(part is None for part in known):
+            return whole
+        starts = itertools.accumulate(map(len, parts[:-1]), initial=0)
+        own = [part for part in known if part is not None]
+        positions = torch.cat([part.positions + start for part, start in zip(own, starts, strict=True)])
+        columns = torch.cat([part.columns for part in own])
+        return _knowing(whole, _Known(self, positions, columns, torch.cat([part.labels for part in own])))
+
+
+class _Known(NamedTuple):
+    """What goes with labels on a device: what a partition's rank owns of them, there; and the labels on the host."""
+
+    partition: Partition
+    positions: Tensor
+    columns: Tensor
+    labels: Tensor
+
+
+def _knowing(labels: Tensor, known: _Known) -> Tensor:
+    labels.known = known  # pyright: ignore[reportAttributeAccessIssue] - goes with the tensor
+    return labels
+
+
+def _known(labels: Tensor, partition: Partition | None = None) -> _Known | None:
+    known: _Known | None = getattr(labels, "known", None)
+    return known if known is None or partition in (None, known.partition) else None
+
+
+def on_host(labels: Tensor) -> Tensor:
+    """Labels on the host: those that `Partition.place` gave, or `joined` of these, without waiting for their device."""
+    known = _known(labels)
+    return labels.cpu() if known is None else known.labels
+
+
+def sent(parts: Sequence[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """Vectors of one dtype, of the host, on a device: in one copy, which the host does not wait for."""
+    if device.type == "cpu":
+        return tuple(parts)
+    packed = torch.cat([*parts]).pin_memory().to(device, non_blocking=True)
+    return packed.split([len(part) for part in parts])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recordio_tools.format.headers import Headers
-from recordio_tools.format.mapping import map_file
+from recordio_tools.format.mapping import map_file, read_ahead
 from recordio_tools.format.pictures import DECODE_ERRORS, image_size
 from recordio_tools.format.recordio import IRHeader, RecordError, decode, unpack
 
@@ -55,6 +55,10 @@ class ImageRecords:
         except DECODE_ERRORS as error:
             problem = f"not an image that can be decoded ({type(error).__name__})"
             raise self.error(i, problem, "image") from None
+
+    def read_ahead(self, images: np.ndarray) -> None:
+        """Have the system begin to read these images (int64) from the disk, for whoever asks for them soon."""
+        read_ahead(self.data, self.offsets[images], self.ends[images])
 
     def error(self, i: int, problem: str, kind: str) -> RecordError:
         """A RecordError about image i."""

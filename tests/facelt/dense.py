@@ -105,6 +105,19 @@ def meta_objective(
     return parts
 
 
+def taking(K: int, rate: float, generator: torch.Generator) -> Tensor:
+    """Which classes a sample takes, beside the batch's own: by MurmurHash3's fmix32 of their numbers and two keys."""
+    keys, taken = torch.randint(2**31, (2,), generator=generator).tolist(), []
+    for x in range(K):
+        for key in keys:
+            x ^= key
+            x = (x ^ x >> 16) * 0x85EBCA6B % 2**32
+            x = (x ^ x >> 13) * 0xC2B2AE35 % 2**32
+            x ^= x >> 16
+        taken.append(x % 2**24 < round(rate * 2**24))
+    return torch.tensor(taken)
+
+
 def focal(logits: Tensor, y: Tensor, gamma: float) -> Tensor:
     """Lin et al. 2017: the mean of -(1-p)^γ·log p over the images, p the own class's probability."""
     p = torch.softmax(logits, 1)[torch.arange(len(y)), y]

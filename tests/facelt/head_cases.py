@@ -100,7 +100,7 @@ def expected(K: int, preset: str, near: bool, knobs: dict, rate: float = 1) -> d
     generator = torch.Generator().manual_seed(SEED)
     taking = torch.ones(K, dtype=bool)
     if rate < 1:
-        taking = torch.rand(K, generator=generator, dtype=torch.float32) < rate
+        taking = dense.taking(K, rate, generator)
         taking[x["y"]] = True
         assert not taking.all(), "the case must leave classes out"
     y = (taking.cumsum(0) - 1)[x["y"]]
@@ -207,7 +207,7 @@ def compare_plain(ranks: int, K: int, knobs: dict, rate: float = 1, kernels: boo
     x, filled = inputs(K, False), plain_config(knobs).plain_head.model_dump()
     taking = torch.ones(K, dtype=bool)
     if rate < 1:
-        taking = torch.rand(K, generator=torch.Generator().manual_seed(SEED), dtype=torch.float32) < rate
+        taking = dense.taking(K, rate, torch.Generator().manual_seed(SEED))
         taking[x["y"]] = True
         assert not taking.all(), "the case must leave classes out"
     leaves = {name: x[name].clone().requires_grad_() for name in ("f", "w", "hb")}

@@ -14,6 +14,7 @@ from facelt.head.blocked import (
     Towards,
     Within,
     block_for,
+    gradient_at,
     gradient_of,
     inverse_norms,
     release_gradients,
@@ -92,6 +93,24 @@ def test_taken_rows_give_their_gradient_to_those_rows_into_the_same_memory():
     torch.testing.assert_close(parameter.grad, want)
     assert parameter.grad.data_ptr() == buffer.data_ptr()
     assert not take_rows(parameter.detach(), index).requires_grad
+
+
+@torch.no_grad()
+def test_rows_of_a_gradient_that_were_written_are_zero_in_the_next_step_and_the_others_still_are():
+    parameter = torch.nn.Parameter(torch.randn(K, D))
+    gradient_of(parameter).fill_(7)
+    memory = parameter.grad.data_ptr()
+    for rows in ([1, 4], [4, 5], [0]):  # after a gradient of all rows, and after each other
+        release_gradients([parameter])
+        want = torch.zeros(K, D)
+        for index in (torch.tensor(rows), torch.tensor([2, 2])):
+            gradient_at(parameter, index).index_add_(0, index, torch.ones(len(index), D))
+            want.index_add_(0, index, torch.ones(len(index), D))
+        assert torch.equal(parameter.grad, want)
+        assert parameter.grad.data_ptr() == memory
+    gradient_of(parameter).fill_(7)  # one who may write anywhere
+    release_gradients([parameter])
+    assert torch.equal(gradient_at(parameter, torch.tensor([3])), torch.zeros(K, D))
 
 
 @torch.no_grad()

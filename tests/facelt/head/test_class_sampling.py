@@ -1,5 +1,6 @@
 """Which classes take part: own ones always, others at the rate, the same at any number of ranks."""
 
+import dense
 import pytest
 import torch
 from hypothesis import given
@@ -28,7 +29,16 @@ def test_the_same_classes_at_any_number_of_ranks(K, rate, seed, data):
 def test_others_take_part_at_the_rate():
     got = choose(Partition(100_000), torch.tensor([7]), 0.1, generator(0))
     assert len(got) == pytest.approx(10_000, rel=0.03)
-    assert not torch.equal(got, choose(Partition(100_000), torch.tensor([7]), 0.1, generator(1)))
+    other = choose(Partition(100_000), torch.tensor([7]), 0.1, generator(1))
+    # Two steps' samples have as many classes in common as if neither knew of the other.
+    assert len(set(got.tolist()) & set(other.tolist())) == pytest.approx(1000, rel=0.12)
+
+
+@given(st.integers(1, 80), st.floats(0, 0.99), st.integers(0, 99))
+def test_is_what_the_hash_says(K, rate, seed):
+    want = dense.taking(K, rate, generator(seed))
+    want[0] = True
+    assert torch.equal(choose(Partition(K), torch.tensor([0]), rate, generator(seed)), torch.nonzero(want).squeeze(1))
 
 
 def test_all_do_at_rate_1():

@@ -108,6 +108,24 @@ def drawn(n, seed=1):
     return np.random.default_rng(seed).random((n, DRAWS))
 
 
+def test_the_disk_is_asked_for_every_batch_once_and_ahead():
+    rng, asked, taken = np.random.default_rng(1), [], []
+
+    class OnDisk(Memory):
+        def read_ahead(self, images):
+            asked.append((len(taken), images.tolist()))
+
+        def jpeg(self, i):
+            taken.append(i)
+            return super().jpeg(i)
+
+    batches = [[0, 2], [1, 3], [2, 0], [3, 1], [0, 1]]
+    faces = OnDisk([encoded(picture(rng, 48, 48)) for _ in range(4)], (48, 48))
+    assert len([*ImagePipeline(faces, Written(batches), Decoding(48, 2, torch.device("cpu")))]) == 5
+    assert [images for _, images in asked] == batches
+    assert [before for before, _ in asked] == [0, 0, 0, 2, 4]
+
+
 def test_without_augmentation_images_are_pillows_and_the_last_batch_is_short(faces):
     expected = np.stack([np.asarray(pillow(image)) for image in faces.images])
     assert np.abs(in_order(faces) - expected).max() < 1e-4

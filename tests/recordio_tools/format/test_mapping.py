@@ -1,11 +1,12 @@
 """Files as memory maps."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from recordio_tools.format.mapping import map_file, release, sliceable
+from recordio_tools.format.mapping import map_file, read_ahead, release, sliceable
 from recordio_tools.format.recordio import RecordError
 
 
@@ -54,3 +55,26 @@ def test_pieces_are_those_of_the_array(tmp_path):
     whole = map_file(tmp_path / "x")
     for data in (whole, whole[5:], np.frombuffer(content, np.uint8), np.array(list(content), np.uint8)):
         assert bytes(sliceable(data)[7:300]) == data[7:300].tobytes()
+
+
+class Advised(mmap.mmap):
+    """A map that remembers what it was asked to read, and asks for it."""
+
+    asked: list[tuple[int, int, int]]
+
+    def madvise(self, option: int, start: int, length: int) -> None:
+        self.asked.append((option, start, start + length))
+        super().madvise(option, start, length)
+
+
+def test_reading_ahead_asks_for_the_pages_that_hold_the_ranges(tmp_path):
+    page = mmap.PAGESIZE
+    (tmp_path / "x").write_bytes(bytes(5 * page + 7))
+    with open(tmp_path / "x", "rb") as file:
+        owner = Advised(file.fileno(), 0, access=mmap.ACCESS_READ)
+    owner.asked = []
+    starts, ends = np.array([0, page - 1, 3 * page, 5 * page]), np.array([9, page + 1, 4 * page, 5 * page + 7])
+    read_ahead(np.frombuffer(owner, np.uint8), starts, ends)
+    want = [(0, 9), (0, page + 1), (3 * page, 4 * page), (5 * page, 5 * page + 7)]
+    assert owner.asked == [(mmap.MADV_WILLNEED, first, end) for first, end in want]
+    read_ahead(np.zeros(9, np.uint8), starts, ends)  # no map
