@@ -38,7 +38,11 @@ FEW = 10_000
 SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 MATRICES = 9  # centroids, hallucinator and classifier, with gradients and momentum
 VECTORS = 7  # bias with its gradient and momentum; norms, halves of squares, inverse norms of memory and classifier
-LABELS = {"plain": {}, "two micro-batches": {"accumulate": 2}, "a tenth of the classes": {"rate": 0.1}}
+LABELS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two micro-batches": {"accumulate": 2},
+    "a tenth of the classes": {"rate": 0.1},
+}
 
 
 def sent(G: int, D: int, ranks: int, accumulate: int = 1) -> int:
@@ -153,6 +157,17 @@ def before(classes: int, D: int, run: Path) -> dict[str, Any]:
     return {**found, "fingerprint": trained.fingerprint(), "loss": trained.step()}
 
 
+def at_many(classes: int, D: int, run: Path) -> dict[str, Any]:
+    """All that is measured at four ranks: `before`, and bytes by what is done and how many classes there are."""
+    found = before(classes, D, run)
+    found["bytes"] = [
+        [f"{name}, K = {count:,}", *traffic(count, D, **how)]
+        for name, how in LABELS.items()
+        for count in (classes, FEW)
+    ]
+    return found
+
+
 def after(classes: int, D: int, run: Path) -> dict[str, Any]:
     """At two ranks: what the checkpoint gives, and what the next step finds."""
     trained = Trained(classes, D)
@@ -183,13 +198,10 @@ def on_ranks(world: int, function: Any, *arguments: Any) -> list[Any]:
 def report(classes: int, D: int, folder: Path) -> None:
     """Measure and print one size."""
     print(f"K = {classes:,}, D = {D}, {RANKS} ranks, G = {G}", flush=True)
-    for name, how in LABELS.items():
-        for count in (classes, FEW):
-            measured, formula = on_ranks(RANKS, traffic, count, D, *_values(how))[0]
-            print(f"bytes of a rank, {name}, K = {count:,}: {measured:,}, {measured / formula:.6f} x the formula "
-                  "(target 1)", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder) as run:
-        saved = on_ranks(RANKS, before, classes, D, Path(run))
+        saved = on_ranks(RANKS, at_many, classes, D, Path(run))
+        for name, measured, by_formula in saved[0]["bytes"]:
+            print(f"bytes of a rank, {name}: {measured:,}, {measured / by_formula:.6f} x the formula (target 1)")
         worst = max(saved, key=lambda found: found["memory"] / found["expected"])
         print(f"memory of a rank: {worst['memory'] / 1e9:.2f} GB, {worst['memory'] / worst['expected']:.3f} x "
               "matrices, vectors and one block (target 1.1)", flush=True)  # fmt: skip
@@ -198,10 +210,6 @@ def report(classes: int, D: int, folder: Path) -> None:
     one, other = (sum(found["loss"] for found in side) for side in (saved, loaded))
     print(f"resumed at {FEWER} ranks: rows and momentum {'equal' if len(same) == 1 else 'DIFFERENT'} (target equal), "
           f"next loss {other / one:.8f} x that at {RANKS} (target 1 to rounding)", flush=True)  # fmt: skip
-
-
-def _values(how: dict[str, Any]) -> tuple[int, float]:
-    return how.get("accumulate", 1), how.get("rate", 1.0)
 
 
 def main() -> None:
