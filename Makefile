@@ -26,7 +26,7 @@ faults: $(READY) ## every fault of the injector: killed at each seam of a save, 
 	$(ON_PATH) FACELT_FAULTS=whole $(BIN)/python -m pytest --timeout=0 tests/faults
 
 bench: $(READY) ## what is measured, as ratios to a reference in the same run (not the presets: half an hour)
-	@for bench in $(filter-out tests/bench/presets.py,$(wildcard tests/bench/*.py)); do echo "== $$bench"; $(ON_PATH) $(BIN)/python $$bench || exit 1; done
+	@for bench in $(filter-out tests/bench/presets.py tests/bench/rehearsal.py,$(wildcard tests/bench/*.py)); do echo "== $$bench"; $(ON_PATH) $(BIN)/python $$bench || exit 1; done
 
 gpu: $(READY) ## on a machine with CUDA: exactness of head and batch normalisation there, and the head's bench
 	@$(BIN)/python -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "error: no CUDA device; make gpu needs one")'

@@ -28,19 +28,19 @@ class CrossEntropy(NamedTuple):
 def cross_entropy(scores: Scores, own: Tensor) -> CrossEntropy:
     """Softmax cross-entropy (equation 8) of each row, from each rank's part of the scores.
 
-    own: the own classes' scores with a margin (n, as `scores.own`); `correct_N` judges by those without. One
-    collective, of 4N numbers, forward; none backward. Every rank gets every row's loss: a rank's share of their sum is
-    1/ranks of it.
+    own: the own classes' scores with a margin (n, as `scores.own`); `correct_N` judges by those without. Two
+    collectives, of 3N and N numbers, forward; none backward. Every rank gets every row's loss: a rank's share of their
+    sum is 1/ranks of it.
     """
     nowhere_N = torch.full_like(scores.top_G, -torch.inf)
-    own_N = nowhere_N.index_put((scores.own_rows,), own)
+    part_N = nowhere_N.index_put((scores.own_rows,), own)
     unchanged_N = nowhere_N.index_put((scores.own_rows,), scores.own.detach())
-    table_R4N = collectives.gather_alike(torch.stack([scores.top_G, scores.sum_G, own_N, unchanged_N]))
-    top_RN, sum_RN, own_N = table_R4N[:, 0].detach(), table_R4N[:, 1], table_R4N[:, 2].amax(0)
-    best_N = top_RN.amax(0)
-    reference_N = torch.maximum(best_N, own_N.detach())
-    z_N = (sum_RN * torch.exp(top_RN - reference_N)).sum(0) + torch.exp(own_N - reference_N)
-    return CrossEntropy(reference_N + torch.log(z_N) - own_N, table_R4N[:, 3].amax(0).detach() >= best_N)
+    top_N = scores.top_G.detach()
+    best_N, own_N, unchanged_N = collectives.max_alike(torch.stack([top_N, part_N, unchanged_N]))
+    reference_N = torch.maximum(best_N, own_N).detach()
+    # A score that is no number may get lost among maxima; it does not among sums.
+    z_N = collectives.sum_alike(scores.sum_G * torch.exp(top_N - reference_N) + torch.exp(part_N - reference_N))
+    return CrossEntropy(reference_N + torch.log(z_N) - own_N, unchanged_N.detach() >= best_N.detach())
 
 
 def focal(losses_N: Tensor, gamma: float) -> Tensor:
@@ -156,7 +156,7 @@ def released_centroid_loss(
     attract, distances = _CentroidLoss.apply(
         features_GD, centroids_kD, rows, columns, weight, pull, moments or moments_of(centroids_kD.detach())
     )
-    total = collectives.gather_alike(distances).sum()
+    total = collectives.sum_alike(distances)
     repel = (margin - total / (len(labels_G) * partition.num_classes)).clamp(min=0)
     loss = attract + weight * 0.01 * repel / group.world_size()
     return CentroidLoss(loss, (repel.detach() > 0).expand(len(labels_G) // group.world_size()))

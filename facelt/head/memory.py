@@ -299,18 +299,19 @@ class CentroidMemory(nn.Module):
             masked: own classes that are left out of their images' reads, of those that take part.
             chosen: sorted local numbers of the classes that take part; None for all.
 
-        Collectives: a table of (m, distance) per rank, one scattered sum, and its transpose backward.
+        Collectives: the maxima of m and of -distance, which rank is nearest, one scattered sum, and its transpose
+        backward. As many numbers at any number of ranks.
         """
         census = self._census(features_GD.detach(), chosen, masked)
         m_G, s_G, a_GD = self._partial_read(features_GD, temperature, census)
         distance_G, index_G = census.distances()
         self.moments = census.moments()
-        table_R2G = collectives.table(torch.stack([m_G, distance_G]))
+        best_2G = collectives.all_max(torch.stack([m_G, -distance_G]))
         if self.softmax:
-            scale_G = torch.exp(m_G - finite(table_R2G[:, 0].amax(0)))
+            scale_G = torch.exp(m_G - finite(best_2G[0]))
             a_GD, s_G = a_GD * scale_G[:, None], s_G * scale_G
-        # argmin takes the first of equals: ties go to the lowest class, at any number of ranks.
-        mine_G = table_R2G[:, 1].argmin(0) == group.rank()
+        # Ties go to the lowest class, at any number of ranks.
+        mine_G = collectives.first(~(-distance_G < best_2G[1]))  # a NaN too is held by one rank
         nearest_GD = take_rows(self._seen_centroids(), index_G) * mine_G[:, None]
         D = features_GD.shape[1]
         sums_BE = collectives.scatter_sum(torch.cat([a_GD, nearest_GD, s_G[:, None]], 1))
@@ -387,7 +388,7 @@ class CentroidMemory(nn.Module):
     def highest_cosine(self, features_GD: Tensor) -> Tensor:
         """The highest cosine of each image to a centroid, for all G images, on all ranks. One product."""
         keys = Keys(self.centroids, None, inverse_norms(self.centroids))
-        return collectives.table(self._best(normalize(features_GD), keys)[0]).amax(0)
+        return collectives.all_max(self._best(normalize(features_GD), keys)[0])
 
     def note(self, features_GD: Tensor, labels_G: Tensor) -> None:
         """Keep features, detached, of a micro-batch that the centroids will follow after the step."""
@@ -433,8 +434,8 @@ class CentroidMemory(nn.Module):
     def retrieved(self, features_GD: Tensor, temperature: Tensor | None = None) -> Tensor:
         """The class that weighs most in each image's read, for all G images, on all ranks. One product."""
         top_G, index_G = self._best(*self._query(features_GD, temperature))
-        table_R2G = collectives.table(torch.stack([top_G.double(), (index_G + self.partition.start).double()]))
-        return table_R2G[:, 1].gather(0, table_R2G[:, 0].argmax(0)[None])[0].long()
+        mine_G = collectives.first(~(top_G < collectives.all_max(top_G)))
+        return collectives.all_max(torch.where(mine_G, index_G + self.partition.start, -1))
 
     def _best(self, x_GD: Tensor, keys: Keys) -> tuple[Tensor, Tensor]:
         """The highest score of this rank's classes (G) and its local class (G)."""

@@ -6,11 +6,12 @@ Every operation below is linear and its backward is its exact transpose:
     gather       rows of one rank -> rows of all        transpose: sum over ranks, own rows
     scatter_sum  rows of all, partial on each rank -> own rows of the sum      transpose: gather
     all_sum      partial on each rank -> the sum on all ranks       transpose: the sum over ranks
-    gather_alike a part of each rank -> all parts on all ranks, from which every rank computes the same
+    sum_alike, max_alike   the sum or maximum on all ranks, from which every rank computes the same
 
 B: rows of a rank, G: rows of all ranks (G = B x ranks; every rank has the same number).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -101,23 +102,31 @@ class _AllSum(torch.autograd.Function):
         return _sum(grad)
 
 
-class _GatherAlike(torch.autograd.Function):
+class _Alike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, part: Tensor) -> Tensor:
-        return _gather(part[None])
+    def forward(ctx, part: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        return reduce(part)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        return grad[rank()] * world_size()
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * world_size(), None
 
 
-def gather_alike(part: Tensor) -> Tensor:
-    """Each rank's tensor, stacked: ranks x …, on all of them. Differentiable, without communication backward.
+def sum_alike(part: Tensor) -> Tensor:
+    """The sum over ranks, on all of them. Differentiable, without communication backward.
 
     For a loss that every rank then computes alike and of which each returns 1/ranks: this rank's part of the gradient
     is what all ranks' equal shares would send to it.
     """
-    return _GatherAlike.apply(part) if world_size() > 1 else part[None]
+    return _Alike.apply(part, _sum) if world_size() > 1 else part
+
+
+def max_alike(part: Tensor) -> Tensor:
+    """The elementwise maximum over ranks, on all of them, where all ranks but one have -inf; as `sum_alike` otherwise.
+
+    Gradient arrives at the -inf too: whoever put them there drops it.
+    """
+    return _Alike.apply(part, all_max) if world_size() > 1 else part
 
 
 def gather(rows: Tensor) -> Tensor:
@@ -151,8 +160,19 @@ def all_max(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def first(holds: Tensor) -> Tensor:
+    """Of the ranks where a condition holds, the lowest keeps it: elementwise, bool. Not differentiable."""
+    if world_size() == 1:
+        return holds
+    rank_or_0 = torch.where(holds, world_size() - rank(), 0).to(torch.int32)
+    return holds & (all_max(rank_or_0) == rank_or_0)
+
+
 def table(row: Tensor) -> Tensor:
-    """Each rank's tensor, stacked: ranks x …, on all of them. Not differentiable."""
+    """Each rank's tensor, stacked: ranks x …, on all of them. Not differentiable.
+
+    It grows with the number of ranks: of a step of training, take `all_max`, `all_sum` and `first` instead.
+    """
     row = row.detach()
     return _gather(row[None]) if world_size() > 1 else row[None]
 

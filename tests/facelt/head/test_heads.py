@@ -108,16 +108,19 @@ def test_whole_steps_of_the_optimizer(ranks, accumulate, K, preset, knobs):
 def counted(K: int) -> list[int]:
     x = inputs(K, True)
     head = head_of(K, "released", {}, x)
-    mine = slice(group.rank() * G // 2, (group.rank() + 1) * G // 2)
+    B = G // group.world_size()
+    mine = slice(group.rank() * B, (group.rank() + 1) * B)
     collectives.traffic.reset()
     head(Embedded(x["f"][mine].requires_grad_(), x["e"][mine].requires_grad_()), x["y"]).loss.backward()
     return [collectives.traffic.calls, collectives.traffic.bytes]
 
 
-def test_nine_collectives_whose_bytes_do_not_depend_on_the_number_of_classes():
-    few, many = run_ranks(2, counted, 7), run_ranks(2, counted, 1000)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_eleven_collectives_whose_bytes_grow_neither_with_classes_nor_with_ranks(ranks):
+    few, many = run_ranks(ranks, counted, 7), run_ranks(ranks, counted, 1000)
     assert few == many
-    assert few[0][0] == 9
+    gathered, scattered, to_all = 2 * D + (2 * D + 1), 2 * D + (2 * D + 1), 2 + 4
+    assert few == [[11, 8 * (G // ranks * gathered + G * (scattered + to_all) + 1) + 4 * G]] * ranks
 
 
 def plain(K: int) -> dict:

@@ -89,6 +89,29 @@ def test_centroids_follow_the_means_of_their_classes(ranks, momentum):
     np.testing.assert_allclose(np.concatenate(run_ranks(ranks, follow, momentum)), want, rtol=1e-6)
 
 
+def nearest_of_equals() -> torch.Tensor:
+    """Seven centroids, of which those of classes 2, 3 and 6 are equal and nearest: at 3 ranks each has one of them."""
+    partition = Partition(7, group.rank(), group.world_size())
+    memory = CentroidMemory(partition, 2, centroid_gradient=True, block=2)
+    whole = torch.full((7, 2), 5.0)
+    whole[[2, 3, 6]] = torch.tensor([1.0, 2.0])
+    with torch.no_grad():
+        memory.centroids.copy_(whole[slice(*partition.bounds())])
+        memory.hallucinator_weight.zero_()
+    _, nearest = memory.read(torch.ones(6, 2))
+    nearest.sum().backward()
+    return torch.cat([nearest.detach(), memory.centroids.grad])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_of_equally_near_centroids_that_of_the_lowest_class_counts(ranks):
+    answers = [np.split(got, [6 // ranks]) for got in run_ranks(ranks, nearest_of_equals)]
+    np.testing.assert_array_equal(np.concatenate([nearest for nearest, _ in answers]), [[1, 2]] * 6)
+    gradient = np.zeros((7, 2))
+    gradient[2] = 6
+    np.testing.assert_array_equal(np.concatenate([got for _, got in answers]), gradient)
+
+
 def retrieved(retrieval: str) -> torch.Tensor:
     partition = Partition(7, group.rank(), group.world_size())
     memory = CentroidMemory(partition, 2, retrieval=retrieval, block=2)

@@ -53,6 +53,40 @@ def test_all_sum(ranks):
         np.testing.assert_allclose(g["grad"], sum(other["t"] for other in got), rtol=1e-14)
 
 
+def alike() -> dict:
+    """Gradients of Σ_r (1/R)·L, where L is of the sum and of the maximum, the same on all ranks."""
+    ranks, rank = group.world_size(), group.rank()
+    part = torch.tensor([rank + 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    held = torch.full((3,), -torch.inf, dtype=torch.float64)
+    own = torch.tensor([10.0 + rank], dtype=torch.float64, requires_grad=True)
+    total = collectives.sum_alike(part)
+    top = collectives.max_alike(held.index_put((torch.tensor([rank]),), own))
+    ((total.square().sum() + top[:ranks].square().sum()) / ranks).backward()
+    return {"total": total, "top": top, "part": part.grad, "own": own.grad}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_a_loss_that_all_ranks_compute_alike(ranks):
+    for rank, g in enumerate(run_ranks(ranks, alike)):
+        total = np.array([ranks * (ranks + 1) / 2, 2.0 * ranks])
+        np.testing.assert_array_equal(g["total"], total)
+        np.testing.assert_array_equal(g["top"], [10.0 + r if r < ranks else -np.inf for r in range(3)])
+        np.testing.assert_allclose(g["part"], 2 * total, rtol=1e-15)
+        np.testing.assert_allclose(g["own"], [2 * (10.0 + rank)], rtol=1e-15)
+
+
+def held_by() -> torch.Tensor:
+    rank = group.rank()
+    return collectives.first(torch.tensor([True, rank > 0, rank == 2, False]))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_lowest_rank_that_holds_keeps_it(ranks):
+    got = run_ranks(ranks, held_by)
+    want = [[True, False, False, False], [False, True, False, False], [False, False, True, False]]
+    assert [g.tolist() for g in got] == want[:ranks]
+
+
 def others() -> dict:
     rank = group.rank()
     x = torch.ones(2, requires_grad=True)
