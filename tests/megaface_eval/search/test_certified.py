@@ -71,6 +71,34 @@ def test_counts_and_best_rows_are_those_of_a_product(precision, kind, most, monk
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["random", "near ties", "tiny", "huge", "both signs of one"])
+@pytest.mark.parametrize("dimension", [1, 3, 64])
+def test_counts_are_those_of_float64_on_adversarial_rows(precision, kind, dimension, monkeypatch):
+    monkeypatch.setattr(ranks, "PILOT_ROWS", 3)
+    monkeypatch.setattr(certified, "PIECE_ROWS", 40)
+    rng = np.random.default_rng(5)
+    probes, rows = (rng.standard_normal((n, dimension)) for n in (15, 300))
+    if kind == "near ties":  # apart by single roundings of float32, far below what the coarse rows can tell
+        rows = rows[rng.integers(3, size=300)] * (1 + 1e-7 * rng.integers(-2, 3, (300, dimension)))
+    elif kind == "both signs of one":
+        rows = rows[:1] * rng.choice([-1, 1], (300, 1))
+    rows = rows * {"tiny": 1e-22, "huge": 1e20}.get(kind, 1.0)
+    q, x = normalise(probes.astype(np.float32)), normalise(rows.astype(np.float32))
+    table = (q[:, None].astype(float) * x[None].astype(float)).sum(axis=2)
+    query, row = rng.integers(15, size=60), rng.integers(300, size=60)
+    gallery = Gallery(set_of(rows.astype(np.float32)), [50, 300])
+    for inclusive in (False, True):
+        thresholds, place = Thresholds.of(query, score_pairs(q, query, x, row), 15, inclusive)
+        scan = partial(CertifiedScan, precision=precision)
+        found = count_above(q, thresholds, gallery, Search(scan=scan, block_rows=128))
+        value = thresholds.values[place][:, None]
+        above = table[query] >= value if inclusive else table[query] > value
+        np.testing.assert_array_equal(found.counts[:, place], [above[:, :50].sum(axis=1), above.sum(axis=1)])
+        np.testing.assert_array_equal(found.best_place, table.argmax(axis=1))
+        np.testing.assert_array_equal(found.tied[place], (table[query] == value).any(axis=1))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_measured_lengths_are_those_of_the_coarse_rows(precision):
     rows = normalise(rows_of("random", 10, 64, np.random.default_rng(0)))
     coarse = quantise(rows, precision)
