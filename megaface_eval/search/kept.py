@@ -18,7 +18,7 @@ import numpy as np
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import SAMPLE, UNREADABLE, ArrayRows, FileRows
 from megaface_eval.features.gallery import Gallery
-from recordio_tools.atomic import output_file
+from recordio_tools.atomic import check_usable, output_file
 
 SECONDS = 10.0  # between two saves
 
@@ -71,11 +71,12 @@ class Kept:
 class Keeper:
     """Keeps one process's arrays of one search, which it fills with what is kept of it already.
 
-    Raises InputError where that is of other inputs, or not readable.
+    Raises InputError where that is of other inputs, or not readable, and UserError where nothing can be kept.
     """
 
     def __init__(self, kept: Kept, rank: int, arrays: dict[str, np.ndarray], marks: dict[str, str]):
         self.path, self.arrays, self.marks = kept.path(rank), arrays, marks
+        check_usable(kept.folder)
         self.done = self._load(kept.folder)
         self.saved = time.monotonic()
 

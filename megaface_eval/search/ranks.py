@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from megaface_eval.errors import InputError
 from megaface_eval.features.gallery import BLOCK_ROWS, Block, Gallery
 from megaface_eval.processes import Processes
 from megaface_eval.search.candidates import Candidates, Scan, Scanner
@@ -199,7 +198,7 @@ def count_above(
                 "numbers of processes or rows a block": mark(processes.size, search.block_rows),
             }
             keeper = Keeper(search.kept, processes.rank, tally.arrays, marks)
-        except InputError as error:
+        except UserError as error:
             problem = error
         _raise_first(processes, problem)
     done = keeper.done if keeper is not None else 0

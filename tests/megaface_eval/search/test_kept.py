@@ -17,6 +17,7 @@ from megaface_eval.search.kept import Kept
 from megaface_eval.search.prefix import PrefixScan
 from megaface_eval.search.product import ProductScan
 from megaface_eval.search.ranks import Search, Thresholds, count_above
+from recordio_tools.errors import UserError
 
 SIZES = [10, 100, 300]
 
@@ -132,6 +133,13 @@ def test_a_damaged_file_is_one_line(damage, tmp_path):
     path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"nothing of the kind"}[damage])
     with pytest.raises(InputError, match=r"npz: not readable as an interrupted search; restore it, or remove"):
         count_above(q, thresholds, Gallery(set_of(x), SIZES), search)
+
+
+def test_a_file_in_the_folder_s_place_is_one_line(tmp_path):
+    q, x, thresholds = made(np.random.default_rng(0))
+    (tmp_path / "report.search").write_text("mine")
+    with pytest.raises(UserError, match="is a file; expected a folder"):
+        count_above(q, thresholds, Gallery(set_of(x), SIZES), Search(kept=Kept(tmp_path / "report.search", "a")))
 
 
 def test_searches_and_processes_are_kept_apart(tmp_path):
