@@ -23,8 +23,8 @@ def answer(work: Callable[[], None], silent: bool = False) -> int:
         if not silent:
             complain(error)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if not silent:
-            print("interrupted; nothing was written", file=sys.stderr)
+            print(*(interrupt.args or ("interrupted; nothing was written",)), file=sys.stderr)
         return INTERRUPTED
     return 0

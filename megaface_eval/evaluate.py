@@ -17,6 +17,7 @@ from megaface_eval.protocols.probes import Probes
 from megaface_eval.protocols.pseudo_shot import PseudoShots, pseudo_shots
 from megaface_eval.protocols.verification import Pairs
 from megaface_eval.search.choose import choose_scan
+from megaface_eval.search.kept import Kept
 from megaface_eval.search.ranks import Search
 from megaface_eval.settings import Settings
 
@@ -73,8 +74,9 @@ def evaluate(settings: Settings, processes: Processes) -> Evaluation:
                 acceptance_score(method.probes, name)  # a file that is not there is said before the search
         compared = verification.whole_identities(probes.labels, verification.MOST_PROBES, settings.seed)
         threshold.check_measurable(probes.labels[compared], settings.errors.fmr)
-    scan, note = choose_scan(settings.search, probes.dimension, len(probes) * settings.gallery_size, processes)
-    search = Search(scan=scan, processes=processes, progress="pseudo-shots")
+    scan, note = choose_scan(settings.search, probes, loaded.methods[0].distractors, settings.gallery_size, processes)
+    kept = Kept(settings.output.kept, "pseudo-shots") if settings.output.resume else None
+    search = Search(scan=scan, processes=processes, progress="pseudo-shots", kept=kept)
     if likeness is not None:
         shots = pseudo_shots(likeness.probes, likeness.train, settings.shots, search, settings.seed)
     columns = shot_columns(shots and shots.similar_Q, settings.shots.bounds, len(probes)) + group_columns(loaded.groups)
@@ -126,7 +128,8 @@ def evaluate_method(
     probes = Probes(method.probes.unit(0, len(labels)), labels, cohort)
     seed = settings.seed if settings.seeded else None
     gallery = Gallery(method.distractors, settings.sizes, seed, dropped, cohort.members if cohort else None)
-    found = identify(probes, gallery, settings.rules, replace(search, progress=method.name))
+    kept = search.kept.named(f"method {method.name}") if search.kept is not None else None
+    found = identify(probes, gallery, settings.rules, replace(search, progress=method.name, kept=kept))
     hit = found.ranks[-1] == 0
     tallies = {c.key: metrics.tally(hit, found.query, labels, c.probes) for c in columns if c.probes is not None}
     everyone = np.ones(len(labels), bool)

@@ -31,6 +31,8 @@ A feature set is a folder with features.npy (N×D), labels.npy (N) and, if known
 or one .npz with the same arrays.
 """
 
+UNRECORDED = ("local_rank", "json", "force", "resume")  # change nothing that is found
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all options, grouped by what they decide."""
@@ -175,6 +177,11 @@ def _out(add: Callable) -> None:
     add("--probe-images", metavar="DIR", type=Path, help="where the probes' paths.txt starts, for thumbnails")
     add("--distractor-images", metavar="DIR", type=Path, help="the same for the distractors")
     add("--force", action="store_true", help="replace an existing report")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep searches in REPORT.search until the report is there, and go on from what an interrupted run kept",
+    )
     add("--json", action="store_true", help="print report.json instead of the table")
 
 
@@ -200,7 +207,11 @@ def settings_of(options: argparse.Namespace) -> Settings:
         seed=options.seed,
         search=options.search,
         output=Output(
-            folder=options.output, force=options.force, devkit_results=options.devkit_results, json=options.json
+            folder=options.output,
+            force=options.force,
+            devkit_results=options.devkit_results,
+            json=options.json,
+            resume=options.resume,
         ),
         recorded={**_plain(options), "gallery": gallery, "shots": list(bounds)},
     )
@@ -237,7 +248,7 @@ def _plain(options: argparse.Namespace) -> dict[str, Any]:
             return [plain(one) for one in value]
         return str(value) if isinstance(value, Path) else value
 
-    return {key: plain(value) for key, value in vars(options).items() if key not in ("local_rank", "json", "force")}
+    return {key: plain(value) for key, value in vars(options).items() if key not in UNRECORDED}
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -252,6 +263,8 @@ def _check(options: argparse.Namespace) -> None:
     if given and (options.simulate or options.compare):
         mode = "--simulate" if options.simulate else "--compare"
         raise InputError(f"{given[0]} has no part in {mode}, which brings its own; leave one of them out")
+    if options.resume and options.compare:
+        raise InputError("--resume has no part in --compare, which searches nothing; leave one of them out")
     if single and (options.probes is None or options.distractors is None):
         raise InputError("--probes and --distractors belong together; one of them is missing")
     if options.probes_recogniser is not None and options.train is None:

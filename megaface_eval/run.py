@@ -16,6 +16,7 @@ from megaface_eval.report.plots import draw
 from megaface_eval.report.records import report_of
 from megaface_eval.report.schema import Difference, Report
 from megaface_eval.report.stored import tallies_as_arrays
+from megaface_eval.search.kept import Kept
 from megaface_eval.settings import Output, Settings
 from recordio_tools.command_line import complain
 
@@ -47,7 +48,14 @@ def report_on(settings: Settings, command: str, processes: Processes) -> None:
         report, tallies = compare.merge(settings.sources.compared, command)
         extras = {"tallies.npz": npz(tallies_as_arrays(tallies))}
     else:
-        evaluation = evaluate(settings, processes)
+        try:
+            evaluation = evaluate(settings, processes)
+        except KeyboardInterrupt as interrupt:
+            if settings.output.kept.is_dir():
+                raise KeyboardInterrupt(
+                    f"interrupted; {settings.output.kept} keeps what was searched: give --resume to go on"
+                ) from interrupt
+            raise
         if processes.rank > 0:
             return
         for line in evaluation.warnings:
@@ -57,6 +65,8 @@ def report_on(settings: Settings, command: str, processes: Processes) -> None:
     if processes.rank == 0:
         extras |= {"figures.csv": values.figures_csv(report).encode(), "curves.csv": values.curves_csv(report).encode()}
         tables.write_report(report, draw(report), settings.output, extras)
+        if settings.output.resume:
+            Kept(settings.output.kept).remove()
         print_result(report, settings.output)
 
 

@@ -53,12 +53,21 @@ class NoiseLists:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """The report's folder; whether an existing one is replaced, the devkit's files are added, JSON is printed."""
+    """The report's folder; whether an existing one is replaced, the devkit's files are added, JSON is printed.
+
+    resume: searches are kept beside the report until it is written, and go on from what is kept.
+    """
 
     folder: Path
     force: bool
     devkit_results: bool
     json: bool
+    resume: bool = False
+
+    @property
+    def kept(self) -> Path:
+        """Where searches are kept."""
+        return self.folder.with_name(f"{self.folder.name}.search")
 
 
 @dataclass(frozen=True, kw_only=True)

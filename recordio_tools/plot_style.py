@@ -38,3 +38,16 @@ STYLE: dict[Any, Any] = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+
+
+def legend_below(figure: Any) -> None:
+    """Name the lines of the first axes below the plot, where the names cover none of them.
+
+    figure: matplotlib's, laid out by `constrained`; it grows by what the names need.
+    """
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if not labels:
+        return
+    columns = max(1, min(len(labels), int(figure.get_figwidth() / (0.085 * max(map(len, labels)) + 0.6))))
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)

@@ -13,7 +13,7 @@ from megaface_eval.report.curves import figure_rows
 from megaface_eval.report.schema import ColumnHead, MethodReport, OpenSet, Report, Verification
 from megaface_eval.report.wording import percent, size_name
 from recordio_tools.page.plot import Plot, to_csv
-from recordio_tools.plot_style import COLOURS, EDGE, INK, STYLE
+from recordio_tools.plot_style import COLOURS, EDGE, INK, STYLE, legend_below
 
 STYLED = matplotlib.rc_context(STYLE)
 # of each figure: what it is, and what it shows
@@ -105,7 +105,7 @@ def cmc_figure(methods: list[MethodReport], gallery: int) -> Figure:
     axes.set_title(f"Cumulative match, {size_name(gallery)} distractors (rank-1, %)")
     _percent(axes)
     axes.set_ylim(top=1.005)
-    axes.legend(loc="lower right")
+    legend_below(figure)
     return figure
 
 
@@ -124,7 +124,7 @@ def sizes_figure(methods: list[MethodReport]) -> Figure:
     _sizes_on(axes, [size.gallery for size in methods[0].sizes])
     axes.set(xlabel="distractors", ylabel="rank-1, %", title="Rank-1 as the gallery grows (band: 95 % interval)")
     _percent(axes)
-    axes.legend(loc="lower left")
+    legend_below(figure)
     return figure
 
 
@@ -150,7 +150,7 @@ def bars_figure(methods: list[MethodReport], columns: list[ColumnHead]) -> Figur
     axes.set(ylabel="rank-1, %", ylim=(0, 1.0), title="Rank-1 by pseudo-shots and sub-groups")
     _percent(axes)
     if len(methods) > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+        legend_below(figure)
     return figure
 
 
@@ -164,7 +164,7 @@ def roc_figure(verified: dict[str, Verification]) -> Figure:
     axes.set(xscale="log", xlabel="FAR", ylabel="TAR, %", title="Verification of probe pairs (EER, %)")
     _percent(axes)
     axes.set_ylim(top=1.005)
-    axes.legend(loc="lower right")
+    legend_below(figure)
     return figure
 
 
@@ -183,7 +183,7 @@ def open_set_figure(opened: dict[str, dict[str, OpenSet]]) -> Figure:
     axes.set(xscale="log", xlabel="FPIR", ylabel="TPIR at rank 1, %", title="Open set: strangers at the door")
     _percent(axes)
     axes.set_ylim(top=1.005)
-    axes.legend(loc="best")
+    legend_below(figure)
     return figure
 
 
@@ -204,7 +204,7 @@ def quality_figure(methods: list[MethodReport]) -> Figure:
         axes.set(xlabel="images rejected, %", ylabel="error, %", ylim=(0, None), title=title)
         _percent(axes, "x")
         _percent(axes)
-    panels[0].legend(loc="best")
+    legend_below(figure)
     return figure
 
 
@@ -235,7 +235,7 @@ def fairness_figure(methods: list[MethodReport]) -> Figure:
     panels[0].set_yticks(range(len(titles)), [_plain(title) for title in titles])
     panels[0].set_ylim(len(titles) - 0.5, -0.5)
     if len(measured) > 1:
-        panels[0].legend(loc="best")
+        legend_below(figure)
     return figure
 
 
@@ -262,10 +262,10 @@ def scores_figure(methods: list[MethodReport]) -> Figure:
             axes.stairs(share, edges, color=colour, label=title, linewidth=1.4)
             axes.stairs(share, edges, color=colour, fill=True, alpha=0.12)
         axes.set(ylabel="share of scores", title=f"Scores: {_plain(method.name)}", ylim=(0, None))
-        axes.legend(loc="best")
     if len(used):
         panels[-1].set_xlim(edges[max(used[0] - 1, 0)], edges[min(used[-1] + 2, len(edges) - 1)])
     panels[-1].set_xlabel("score")
+    legend_below(figure)
     return figure
 
 

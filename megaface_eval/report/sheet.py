@@ -27,7 +27,7 @@ from megaface_eval.report.tables import markdown_table
 from megaface_eval.report.wording import MISSING, percent
 from megaface_eval.settings import Output
 from recordio_tools.atomic import output_folder
-from recordio_tools.plot_style import COLOURS, STYLE
+from recordio_tools.plot_style import COLOURS, STYLE, legend_below
 
 CSV_HEAD = ("table", "row", "column", "value", "low", "high", "threshold")
 CURVE_HEAD = ("curve", "row", "x", "y", "threshold")
@@ -236,7 +236,7 @@ def draw_curves(curves: list[SheetCurve], labels: tuple[str, str], logarithmic: 
         if is_log:
             scale("log")
             axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.legend(loc="best")
+    legend_below(figure)
     return figure
 
 

@@ -70,13 +70,14 @@ def principal_axes(rows_nD: np.ndarray) -> np.ndarray:
 class PrefixScan:
     """Scans few dimensions where the bound leaves few pairs open; else as ProductScan does."""
 
-    def __init__(self, queries_QD: np.ndarray, scale: float = 1.0):
+    def __init__(self, queries_QD: np.ndarray, scale: float = 1.0, first: int | None = None):
+        """first: rows scanned whole before the axes are first chosen (FIRST)."""
         self.queries_QD, self.scale = queries_QD, scale
         self.product = ProductScan(queries_QD, scale)
         self.piece_rows, self.deepest = self.product.piece_rows, self.product.deepest
         self.axes: Axes | None = None
         self.eased = np.zeros(len(queries_QD), bool)  # queries that the axes pay for
-        self.seen, self.next_choice = 0, FIRST
+        self.seen, self.next_choice = 0, FIRST if first is None else first
 
     def __call__(
         self, chosen: np.ndarray, low: np.ndarray, best: np.ndarray, rows_rD: np.ndarray, expected: np.ndarray

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from megaface_eval.errors import InputError
 from megaface_eval.features.gallery import BLOCK_ROWS, Block, Gallery
 from megaface_eval.processes import Processes
 from megaface_eval.search.candidates import Candidates, Scan, Scanner
+from megaface_eval.search.kept import Keeper, Kept, mark, mark_gallery
 from megaface_eval.search.product import DenseScan, ProductScan
 from megaface_eval.search.scores import score_pairs
+from recordio_tools.errors import UserError
 
 PILOT_ROWS = 1024  # scanned densely, to learn which queries' thresholds lie deep
 KEY_STEP = 16.0  # between the thresholds of neighbouring queries in one sorted array; no score is as large as half
@@ -50,13 +51,15 @@ class Search:
     """How a gallery is searched; what is found does not depend on it.
 
     scan: how blocks are searched where thresholds lie high. processes: those that share the blocks. block_rows: rows of
-    the gallery that are read at a time. progress: what to call the bar; None shows none.
+    the gallery that are read at a time. progress: what to call the bar; None shows none. kept: where the search is kept
+    and goes on from; None keeps nothing.
     """
 
     scan: Scan = ProductScan
     processes: Processes = field(default_factory=Processes)
     block_rows: int = BLOCK_ROWS
     progress: str | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,11 @@ class _Tally:
         wins = (score > self.best[query]) | ((score == self.best[query]) & (place < self.place[query]))
         self.best[query[wins]], self.place[query[wins]] = score[wins], place[wins]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that is counted so far."""
+        return {name: getattr(self, name) for name in ("bins", "best", "place", "met", "tied")}
+
     def ties(self, processes: Processes) -> np.ndarray:
         """Which thresholds a row scores exactly, over all processes."""
         tied = np.logical_or.reduce(processes.gather(self.tied))
@@ -172,29 +180,79 @@ def count_above(
         labels: (queries', gallery places') identities; pairs of one identity are left out.
         scale: product of the largest lengths of a query and a gallery row, where a further column makes them exceed 1.
 
-    Raises InputError, on every process, for a row that cannot be read or is no direction.
+    Raises InputError, on every process, for a row that cannot be read or is no direction, and for a kept search of
+    other inputs.
     """
     processes = search.processes
     tally = _Tally(queries_QD, thresholds, len(gallery.sizes))
     dense = DenseScan(queries_QD, scale, labels)
     shallow = None if labels else search.scan(queries_QD, scale)
     mine = processes.share(gallery.spans(search.block_rows))
-    total = sum(stop - start for start, stop, _ in mine)
-    hidden = search.progress is None or processes.rank > 0
-    with tqdm(total=total, desc=search.progress, unit="row", unit_scale=True, disable=hidden, delay=1) as bar:
-        seen, problem = 0, None
+    keeper, problem = None, None
+    if search.kept is not None:
         try:
-            for block in gallery.blocks(mine):
+            marks = {
+                "probes": mark(queries_QD, scale),
+                "thresholds": mark(thresholds.values, thresholds.offsets, thresholds.inclusive),
+                "distractors": mark_gallery(gallery),
+                "numbers of processes or rows a block": mark(processes.size, search.block_rows),
+            }
+            keeper = Keeper(search.kept, processes.rank, tally.arrays, marks)
+        except UserError as error:
+            problem = error
+        _raise_first(processes, problem)
+    done = keeper.done if keeper is not None else 0
+    lengths = [stop - start for start, stop, _ in mine]
+    seen, hidden = sum(lengths[:done]), search.progress is None or processes.rank > 0
+    with tqdm(
+        total=sum(lengths), initial=seen, desc=search.progress, unit="row", unit_scale=True, disable=hidden, delay=1
+    ) as bar:
+        try:
+            for number, block in enumerate(gallery.blocks(mine[done:]), start=done + 1):
                 _count_block(tally, shallow, dense, block, seen)
                 seen += len(block.unit_BD)
+                if keeper is not None:
+                    keeper.save(number, last=number == len(mine))
                 bar.update(len(block.unit_BD))
-        except InputError as error:
+        except UserError as error:
             problem = error
-    # a row that one process cannot read stops them all, with one message, instead of leaving the others waiting
-    problem = next((one for one in processes.gather(problem) if one is not None), None)
-    if problem is not None:
-        raise problem
+    _raise_first(processes, problem)
     return Found(tally.counts(processes), *tally.best_over(processes), tally.ties(processes))
+
+
+def _raise_first(processes: Processes, problem: UserError | None) -> None:
+    """What stops one process stops them all, with one message, instead of leaving the others waiting."""
+    first = next((one for one in processes.gather(problem) if one is not None), None)
+    if first is not None:
+        raise first
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """One block in the midst of a search, to learn what a scan costs there; what it finds is thrown away.
+
+    queries_QD, rows_BD: unit rows, float32. low_Q: lowest threshold of each query, infinite for none. best_Q: its
+    highest score so far. often_Q: share of rows above its lowest threshold so far.
+    """
+
+    queries_QD: np.ndarray
+    low_Q: np.ndarray
+    best_Q: np.ndarray
+    often_Q: np.ndarray
+    rows_BD: np.ndarray
+
+    def part(self, queries: int) -> "Excerpt":
+        """The same block with about as many of the queries, evenly chosen."""
+        some = slice(None, None, max(len(self.low_Q) // queries, 1))
+        return Excerpt(self.queries_QD[some], self.low_Q[some], self.best_Q[some], self.often_Q[some], self.rows_BD)
+
+    def run(self, shallow: Scanner) -> None:
+        """Scan and count the block as `count_above` does."""
+        query = np.flatnonzero(np.isfinite(self.low_Q))
+        tally = _Tally(self.queries_QD, Thresholds.of(query, self.low_Q[query], len(self.low_Q))[0], 1)
+        seen = PILOT_ROWS + len(self.rows_BD)
+        tally.best[:], tally.met[:] = self.best_Q, self.often_Q * seen
+        _count_block(tally, shallow, DenseScan(self.queries_QD), Block(0, 0, self.rows_BD), seen)
 
 
 def _count_block(tally: _Tally, shallow: Scanner | None, dense: DenseScan, block: Block, seen: int) -> None:

@@ -10,10 +10,12 @@ from small_sets import report_in
 
 from megaface_eval import loading, run
 from megaface_eval.features.feature_set import write_features
+from megaface_eval.features.gallery import Gallery
 from megaface_eval.features.simulate import make_scene
 from megaface_eval.protocols import verification
 from megaface_eval.report import plots
 from megaface_eval.run import main
+from megaface_eval.search import kept
 
 
 def people(rng, identities, images, dimension=16, spread=0.5):
@@ -399,3 +401,46 @@ def test_feature_sets_that_do_not_fit_are_answered_in_one_line(sets, capsys):
     write_features(sets / "lone", rng.standard_normal((30, 16)).astype(np.float32), np.arange(30))
     assert_refused(capsys, arguments_for(sets, "--probes", sets / "lone"), "no identity has two")
     assert not (sets / "out").exists()
+
+
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_report(sets, capsys, monkeypatch):
+    more = ["--train", sets / "train", "--order", "seeded"]
+    assert main(arguments_for(sets, *more, output="whole")) == 0
+    monkeypatch.setattr(kept, "SECONDS", 0)
+    inner, left = Gallery.blocks, [3]
+
+    def broken(self, spans):
+        for block in inner(self, spans):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            yield block
+
+    monkeypatch.setattr(Gallery, "blocks", broken)
+    capsys.readouterr()
+    assert main(arguments_for(sets, *more, "--resume")) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"interrupted; {sets}/out.search keeps what was searched: give --resume to go on"
+    assert not (sets / "out").exists()
+    left[0] = -1
+    write_features(sets / "other", np.random.default_rng(3).standard_normal((300, 16)), np.zeros(300, int))
+    changed = ["--gallery", "300", "--probes", sets / "p", "--distractors", sets / "other", "--output", sets / "out"]
+    assert_refused(capsys, [*changed, *more, "--resume"], "other distractors", "out.search to begin anew")
+    assert main(arguments_for(sets, *more, "--resume")) == 0
+    assert not (sets / "out.search").exists()
+    one, other = (report_in(sets / name) for name in ("whole", "out"))
+    for report in (one, other):
+        for key in ("created", "made", "command"):
+            report.pop(key, None)
+        report["settings"].pop("output")
+    assert one == other
+
+
+def test_nothing_is_kept_unless_asked_for(sets, monkeypatch):
+    monkeypatch.setattr(kept, "SECONDS", 0)
+    assert main(arguments_for(sets)) == 0
+    assert not (sets / "out.search").exists()
+
+
+def test_resume_has_no_part_in_compare(sets, capsys):
+    assert_refused(capsys, ["--compare", sets / "a", "--resume"], "--resume has no part in --compare")

@@ -1,6 +1,7 @@
 """Figures show the numbers they are given."""
 
 import numpy as np
+import pytest
 
 from megaface_eval.report.plots import bars_figure, cmc_figure, open_set_figure, to_png
 from megaface_eval.report.schema import Cell, Cmc, ColumnHead, MethodReport, OpenSet, OpenSetCurve
@@ -29,9 +30,21 @@ def test_the_cmc_s_line_is_the_curve_to_the_end_of_the_gallery():
 def test_a_name_is_no_formula_and_never_left_out():
     figure = cmc_figure([method("$\\frac$", {}), method("_hidden", {})], 100)
     assert to_svg(figure)  # drawn: a formula that cannot be read raises
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         r"\$\frac\$ (50.00)", " _hidden (50.00)"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [1, 3, 9])
+def test_names_lie_below_the_plot_and_within_the_figure(number):
+    figure = cmc_figure([method(f"a method with a rather long name {i}", {}) for i in range(number)], 1000)
+    figure.draw_without_rendering()
+    (legend,), (axes,) = figure.legends, figure.axes
+    names = legend.get_window_extent()
+    assert names.y1 <= axes.get_tightbbox().y0 + 1
+    assert names.x0 >= 0
+    assert names.x1 <= figure.bbox.x1
+    assert axes.get_window_extent().height > 0.4 * 3.8 * figure.dpi
 
 
 def test_bars_have_their_heights_and_intervals_and_an_empty_bucket_says_so():

@@ -8,6 +8,8 @@ pytest.importorskip("torch")
 from functools import partial
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_sets import set_of
 
 from megaface_eval.features.feature_set import normalise
@@ -69,13 +71,79 @@ def test_counts_and_best_rows_are_those_of_a_product(precision, kind, most, monk
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("kind", ["random", "near ties", "tiny", "huge", "both signs of one"])
+@pytest.mark.parametrize("dimension", [1, 3, 64])
+def test_counts_are_those_of_float64_on_adversarial_rows(precision, kind, dimension, monkeypatch):
+    monkeypatch.setattr(ranks, "PILOT_ROWS", 3)
+    monkeypatch.setattr(certified, "PIECE_ROWS", 40)
+    rng = np.random.default_rng(5)
+    probes, rows = (rng.standard_normal((n, dimension)) for n in (15, 300))
+    if kind == "near ties":  # apart by single roundings of float32, far below what the coarse rows can tell
+        rows = rows[rng.integers(3, size=300)] * (1 + 1e-7 * rng.integers(-2, 3, (300, dimension)))
+    elif kind == "both signs of one":
+        rows = rows[:1] * rng.choice([-1, 1], (300, 1))
+    rows = rows * {"tiny": 1e-22, "huge": 1e20}.get(kind, 1.0)
+    q, x = normalise(probes.astype(np.float32)), normalise(rows.astype(np.float32))
+    table = (q[:, None].astype(float) * x[None].astype(float)).sum(axis=2)
+    query, row = rng.integers(15, size=60), rng.integers(300, size=60)
+    gallery = Gallery(set_of(rows.astype(np.float32)), [50, 300])
+    for inclusive in (False, True):
+        thresholds, place = Thresholds.of(query, score_pairs(q, query, x, row), 15, inclusive)
+        scan = partial(CertifiedScan, precision=precision)
+        found = count_above(q, thresholds, gallery, Search(scan=scan, block_rows=128))
+        value = thresholds.values[place][:, None]
+        above = table[query] >= value if inclusive else table[query] > value
+        np.testing.assert_array_equal(found.counts[:, place], [above[:, :50].sum(axis=1), above.sum(axis=1)])
+        np.testing.assert_array_equal(found.best_place, table.argmax(axis=1))
+        np.testing.assert_array_equal(found.tied[place], (table[query] == value).any(axis=1))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_measured_lengths_are_those_of_the_coarse_rows(precision):
     rows = normalise(rows_of("random", 10, 64, np.random.default_rng(0)))
-    coarse, scale, length, error = quantise(rows, precision)
-    back = coarse.double().numpy() * scale
-    np.testing.assert_allclose(length, np.linalg.norm(back, axis=1))
-    np.testing.assert_allclose(error, np.linalg.norm(rows.astype(float) - back, axis=1))
-    assert error.max() < 0.02
+    coarse = quantise(rows, precision)
+    back = coarse.values.double().numpy() * coarse.scale
+    for measured, true in ((coarse.length, back), (coarse.error, rows.astype(float) - back)):
+        lengths = np.linalg.norm(true, axis=1)
+        assert (measured >= lengths).all()
+        np.testing.assert_allclose(measured, lengths, rtol=1e-3)
+    assert coarse.error.max() < 0.02
+
+
+@given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=40), st.integers(1, 5))
+def test_the_highest_bfloat16_is_found_by_its_bits(values, columns):
+    table = torch.tensor(values)[:, None] * torch.linspace(-1, 1, columns)
+    for products in (table.to(torch.bfloat16), (table * 100).int()):
+        assert torch.equal(certified.highest(products), products.amax(dim=1))
+
+
+@given(st.floats(-2, 2))
+def test_a_floor_in_bfloat16_lies_below_by_two_steps_at_most(value):
+    floor = certified._below(torch.tensor([value], dtype=torch.float64)).double().item()
+    assert floor <= value
+    assert value - floor <= abs(value) / 64 + 1e-29
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("part", [3, 4096])
+def test_scans_of_any_size_share_one_place(precision, part, monkeypatch):
+    monkeypatch.setattr(certified, "PART", part)
+    monkeypatch.setattr(certified, "STRIP", 7)
+    rng = np.random.default_rng(4)
+    q, x = normalise(rows_of("random", 30, 24, rng)), normalise(rows_of("random", 200, 24, rng))
+    scan = CertifiedScan(q, precision=precision)
+    for first, last in ((0, 200), (10, 60), (0, 150), (5, 6)):
+        table = q.astype(float) @ x[first:last].astype(float).T
+        low, best = rng.uniform(-0.9, 0.9, 30), rng.uniform(-0.3, 0.8, 30)
+        chosen = np.flatnonzero(rng.random(30) < 0.7)
+        found, unfinished = scan(chosen, low, best, x[first:last], np.zeros(30))
+        assert len(unfinished) == 0
+        floor = np.minimum(low, np.maximum(best, table.max(axis=1)))
+        wanted = {(one, row) for one in chosen.tolist() for row in np.flatnonzero(table[one] >= floor[one])}
+        pairs = list(zip(found.query.tolist(), found.row.tolist(), strict=True))
+        assert wanted <= set(pairs)
+        assert len(set(pairs)) == len(pairs)
+        assert (np.abs(found.score - table[found.query, found.row]) <= found.error).all()
 
 
 @pytest.mark.parametrize("queries, rows, dimension", [(1, 1, 1), (16, 9, 12), (17, 8, 16), (40, 33, 5)])
