@@ -232,7 +232,7 @@ def attend(query_GD: Tensor, keys: Keys, values_kD: Tensor, blocks: ClassBlocks)
     """
     how = _Attention(keys, operand(query_GD.detach(), blocks.products), blocks)
     m_G, s_G, a_GD = BlockedRead.apply(query_GD, keys.weight_kD, values_kD.detach(), how)
-    scale_G = torch.exp(m_G - finite(collectives.table(m_G).amax(0)))
+    scale_G = torch.exp(m_G - finite(collectives.all_max(m_G)))
     sums_BE = collectives.scatter_sum(torch.cat([a_GD, s_G[:, None]], 1) * scale_G[:, None])
     a_BD, s_B1 = sums_BE[:, :-1], sums_BE[:, -1:]
     return a_BD / s_B1.clamp(min=torch.finfo(s_B1.dtype).tiny)

@@ -22,7 +22,7 @@ def test_pooled_ones_by_hand(kind):
 def test_none_is_the_mean_of_the_map_whose_channels_are_the_embedding():
     made, x = neck.build("none", (4, 2, 2), 4, torch.nn.BatchNorm2d), torch.randn(5, 4, 2, 2)
     torch.testing.assert_close(made(x), x.mean((2, 3)))
-    with pytest.raises(UserError, match='the 4 channels of the map, and embedding_size is 3'):
+    with pytest.raises(UserError, match="the 4 channels of the map, and embedding_size is 3"):
         neck.build("none", (4, 2, 2), 3, torch.nn.BatchNorm2d)
 
 
