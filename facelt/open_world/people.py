@@ -34,7 +34,7 @@ def other_class(train: Content, other: Content) -> tuple[int, str, str] | None:
     """
     present = np.unique(other.labels).tolist()
     if train.names is not None and other.names is not None:
-        of_train, of_other, what = train.names, other.names, ""
+        of_train, of_other, what = train.names, other.names, "{}"
     elif train.list_labels is not None or other.list_labels is not None:
         of_train, of_other = (one.list_labels or range(one.num_classes) for one in (train, other))
         what = "label {} of the list"
@@ -42,7 +42,7 @@ def other_class(train: Content, other: Content) -> tuple[int, str, str] | None:
         return None
     for k in present:
         if of_train[k] != of_other[k]:
-            return k, *((what or "{}").format(one[k]) for one in (of_other, of_train))
+            return k, what.format(of_other[k]), what.format(of_train[k])
     return None
 
 

@@ -315,7 +315,9 @@ def test_the_training_set_as_test_set_is_a_warning(features, tmp_path, capsys):
     words = ["--train-features", str(features / "train-features"), "--features", str(copied), "--draws", "5"]
     assert evaluate.main([*words, "--output", str(tmp_path / "out")]) == 0
     assert f"warning: --features {copied}: is --train-features too" in capsys.readouterr().err
-    assert "is --features too" in refused(capsys, [*words, "--open-features", str(copied), "--output", "x"])
+    assert "is --train-features too; give people whom" in refused(
+        capsys, [*words, "--open-features", str(copied), "--output", "x"]
+    )
 
 
 def test_what_a_run_lacks_is_refused(linear, sets, tmp_path, capsys):
