@@ -282,6 +282,7 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _curate(args: argparse.Namespace) -> None:
+    like = _labels_of(args)
     other = next((f"--{name}" for name in ("list", "pareto") if getattr(args, name) is not None), None)
     if args.reading is not None and other:
         raise UserError(f"--reading {args.reading} does nothing with {other}; leave one of them out")
@@ -289,7 +290,6 @@ def _curate(args: argparse.Namespace) -> None:
         raise UserError(
             "nothing says which images stay; give --images N, --reading literal, --pareto ALPHA or --list FILE"
         )
-    like = _labels_of(args)
     reading = args.reading or "proportional"
     dataset = RecordDataset(args.source)
     if args.list is not None:

@@ -253,6 +253,7 @@ def test_published_lists_from_the_command_line(tmp_path, places, capsys):
         assert main([command, source, str(tmp_path / command), "--list", gap, "--labels-of", lt, *size]) == 0
         out = RecordDataset(tmp_path / command)
         assert (sorted(set(out.labels.tolist())), out.num_classes, out.list_labels) == ([0, 2], 3, [2, 4, 5])
+        capsys.readouterr()
         words = mistake(capsys, command, source, tmp_path / "none", "--labels-of", lt)
         assert "--labels-of" in words
         assert "does nothing without --list" in words
