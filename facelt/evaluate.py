@@ -21,7 +21,7 @@ import torch
 from facelt.errors import UserError, one_line
 from facelt.features.recognisers import from_checkpoint
 from facelt.features.stored import read_features
-from facelt.open_world.figures import DRAWS
+from facelt.open_world.figures import DRAWS, DRAWS_HELP
 from facelt.open_world.readings import from_run
 from facelt.open_world.readings.from_training_set import MADE_OF_TRAINING, by_both, by_memory, make_readings
 from facelt.open_world.readings.odin import with_odin
@@ -279,7 +279,7 @@ def arguments() -> Parser:
         default="inclusive",
         help="inclusive: many ≥ N, few ≤ N, as released (default); strict: many > N, few < N, as printed",
     )
-    parser.add_argument("--draws", type=positive, default=DRAWS, help=f"of the bootstrap (default: {DRAWS})")
+    parser.add_argument("--draws", type=positive, default=DRAWS, help=DRAWS_HELP)
     parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--batch", type=positive, default=64, help="images a step of each rank (default: 64)")
     parser.add_argument("--force", action="store_true", help="replace an existing output")

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from facelt.errors import UserError, one_line
+from facelt.errors import one_line
 from facelt.figures.answers import answers
 from facelt.figures.fairness import ByClass, Fairness, draw, measure, table
 from facelt.figures.opened import OpenedRun
-from facelt.open_world.figures import DRAWS
+from facelt.open_world.figures import DRAWS, DRAWS_HELP
 from facelt.open_world.sets import Given, Sets
 from facelt.parallel import group
 from recordio_tools.atomic import check_writable, output_folder
 from recordio_tools.cli.arguments import natural, positive
 from recordio_tools.command_line import Parser
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.sources.attributes import read_attributes
+from recordio_tools.sources.attributes import check_cover, read_attributes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         sets.check_classes(run.state.num_classes)
         sets.check()
         names = test.names or [str(k) for k in range(test.num_classes)]
-        check_named(args.attributes, attributes, [names[k] for k in np.unique(test.labels)])
+        tested = [names[k] for k in np.unique(test.labels)]
+        if said := check_cover(f"--attributes {args.attributes}", attributes, tested, partial=args.partial):
+            group.say(said)
         found = answers(run, test, args.batch, "test images")
         counts_K = np.bincount(train.labels, minlength=train.num_classes)
         by = ByClass.of(test.labels, found.classes_N, counts_K, names)
@@ -62,21 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def check_named(path: Path, attributes: dict[str, dict[str, str]], names_C: list[str]) -> None:
-    """Say in one line whom the file leaves out; raise UserError where it names none of the people."""
-    named = set().union(*attributes.values())
-    missing = [name for name in names_C if name not in named]
-    if len(missing) == len(names_C):
-        raise UserError(
-            f"--attributes {path}: names none of the people of --data (such as {missing[0]!r}); give theirs"
-        )
-    if missing:
-        group.say(
-            f"--attributes {path}: {len(missing)} of {len(names_C)} people of --data are not in it (such as "
-            f"{missing[0]!r}) and are in no group"
-        )
-
-
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(prog="facelt.fairness", description=__doc__)
@@ -86,8 +73,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attributes", type=Path, required=True, metavar="TSV", help="attributes of people, a line each"
     )
+    parser.add_argument("--partial", action="store_true", help="people whom the attributes leave out are in no group")
     parser.add_argument("--output", required=True, metavar="FAIRNESS", help="folder to write")
-    parser.add_argument("--draws", type=positive, default=DRAWS, help=f"of the bootstrap (default: {DRAWS})")
+    parser.add_argument("--draws", type=positive, default=DRAWS, help=DRAWS_HELP)
     parser.add_argument("--seed", type=natural, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--batch", type=positive, default=64, help="images at a time (default: 64)")
     parser.add_argument("--force", action="store_true", help="replace an existing output")

@@ -24,7 +24,7 @@ from facelt.evaluate import probability
 from facelt.figures.answers import Answers, answers
 from facelt.figures.influence import Curve, Influence, Tried, by_open_classes, by_threshold, curves, draw
 from facelt.figures.opened import OpenedRun
-from facelt.open_world.figures import DRAWS
+from facelt.open_world.figures import DRAWS, DRAWS_HELP
 from facelt.open_world.sets import Given, Sets
 from facelt.open_world.shots import Bounds
 from facelt.parallel import group
@@ -181,7 +181,7 @@ def arguments() -> argparse.ArgumentParser:
         kind.add_argument("--threshold", type=probability, default=0.1, help="of the highest softmax; default: 0.1")
         kind.add_argument("--many", type=natural, default=100, metavar="N", help="training images; default: 100")
         kind.add_argument("--few", type=natural, default=20, metavar="N", help="training images; default: 20")
-        kind.add_argument("--draws", type=positive, default=DRAWS, help=f"of the bootstrap (default: {DRAWS})")
+        kind.add_argument("--draws", type=positive, default=DRAWS, help=DRAWS_HELP)
         kind.add_argument("--seed", type=natural, default=0, help="of bootstrap and open classes (default: 0)")
         kind.add_argument("--batch", type=positive, default=64, help="images at a time (default: 64)")
     return parser

@@ -16,7 +16,7 @@ from megaface_eval.features.feature_set import (
     same_rows,
 )
 from megaface_eval.features.simulate import make_scene
-from megaface_eval.features.subgroups import subgroup_masks
+from megaface_eval.features.subgroups import find_subgroups
 from megaface_eval.settings import MethodPaths, Settings
 
 
@@ -42,7 +42,7 @@ class Likeness:
 class Loaded:
     """All feature sets of an evaluation.
 
-    groups: masks over the probes (bool, Q), as `subgroup_masks` gives them. dropped: distractor rows (bool, N)
+    groups: masks over the probes (bool, Q), as `find_subgroups` gives them. dropped: distractor rows (bool, N)
     that a noise list takes out. removed: what was removed or replaced, in words. warnings: what looks wrong, in words.
     """
 
@@ -80,7 +80,9 @@ def load(settings: Settings) -> Loaded:
             raise InputError(f"{sets[0].where}: thumbnails need paths.txt, a path below {root} for each row")
     loaded = _clean(loaded, settings)
     if settings.sources.subgroups is not None:
-        loaded = replace(loaded, groups=subgroup_masks(settings.sources.subgroups, loaded.probes))
+        found = find_subgroups(settings.sources.subgroups, loaded.probes, partial=settings.sources.partial)
+        warnings = (*loaded.warnings, *filter(None, [found.left_out]))
+        loaded = replace(loaded, groups=found.masks, warnings=warnings)
     return loaded
 
 

@@ -73,6 +73,7 @@ def _what(add: Callable) -> None:
     )
     add("--mixed", action="store_true", help="compare features whose meta.json name different recognisers all the same")
     add("--subgroups", metavar="TSV", type=Path, help="identity name <tab> group; a column for each group")
+    add("--partial", action="store_true", help="people whom --subgroups leaves out are in no group")
     add("--simulate", action="store_true", help="made-up von Mises–Fisher features instead of any data")
     add(
         "--mate-cosine",
@@ -235,6 +236,7 @@ def _sources(options: argparse.Namespace) -> Sources:
         train=options.train,
         recogniser=options.probes_recogniser,
         subgroups=options.subgroups,
+        partial=options.partial,
         probe_images=options.probe_images,
         distractor_images=options.distractor_images,
     )
@@ -267,6 +269,8 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError("--resume has no part in --compare, which searches nothing; leave one of them out")
     if single and (options.probes is None or options.distractors is None):
         raise InputError("--probes and --distractors belong together; one of them is missing")
+    if options.partial and options.subgroups is None:
+        raise InputError("--partial without --subgroups; it lets that file leave people out")
     if options.probes_recogniser is not None and options.train is None:
         raise InputError("--probes-recogniser without --train; buckets need the training features too")
     if options.train is not None and options.probes_recogniser is None and len(options.method) > 1:

@@ -27,6 +27,7 @@ class Sources:
     """What is evaluated: methods on disk, or simulated ones, or reports made before; one of the three is not empty.
 
     mixed: features of a method may be of different recognisers, as their metas have it.
+    subgroups: a TSV of attributes, which may leave out some of the probes' people if `partial`.
     train: training images under a recogniser; recogniser: the probes under it, None for the first method's own.
     probe_images, distractor_images: folders that paths.txt starts from, for thumbnails.
     """
@@ -38,6 +39,7 @@ class Sources:
     train: Path | None = None
     recogniser: Path | None = None
     subgroups: Path | None = None
+    partial: bool = False
     probe_images: Path | None = None
     distractor_images: Path | None = None
 

@@ -5,6 +5,7 @@ They are told apart by that, wherever they lie and whatever their keys, so that 
 1, with gaps, or with more images than float32 can count are read alike.
 """
 
+import json
 from codecs import BOM_UTF8
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from recordio_tools.format.image_records import ImageRecords
 from recordio_tools.format.index import read_index
 from recordio_tools.format.mapping import map_file
 from recordio_tools.format.recordio import RecordError
-from recordio_tools.writer import IDX, NAMES, PATHS, PROPERTY, REC, DatasetWriter
+from recordio_tools.writer import IDX, MANIFEST, NAMES, PATHS, PROPERTY, REC, DatasetWriter
 
 __all__ = ["DatasetWriter", "RecordDataset"]
 
@@ -64,6 +65,25 @@ def read_paths(path: Path, num_images: int | None = None) -> list[str] | None:
     return paths
 
 
+def read_list_labels(path: Path, num_classes: int) -> list[int] | None:
+    """What a list called each label, from a `manifest.json`; None without the file or where it is of no list.
+
+    Raises RecordError.
+    """
+    if not path.is_file():
+        return None
+    try:
+        labels = json.loads(path.read_bytes()).get("list_labels")
+    except (ValueError, AttributeError) as error:
+        raise RecordError(f"is no JSON object ({error}); mend or remove it", path=path, kind="manifest") from None
+    if labels is None:
+        return None
+    if not isinstance(labels, list) or len(labels) != num_classes or not all(type(label) is int for label in labels):
+        problem = f"list_labels are not {num_classes} whole numbers, one for each identity; mend or remove it"
+        raise RecordError(problem, path=path, kind="manifest")
+    return labels
+
+
 def _without_ends(lines: list[str]) -> list[str]:
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
@@ -89,6 +109,8 @@ class RecordDataset(ImageRecords):
         names: one name per identity, or None without `names.txt`.
         paths: where each image came from, relative to the folder it was packed from, or None without `paths.txt`. Read
             when first asked for, and only then a RecordError if its lines do not fit.
+        list_labels: of a set by a benchmark's list, what the list called each label (-1: strangers), else None. Read
+            when first asked for, too.
     """
 
     labels: np.ndarray
@@ -137,6 +159,10 @@ class RecordDataset(ImageRecords):
     @cached_property
     def paths(self) -> list[str] | None:
         return read_paths(self.folder / PATHS, len(self))
+
+    @cached_property
+    def list_labels(self) -> list[int] | None:
+        return read_list_labels(self.folder / MANIFEST, self.num_classes)
 
     def paths_of(self, rows: np.ndarray) -> list[str] | None:
         """Paths of the images at `rows` (int64[n]), or None without `paths.txt`."""

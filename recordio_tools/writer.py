@@ -12,6 +12,7 @@ from recordio_tools.format.index import format_index
 from recordio_tools.format.recordio import IMAGE_HEAD, MAGIC, IRHeader, Label, RecordError, RecordWriter, pack
 
 REC, IDX, PROPERTY, NAMES, PATHS = "train.rec", "train.idx", "property", "names.txt", "paths.txt"
+MANIFEST = "manifest.json"  # of a set that was chosen from another, or by a list
 BUFFER_BYTES = 1 << 20
 
 _RANGE_RECORD = np.dtype(

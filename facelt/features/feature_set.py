@@ -1,8 +1,9 @@
 """Feature sets, written: a folder with a row for each image of a data folder.
 
 features.npy (N x D, float32 or float16), labels.npy (N, int64), names.txt (where the data has names of identities),
-paths.txt (where it knows the files of its images), meta.json (what made it); and columns of a number a row (N,
-float32): norm.npy, the length of each feature, and what the recogniser knows beside, such as reachability.npy.
+paths.txt (where it knows the files of its images), list_labels.npy (K, int64: what a list called each label, where the
+data is by one), meta.json (what made it); and columns of a number a row (N, float32): norm.npy, the length of each
+feature, and what the recogniser knows beside, such as reachability.npy.
 """
 
 import json
@@ -185,6 +186,8 @@ def _norms(matrix: np.ndarray, rows: int = 65536) -> np.ndarray:
 def _complete(folder: Path, dataset: RecordDataset, facts: dict) -> None:
     """Write what stands beside features.npy."""
     np.save(folder / "labels.npy", dataset.labels)
+    if dataset.list_labels is not None:
+        np.save(folder / "list_labels.npy", np.array(dataset.list_labels))
     if dataset.names is not None:
         (folder / "names.txt").write_text("".join(f"{name}\n" for name in dataset.names), encoding="utf-8")
     if dataset.paths is not None:

@@ -16,11 +16,13 @@ UNREADABLE = (OSError, ValueError, EOFError)  # what damaged .npy files make num
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """rows_ND: mapped from the disk. labels: int64, N. names: of the identities, by label, where they are known."""
+    """rows_ND: mapped from the disk. labels: int64, N. names: of the identities, by label, where they are known.
+    list_labels: what a benchmark's list called each label, where the set is by one."""
 
     rows_ND: NDArray[np.floating]
     labels: NDArray[np.int64]
     names: list[str] | None
+    list_labels: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -46,7 +48,15 @@ def read_features(folder: str) -> FeatureSet:
         raise UserError(
             f"{folder}: names.txt has {len(names)} lines, labels go to {labels.max()}; mend it or remove it"
         )
-    return FeatureSet(rows_ND, np.array(labels, np.int64), names)
+    list_labels = None
+    if (Path(folder) / "list_labels.npy").is_file():
+        listed = _mapped(folder, "list_labels.npy")
+        if listed.ndim != 1 or listed.dtype.kind not in "iu" or len(listed) <= labels.max():
+            raise UserError(
+                f"{folder}: list_labels.npy is {_said(listed)}, labels go to {labels.max()}; extract it again"
+            )
+        list_labels = [int(label) for label in listed]
+    return FeatureSet(rows_ND, np.array(labels, np.int64), names, list_labels)
 
 
 def _mapped(folder: str, name: str) -> np.ndarray:

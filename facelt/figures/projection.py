@@ -43,7 +43,8 @@ class People(NamedTuple):
 
 @dataclass(frozen=True)
 class Choice:
-    """Whom to show. classes: in all, an equal share of many, medium and few. images: of one class at most."""
+    """Whom to show. classes: in all, an equal share of many, medium and few, and more where another has not so many.
+    images: of one class at most."""
 
     classes: int = 12
     images: int = 40
@@ -57,11 +58,13 @@ class Choice:
         """
         rng = np.random.default_rng(self.seed)
         shown_K = (np.bincount(labels, minlength=len(counts_K)) >= 2) & (counts_K > 0)
+        in_bucket = {
+            shot: rng.permutation(np.flatnonzero(members_K & shown_K)).tolist()
+            for shot, members_K in bounds.members(counts_K).items()
+        }
         shots: dict[int, str] = {}
-        for place, (shot, members_K) in enumerate(bounds.members(counts_K).items()):
-            share = (self.classes + place) // 3  # the remainder goes to few, then to medium
-            drawn = rng.permutation(np.flatnonzero(members_K & shown_K))[:share]
-            shots |= dict.fromkeys(sorted(drawn.tolist()), shot)
+        for shot, taken in self._shares({shot: len(drawn) for shot, drawn in in_bucket.items()}).items():
+            shots |= dict.fromkeys(sorted(in_bucket[shot][:taken]), shot)
         picked = [np.sort(rng.permutation(np.flatnonzero(labels == k))[: self.images]) for k in shots]
         images_N = np.concatenate([np.empty(0, np.int64), *picked])
         if len(shots) < 2 or len(images_N) < LEAST:
@@ -70,6 +73,14 @@ class Choice:
                 "least; give a set with more, or a larger --classes and --images"
             )
         return People(images_N, labels[images_N], shots)
+
+    def _shares(self, available: dict[str, int]) -> dict[str, int]:
+        """How many people of each bucket, one after another; what is over goes to few, then to medium."""
+        shares = dict.fromkeys(available, 0)
+        for _ in range(min(self.classes, sum(available.values()))):
+            open_to = [shot for shot in reversed(available) if shares[shot] < available[shot]]
+            shares[min(open_to, key=shares.__getitem__)] += 1
+        return shares
 
 
 def features(path: str, panels: list[str], images: Dataset, batch: int, device: torch.device) -> dict[str, Rows]:

@@ -19,6 +19,8 @@ Bools = NDArray[np.bool_]
 Ends = tuple[float, float]
 
 DRAWS = 1000
+FEWEST_DRAWS = 100  # of fewer, the percentiles of the tails are the draws' extremes, and may miss the figure itself
+DRAWS_HELP = f"of the bootstrap (default: {DRAWS}); fewer than {FEWEST_DRAWS} give no intervals"
 
 
 class Weights(NamedTuple):
@@ -188,9 +190,11 @@ def bootstrap(
         seed: the same seed, the same intervals.
 
     Returns:
-        The 2.5th and 97.5th percentile by name; None where the figure does not rest on two classes at least, and two
-        strangers where it is about them.
+        The 2.5th and 97.5th percentile by name; None of fewer than FEWEST_DRAWS, and where the figure does not rest on
+        two classes at least, and two strangers where it is about them.
     """
+    if draws < FEWEST_DRAWS:
+        return dict.fromkeys(figures)
     rng = np.random.default_rng(seed)
     drawn: dict[str, list[float]] = {name: [] for name, figure in figures.items() if figure.enough}
     for _ in tqdm(range(draws), desc="intervals", unit="draw", mininterval=1, delay=1):

@@ -18,6 +18,7 @@ from facelt.features.recognisers import Recognised, Recogniser
 from facelt.features.stored import FeatureSet
 from facelt.images.one_pass import Batch, each_batch
 from facelt.images.sampling import SequentialSampler, local
+from facelt.open_world.people import known_people, other_class, same_images
 from facelt.parallel import group
 from recordio_tools.dataset import RecordDataset
 
@@ -50,6 +51,10 @@ class Given:
         """Where it lies."""
         return Path(self.path).resolve()
 
+    def same(self, other: "Given") -> bool:
+        """Whether both are one set, of one folder or copied."""
+        return self.resolved == other.resolved or same_images(self.content, other.content)
+
 
 @dataclass(frozen=True)
 class Sets:
@@ -81,41 +86,38 @@ class Sets:
     def check(self) -> None:
         """Refuse sets that do not fit each other, before anything is read of them."""
         for one in (self.train, self.test):
-            if self.strangers is not None and one.resolved == self.strangers.resolved:
+            if self.strangers is not None and one.same(self.strangers):
                 raise UserError(f"{self.strangers}: is {one.option} too; give people whom the run does not know")
-        counts_K, present = self.counts_K, np.unique(self.test.content.labels)
-        uncounted = [int(k) for k in present if k >= len(counts_K) or not counts_K[k]]
+        if self.test.same(self.train):
+            group.say(f"warning: {self.test}: is {self.train.option} too: its figures say nothing of new images")
+        counts_K = self.counts_K
+        uncounted = [int(k) for k in np.unique(self.test.content.labels) if k >= len(counts_K) or not counts_K[k]]
         if uncounted:
             raise UserError(
                 f"{self.test}: label {uncounted[0]} has no image in {self.train}, so no training count; leave such "
                 "images out, or give people whom the run does not know as --open"
             )
-        self._check_names(present)
         if self.strangers is not None and self.strangers.content.labels.size == 0:
             raise UserError(f"{self.strangers}: has no image; leave it out")
+        self._check_people()
         if isinstance(self.train.content, FeatureSet):
             self._check_dimensions()
 
-    def _check_names(self, present: NDArray[np.int64]) -> None:
-        known, tested = self.train.content.names, self.test.content.names
-        if known is None:
+    def _check_people(self) -> None:
+        train = self.train.content
+        if (other := other_class(train, self.test.content)) is not None:
+            label, here, there = other
+            raise UserError(
+                f"{self.test}: label {label} is {here}, in {self.train} it is {there}; give a test set with the labels "
+                "of the training set: for one by a list, recordio_tools pack or curate --labels-of TRAIN makes it"
+            )
+        if self.strangers is None:
             return
-        for k in present if tested is not None else ():
-            if known[k] != cast(list[str], tested)[k]:
-                raise UserError(
-                    f"{self.test}: label {k} is {cast(list[str], tested)[k]}, in {self.train} it is {known[k]}; give a "
-                    "test set with the labels of the training set"
-                )
-        if self.strangers is None or self.strangers.content.names is None:
-            return
-        trained = {known[k] for k in np.flatnonzero(self.counts_K)}
-        for label in np.unique(self.strangers.content.labels):
-            name = self.strangers.content.names[label]
-            if name in trained:
-                raise UserError(
-                    f"{self.strangers}: label {label} is {name}, whom {self.train} has too; leave known people out of "
-                    "the strangers"
-                )
+        for label, known in known_people(train, self.strangers.content):
+            raise UserError(
+                f"{self.strangers}: label {label} is {known}, whom {self.train} has too; leave known people out of "
+                "the strangers"
+            )
 
     def _check_dimensions(self) -> None:
         train = cast(FeatureSet, self.train.content).rows_ND.shape[1]

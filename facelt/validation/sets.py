@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from facelt.config import ValidationConfig, set_name
 from facelt.errors import UserError
+from facelt.open_world.people import known_people, other_class, same_images
 from facelt.open_world.sets import Given
 from facelt.open_world.shots import Bounds
 from facelt.parallel import group
@@ -228,19 +229,16 @@ def _warn_of_known_people(path: str, dataset: RecordDataset, train: RecordDatase
     warning = f"warning: validation.strangers: {path}"
     if dataset.folder.resolve() == train.folder.resolve():
         group.say(f"{warning} is the training set itself: its figures say nothing of strangers")
-    elif dataset.names is not None and train.names is not None:
-        trained = {train.names[k] for k in np.unique(train.labels)}
-        shared = [dataset.names[k] for k in np.unique(dataset.labels) if dataset.names[k] in trained]
-        if shared:
-            group.say(
-                f"{warning} shares {len(shared):,} people with the training set, {shared[0]} the first: they are no "
-                "strangers"
-            )
+    elif shared := known_people(train, dataset):
+        group.say(
+            f"{warning} shares {len(shared):,} people with the training set, {shared[0][1]} the first: they are no "
+            "strangers"
+        )
 
 
 def _known(path: str, train: RecordDataset) -> Given:
     dataset = _folder("known", path)
-    if dataset.folder.resolve() == train.folder.resolve():
+    if dataset.folder.resolve() == train.folder.resolve() or same_images(train, dataset):
         group.say(
             f"warning: validation.known: {path} is the training set itself: its figures say nothing of new images"
         )
@@ -251,15 +249,13 @@ def _known(path: str, train: RecordDataset) -> Given:
             f"validation.known: {path}: label {unknown[0]} has no image in the training set {train.folder}; give "
             "images of its people with its labels, or give other people as validation.strangers"
         )
-    named, trained = dataset.names, train.names
-    if named is None or trained is None:
-        return Given("validation.known", path, dataset)
-    for k in present:
-        if named[k] != trained[k]:
-            raise UserError(
-                f"validation.known: {path}: label {k} is {named[k]}, in {train.folder} it is {trained[k]}; "
-                "give images with the labels of the training set, or give other people as validation.strangers"
-            )
+    if (other := other_class(train, dataset)) is not None:
+        label, here, there = other
+        raise UserError(
+            f"validation.known: {path}: label {label} is {here}, in {train.folder} it is {there}; give images with the "
+            "labels of the training set (of a list, recordio_tools pack or curate --labels-of makes it), or give other "
+            "people as validation.strangers"
+        )
     return Given("validation.known", path, dataset)
 
 

@@ -109,7 +109,7 @@ def expected_rank1(mate_cosine: float, dimension: int, gallery: int) -> float:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything an evaluation takes, made up; `groups` as `subgroups.subgroup_masks` gives them."""
+    """Everything an evaluation takes, made up; `groups` as `subgroups.find_subgroups` gives them."""
 
     probes: FeatureSet
     distractors: FeatureSet

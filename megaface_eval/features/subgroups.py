@@ -1,5 +1,6 @@
 """Sub-groups of probes from a TSV of identities' attributes."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from megaface_eval.errors import InputError
 from megaface_eval.features.feature_set import FeatureSet
 from recordio_tools.errors import UserError
-from recordio_tools.sources.attributes import read_attributes
+from recordio_tools.sources.attributes import check_cover, read_attributes
 
 
 def read_subgroups(path: str | Path) -> dict[str, dict[str, str]]:
@@ -18,19 +19,34 @@ def read_subgroups(path: str | Path) -> dict[str, dict[str, str]]:
         raise InputError(str(mistake)) from None
 
 
-def subgroup_masks(path: str | Path, probes: FeatureSet) -> dict[str, dict[str, np.ndarray]]:
-    """Which probes (bool, Q) belong to each group: {attribute: {title: mask}}, in order of first mention.
+@dataclass(frozen=True)
+class Subgroups:
+    """masks: which probes (bool, Q) belong to each group: {attribute: {title: mask}}, in order of first mention.
 
-    Identities without a group are in none. A title that another attribute has too is led by its attribute's name.
+    left_out: whom the file leaves out of all groups, in words; empty where nobody.
+    """
 
-    Identities are found by their name in names.txt, or by their number where a set has no names. Raises InputError if
-    no probe's identity is named in the file.
+    masks: dict[str, dict[str, np.ndarray]]
+    left_out: str
+
+
+def find_subgroups(path: str | Path, probes: FeatureSet, *, partial: bool = False) -> Subgroups:
+    """The groups that a file puts the probes into.
+
+    A title that another attribute has too is led by its attribute's name. Identities are found by their name in
+    names.txt, or by their number where a set has no names. partial: the file may leave some of them out. Raises
+    InputError if it does otherwise, or names none of them.
     """
     names = [probes.name_of(label) for label in np.unique(probes.labels)]
     of_label = dict(zip(np.unique(probes.labels).tolist(), names, strict=True))
     masks: dict[str, dict[str, np.ndarray]] = {}
     taken: set[str] = set()
-    for attribute, values in read_subgroups(path).items():
+    attributes = read_subgroups(path)
+    try:
+        left_out = check_cover(str(path), attributes, names, partial=partial)
+    except UserError as mistake:
+        raise InputError(str(mistake)) from None
+    for attribute, values in attributes.items():
         value_of = {label: values.get(name, "") for label, name in of_label.items()}
         masks[attribute] = {}
         for value in dict.fromkeys(v for v in values.values() if v):
@@ -38,6 +54,4 @@ def subgroup_masks(path: str | Path, probes: FeatureSet) -> dict[str, dict[str, 
             key = title if title not in taken else f"{attribute} {title}"
             taken.add(key)
             masks[attribute][key] = np.array([value_of[label] == value for label in probes.labels.tolist()])
-    if not any(mask.any() for groups in masks.values() for mask in groups.values()):
-        raise InputError(f"{path}: names none of the probes' identities (such as {names[0]!r}); check names.txt")
-    return masks
+    return Subgroups(masks, left_out)

@@ -5,6 +5,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from recordio_tools.cli.arguments import (
     Command,
     add_output,
@@ -18,7 +20,7 @@ from recordio_tools.cli.arguments import (
 )
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.errors import UserError
-from recordio_tools.rewrite.curate import READINGS, curate, curate_listed, curate_pareto
+from recordio_tools.rewrite.curate import READINGS, curate, curate_listed, curate_pareto, expected
 from recordio_tools.rewrite.merge import merge
 from recordio_tools.rewrite.shard import shard
 from recordio_tools.rewrite.shuffle import shuffle
@@ -40,6 +42,7 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="of FOLDER, the pictures that a benchmark's list names: lines of a path in FOLDER, and a label",
     )
+    _add_labels_of(parser)
     parser.add_argument("--root", metavar="DIR", type=Path, help="where a .lst file's paths begin (default: beside it)")
     parser.add_argument("--quality", type=positive, default=95, help="JPEG quality where encoded anew (default 95)")
     how = parser.add_mutually_exclusive_group()
@@ -50,8 +53,26 @@ def _pack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nested", action="store_true", help="pictures may all lie in folders within a person's")
 
 
+def _add_labels_of(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--labels-of",
+        type=Path,
+        metavar="TRAIN",
+        help="with --list, the training set, whose labels are taken: a test list may leave classes out",
+    )
+
+
+def _labels_of(args: argparse.Namespace) -> RecordDataset | None:
+    if args.labels_of is None:
+        return None
+    if args.list is None:
+        raise UserError(f"--labels-of {args.labels_of} does nothing without --list; leave it out")
+    return RecordDataset(args.labels_of)
+
+
 def _pack(args: argparse.Namespace) -> None:
     how = Encoding(args.size, args.quality, args.reencode, args.as_is, args.swap_channels)
+    like = _labels_of(args)
     if args.list is None:
         packed = pack_pictures(
             args.pictures, args.out, how, root=args.root, nested=args.nested, skip_bad=args.skip_bad, force=args.force
@@ -59,7 +80,9 @@ def _pack(args: argparse.Namespace) -> None:
     elif args.root is not None:
         raise UserError(f"--root {args.root} given with --list, whose paths begin at {args.pictures}; leave --root out")
     else:
-        packed = pack_listed(args.pictures, args.list, args.out, how, skip_bad=args.skip_bad, force=args.force)
+        packed = pack_listed(
+            args.pictures, args.list, args.out, how, like=like, skip_bad=args.skip_bad, force=args.force
+        )
     _say_packed(args.out, packed)
     if packed.cut:
         said = f"warning: {packed.cut:,} of {packed.images:,} pictures are large or not square and were cut about the "
@@ -244,6 +267,7 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the images that a benchmark's list names: lines of a path as in paths.txt, or a record key, and a label",
     )
+    _add_labels_of(parser)
     parser.add_argument(
         "--reading",
         choices=READINGS,
@@ -258,6 +282,7 @@ def _curate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _curate(args: argparse.Namespace) -> None:
+    like = _labels_of(args)
     other = next((f"--{name}" for name in ("list", "pareto") if getattr(args, name) is not None), None)
     if args.reading is not None and other:
         raise UserError(f"--reading {args.reading} does nothing with {other}; leave one of them out")
@@ -268,13 +293,16 @@ def _curate(args: argparse.Namespace) -> None:
     reading = args.reading or "proportional"
     dataset = RecordDataset(args.source)
     if args.list is not None:
-        manifest = curate_listed(dataset, args.list, args.out, force=args.force)
+        manifest = curate_listed(dataset, args.list, args.out, like=like, force=args.force)
     elif args.pareto is not None:
         manifest = curate_pareto(
             dataset, args.out, alpha=args.pareto, most=args.max, least=args.min, seed=args.seed, force=args.force
         )
     else:
         manifest = curate(dataset, args.out, images=args.images, reading=reading, seed=args.seed, force=args.force)
+    if args.list is None and args.pareto is None:
+        for name, (stay, identities) in expected(np.bincount(dataset.labels), args.images).items():
+            print(f"expected by {name}: {stay:,.0f} images of {identities:,.0f} identities", file=sys.stderr)
     remain = f"{manifest['identities']:,} of {manifest['source']['identities']:,} identities remain"
     alpha = f", alpha {manifest['alpha']:.6g}" if "alpha" in manifest else ""
     print(f"{args.out}: {manifest['images']:,} images, {remain}{alpha}", file=sys.stderr)

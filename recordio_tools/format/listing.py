@@ -147,6 +147,17 @@ def contiguous_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ordered, order[np.searchsorted(ordered, labels, sorter=order)]
 
 
+def labels_of(listed: ImageList, classes: list[int], folder: Path) -> np.ndarray:
+    """The place of each image's label among `classes`, those of the set in `folder`, int64[n]. Raises RecordError."""
+    assert listed.labels is not None
+    place = {label: place for place, label in enumerate(classes)}
+    for number, label in enumerate(listed.labels.tolist(), 1):
+        if label not in place:
+            problem = f"line {number} has label {label}, expected one of {folder}, whose labels --labels-of takes"
+            raise RecordError(problem, path=listed.file, kind="list")
+    return np.array([place[label] for label in listed.labels.tolist()], np.int64)
+
+
 def clean_path(path: str) -> str:
     """A path without what does not change where it leads: a leading `/`, `.` and empty parts."""
     return "/".join(part for part in path.split("/") if part not in ("", "."))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from recordio_tools.dataset import RecordDataset
-from recordio_tools.format.listing import ImageList, clean_path, contiguous_labels, read_image_list
+from recordio_tools.format.listing import ImageList, clean_path, contiguous_labels, labels_of, read_image_list
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.selection import write_selection
 from recordio_tools.writer import PATHS
@@ -46,6 +46,22 @@ def solve_alpha(counts: np.ndarray, images: int, reading: str) -> float:
         else:
             high = middle
     return high
+
+
+def expected(counts: np.ndarray, images: int | None) -> dict[str, tuple[float, float]]:
+    """By each reading, how many images and how many identities are expected to stay: Σ n·p and Σ 1 - (1 - p)^n.
+
+    counts: int64[K]. images: how many are asked for; None leaves out the readings that are solved for it. The draws for
+    those keep exactly `images`, which changes the number of identities little.
+    """
+    alphas = {"literal": 1 / counts.max()}
+    if images is not None:
+        alphas = {reading: solve_alpha(counts, images, reading) for reading in SOLVED} | alphas
+    out = {}
+    for reading, alpha in alphas.items():
+        kept = keep_probability(counts, alpha, reading)
+        out[reading] = float(counts @ kept), float((1 - (1 - kept) ** counts).sum())
+    return out
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
@@ -130,11 +146,14 @@ def curate_pareto(
     return write_selection(source, take(source.labels, wanted, seed), out, choice=choice, force=force)
 
 
-def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: bool = False) -> dict:
+def curate_listed(
+    source: RecordDataset, listing: Path, out: Path, *, like: RecordDataset | None = None, force: bool = False
+) -> dict:
     """The images that a list names (`read_image_list`), with its labels where it has them, and the manifest.
 
     Paths are matched with those of `paths.txt`, the whole of them. Labels are made contiguous (`contiguous_labels`);
-    `list_labels` of the manifest holds what they were. Labels of record keys must stand for the set's identities one to
+    `list_labels` of the manifest holds what they were. like: the set whose labels are kept instead, also where the list
+    names no image of one. Labels of record keys must stand for the set's identities one to
     one, since any set has such keys. Raises RecordError when the list is not one of this set.
     """
     listed = read_image_list(listing)
@@ -142,12 +161,18 @@ def curate_listed(source: RecordDataset, listing: Path, out: Path, *, force: boo
     choice: dict = {"method": "list", "list": listing.name}
     order = np.argsort(rows)
     if listed.labels is None:
+        if like is not None:
+            raise RecordError("has no labels, expected some of --labels-of", path=listing, kind="list")
         return write_selection(source, rows[order], out, choice=choice, force=force)
     if listed.by_key:
         _refuse_other_identities(source.labels[rows], listed.labels, listing)
-    list_labels, labels = contiguous_labels(listed.labels)
-    choice["list_labels"] = list_labels.tolist()
-    return write_selection(source, rows[order], out, choice=choice, labels=labels[order], force=force)
+    if like is None:
+        list_labels, labels = contiguous_labels(listed.labels)
+        choice["list_labels"] = list_labels.tolist()
+    else:
+        choice["list_labels"] = like.list_labels or list(range(like.num_classes))
+        labels = labels_of(listed, choice["list_labels"], like.folder)
+    return write_selection(source, rows[order], out, choice=choice, labels=labels[order], like=like, force=force)
 
 
 def _rows_of_keys(source: RecordDataset, listed: ImageList) -> np.ndarray:

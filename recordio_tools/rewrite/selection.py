@@ -9,9 +9,7 @@ import numpy as np
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite.copying import copy_images
-from recordio_tools.writer import DatasetWriter
-
-MANIFEST = "manifest.json"
+from recordio_tools.writer import MANIFEST, DatasetWriter
 
 
 def relabel(labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -27,6 +25,7 @@ def write_selection(
     *,
     choice: dict | None = None,
     labels: np.ndarray | None = None,
+    like: RecordDataset | None = None,
     force: bool = False,
 ) -> dict:
     """Copy some images to a new set, identity by identity.
@@ -38,6 +37,7 @@ def write_selection(
         choice: how they were chosen, for the manifest, which is then also written as `manifest.json`.
         labels: int64[n], their new labels, contiguous from 0; by default the identities that keep an image are numbered
             in their order. Where new and old labels are not one to one, the new set has no names.
+        like: the set whose classes and names the labels are of; so there may be classes without an image.
         force: an existing folder is replaced.
 
     Returns:
@@ -52,10 +52,14 @@ def write_selection(
         labels = relabel(source.labels[rows], source.num_classes)[source.labels[rows]]
     order = np.argsort(labels, kind="stable")
     rows, labels = rows[order], labels[order]
-    classes = int(labels[-1]) + 1
+    classes = int(labels[-1]) + 1 if like is None else like.num_classes
     new, old = np.divmod(np.unique(labels * source.num_classes + source.labels[rows]), source.num_classes)
     one_to_one = len(new) == classes == len(np.unique(old))
     names = [source.names[label] for label in old] if source.names is not None and one_to_one else None
+    if like is not None:
+        names = like.names
+    elif source.list_labels is not None and one_to_one:
+        choice = {"list_labels": [source.list_labels[label] for label in old]} | (choice or {})
     manifest = _manifest(source, rows, list(zip(old.tolist(), new.tolist(), strict=True)), choice)
     with DatasetWriter(
         out, classes, source.image_size, names=names, force=force, paths=source.paths_of(rows)

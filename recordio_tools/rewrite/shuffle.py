@@ -17,7 +17,7 @@ from recordio_tools.format.index import format_index
 from recordio_tools.format.mapping import map_file, release
 from recordio_tools.format.recordio import RecordError, decode, padded
 from recordio_tools.rewrite.copying import portions, write_slices
-from recordio_tools.writer import IDX, NAMES, PATHS, PROPERTY, REC
+from recordio_tools.writer import IDX, MANIFEST, NAMES, PATHS, PROPERTY, REC
 
 MEMORY = 1 << 30
 MOST_BUCKETS = 512  # files open at once
@@ -76,7 +76,7 @@ def shuffle(source: RecordDataset, out: Path, *, seed: int = 0, memory: int = ME
         offsets = np.concatenate([before + plan.starts, at])
         ascending = np.argsort(keys, kind="stable")
         (partial / IDX).write_bytes(format_index(keys[ascending], offsets[ascending]))
-        for name in (PROPERTY, NAMES, PATHS):
+        for name in (PROPERTY, NAMES, PATHS, MANIFEST):
             if (source.folder / name).is_file():
                 (partial / name).write_bytes((source.folder / name).read_bytes())
     return len(source)

@@ -1,5 +1,6 @@
 """Attributes of identities from a TSV: `name <tab> value`, or a heading of several attributes and a value of each."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from recordio_tools.errors import UserError
@@ -38,3 +39,20 @@ def read_attributes(path: str | Path) -> dict[str, dict[str, str]]:
         for attribute, value in zip(attributes, cells[1:], strict=True):
             groups[attribute][name] = value.strip()
     return groups
+
+
+def check_cover(file: str, attributes: dict[str, dict[str, str]], people: Collection[str], *, partial: bool) -> str:
+    """Whom the attributes leave out, in a line; empty where each of the `people` (names) has a value of one of them.
+
+    file: as it is to be named. Raises UserError where nobody has a value, or, unless `partial` is set, not everybody.
+    """
+    named = {name for values in attributes.values() for name, value in values.items() if value}
+    missing = [name for name in people if name not in named]
+    if not missing:
+        return ""
+    if len(missing) == len(people):
+        raise UserError(f"{file}: none of the {len(people)} people is in it (such as {missing[0]!r}); give theirs")
+    said = f"{file}: {len(missing)} of {len(people)} people are not in it (such as {missing[0]!r})"
+    if not partial:
+        raise UserError(f"{said}; complete it, or give --partial, which leaves them out of every group")
+    return f"{said} and are in no group"

@@ -12,10 +12,17 @@ from tqdm import tqdm
 
 from recordio_tools.atomic import output_folder
 from recordio_tools.dataset import MOST_CLASSES, RecordDataset, read_names, read_paths
-from recordio_tools.format.listing import contiguous_labels, format_list, name_of, read_image_list, read_list
+from recordio_tools.format.listing import (
+    ImageList,
+    contiguous_labels,
+    format_list,
+    labels_of,
+    name_of,
+    read_image_list,
+    read_list,
+)
 from recordio_tools.format.pictures import Picture
 from recordio_tools.format.recordio import RecordError
-from recordio_tools.rewrite.selection import MANIFEST
 from recordio_tools.sources.photographs import (
     BAD,
     Encoding,
@@ -26,7 +33,7 @@ from recordio_tools.sources.photographs import (
     load_jpeg,
     relative,
 )
-from recordio_tools.writer import NAMES, PATHS, DatasetWriter
+from recordio_tools.writer import MANIFEST, NAMES, PATHS, DatasetWriter
 
 LIST = "images.lst"
 LEFT_OUT = "left_out.tsv"
@@ -133,18 +140,21 @@ def pack_listed(
     out: Path,
     how: Encoding = Encoding(),  # noqa: B008 - frozen
     *,
+    like: RecordDataset | None = None,
     skip_bad: bool = False,
     force: bool = False,
 ) -> Packed:
     """Pack the pictures that a benchmark's list names (`read_image_list`), with its labels; returns what became.
 
     Labels are made contiguous (`contiguous_labels`); `list_labels` of the manifest holds what they were. Names are
-    those of a `names.txt` beside the list, but for a list with the label -1.
+    those of a `names.txt` beside the list, else of the folders where each label has one of its own; a list with the
+    label -1 has none.
 
     Args:
         root: the folder where the list's paths begin.
         listing: the list.
         out: the new data folder.
+        like: a set whose labels and names are taken instead, also those of which the list names no picture.
         how, skip_bad, force: as in `pack_pictures`.
 
     Raises:
@@ -159,15 +169,16 @@ def pack_listed(
     missing = [number for number, path in enumerate(listed.images, 1) if not os.path.isfile(root / name_of(path))]
     if missing:
         raise listed.without(missing, f"in {root}")
-    list_labels, labels = contiguous_labels(listed.labels)
-    names = read_names(listing.with_name(NAMES)) if list_labels[-1] >= 0 else None
-    if names is not None and list_labels[-1] >= len(names):
-        problem = f"{len(names)} names, and {listing.name} has label {list_labels[-1]}; expected a name for each label"
-        raise RecordError(problem, path=listing.with_name(NAMES), kind="names")
+    if like is None:
+        list_labels, labels = contiguous_labels(listed.labels)
+        named = _names_of(listed, list_labels, labels)
+    else:
+        list_labels = np.array(like.list_labels or range(like.num_classes))
+        labels = labels_of(listed, list_labels.tolist(), like.folder)
+        named = like.names
     pictures = [
         Picture(root / name_of(path), label) for path, label in zip(listed.images, labels.tolist(), strict=True)
     ]
-    named = None if names is None else [names[label] for label in list_labels]
     classes, paths = len(list_labels), listed.images
     with DatasetWriter(out, classes, (how.size, how.size), names=named, force=force, paths=paths) as writer:
         packing = _Packing(writer, how, skip_bad)
@@ -183,6 +194,28 @@ def pack_listed(
         packing.finish()
     empty = [str(list_labels[label]) for label in packing.without_image(classes)]
     return Packed(writer.num_images, classes, packing.left_out, empty, list_labels=list_labels.tolist())
+
+
+def _names_of(listed: ImageList, list_labels: np.ndarray, labels: np.ndarray) -> list[str] | None:
+    """A name for each label, by a names.txt beside the list or by folders that stand for labels one to one.
+
+    Folders within folders make no names, which could be no folders' names again.
+    """
+    if list_labels[-1] < 0:
+        return None
+    file = listed.file.with_name(NAMES)
+    names = read_names(file)
+    if names is not None:
+        if list_labels[-1] >= len(names):
+            problem = (
+                f"{len(names)} names, and {listed.file.name} has label {list_labels[-1]}; expected a name for each"
+            )
+            raise RecordError(f"{problem} label", path=file, kind="names")
+        return [names[label] for label in list_labels]
+    pairs = {(label, os.path.dirname(path)) for label, path in zip(labels.tolist(), listed.images, strict=True)}
+    found = [folder for _, folder in sorted(pairs)]
+    one_to_one = len(pairs) == len(list_labels) == len(set(found))
+    return found if one_to_one and all(folder and "/" not in folder for folder in found) else None
 
 
 class _Packing:

@@ -278,6 +278,48 @@ def test_features_that_do_not_fit_are_refused(features, tmp_path, capsys):
     assert not out.exists()
 
 
+def without_names(folder, into, keep=None, listed=None):
+    """A feature set without names and, where given, of some classes, relabelled as a list of its own would be."""
+    shutil.copytree(folder, into)
+    (into / "names.txt").unlink()
+    labels = np.load(into / "labels.npy")
+    if keep is not None:
+        rows = np.isin(labels, keep)
+        np.save(into / "features.npy", np.load(into / "features.npy")[rows])
+        np.save(into / "labels.npy", np.searchsorted(keep, labels[rows]))
+    if listed is not None:
+        np.save(into / "list_labels.npy", np.array(listed))
+    return into
+
+
+def test_a_test_list_with_a_gap_is_refused(features, tmp_path, capsys):
+    """Labels 0 and 2 of five, made contiguous by a list of its own: label 1 is another class than in training."""
+    train = without_names(features / "train-features", tmp_path / "train", listed=range(K))
+    test = without_names(features / "test-features", tmp_path / "test", [0, 2], [0, 2])
+    words = ["--train-features", str(train), "--features", str(test), "--output", str(tmp_path / "out")]
+    line = refused(capsys, words)
+    assert "test: label 1 is label 2 of the list, in --train-features" in line
+    assert "it is label 1 of the list" in line
+    assert "--labels-of TRAIN makes it" in line
+    known = without_names(features / "open-features", tmp_path / "open", [0, 1], [-1, 3])
+    words[3] = str(without_names(features / "test-features", tmp_path / "whole", listed=range(K)))
+    assert "label 1 is label 3 of the list, whom" in refused(capsys, [*words, "--open-features", str(known)])
+    assert not (tmp_path / "out").exists()
+    np.save(known / "list_labels.npy", np.array([-1]))
+    assert "list_labels.npy is int64 of shape (1,)" in refused(capsys, [*words, "--open-features", str(known)])
+    assert evaluate.main([*words, "--draws", "5"]) == 0
+
+
+def test_the_training_set_as_test_set_is_a_warning(features, tmp_path, capsys):
+    copied = shutil.copytree(features / "train-features", tmp_path / "copied")
+    words = ["--train-features", str(features / "train-features"), "--features", str(copied), "--draws", "5"]
+    assert evaluate.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert f"warning: --features {copied}: is --train-features too" in capsys.readouterr().err
+    assert "is --train-features too; give people whom" in refused(
+        capsys, [*words, "--open-features", str(copied), "--output", "x"]
+    )
+
+
 def test_what_a_run_lacks_is_refused(linear, sets, tmp_path, capsys):
     out = tmp_path / "out"
     assert "classifier is cosine" in refused(capsys, arguments(linear / "meta", sets, out, "--read", "tau"))

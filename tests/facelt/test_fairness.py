@@ -59,11 +59,14 @@ def test_the_report_by_hand(tmp_path, capsys):
     assert (age["unknown"], age["gap"], [group["value"] for group in age["groups"]]) == (1, None, ["old"])
 
 
-def test_a_file_of_some_people_says_so_in_one_line(folder, tmp_path, capsys):
+def test_a_file_of_some_people_is_refused_without_partial_which_says_how_many(folder, tmp_path, capsys):
     (folder / "some.tsv").write_text("person-0\tmale\nperson-1\tfemale\nperson-9\tmale\n")
-    assert fairness.main(words(tmp_path / "out", attributes="some.tsv")) == 0
+    line = refused(capsys, words(tmp_path / "out", attributes="some.tsv"))
+    assert "--attributes some.tsv: 3 of 5 people are not in it (such as 'person-2'); complete it, or give" in line
+    assert not (tmp_path / "out").exists()
+    assert fairness.main(words(tmp_path / "out", "--partial", attributes="some.tsv")) == 0
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "some.tsv" in line]
-    assert "3 of 5 people of --data are not in it (such as 'person-2') and are in no group" in line
+    assert "3 of 5 people are not in it (such as 'person-2') and are in no group" in line
     report = json.loads((tmp_path / "out" / "fairness.json").read_text())
     assert report["attributes"][0]["unknown"] == 3
 
@@ -71,7 +74,7 @@ def test_a_file_of_some_people_says_so_in_one_line(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("zoe\tmale\n", "names none of the people of --data (such as 'person-0')"),
+        ("zoe\tmale\n", "none of the 5 people is in it (such as 'person-0')"),
         ("", "no lines"),
         ("name\tsex\nperson-0\n", "line 2 has 1 tab-separated"),
         ("person-0\ta\nperson-0\tb\n", "'person-0' again"),

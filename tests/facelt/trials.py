@@ -34,5 +34,5 @@ def make_trial(
         signals={"max softmax": (certain, opened)},
         bounds=BOUNDS,
         thresholds=[0.0, 0.3, 1.0],
-        draws=50,
+        draws=100,
     )

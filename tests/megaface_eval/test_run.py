@@ -82,6 +82,17 @@ def test_the_table_printed_is_the_report_s(sets, capsys):
     assert {path.name for path in (sets / "out").iterdir()} >= {"report.html", "report.json", "table.md", "cmc.png"}
 
 
+def test_subgroups_of_some_people_are_refused_or_said(sets, capsys):
+    (sets / "some.tsv").write_text("person0\tmale\nperson1\tfemale\n")
+    arguments = arguments_for(sets, "--subgroups", sets / "some.tsv")
+    said = "some.tsv: 6 of 8 people are not in it (such as 'person2')"
+    assert_refused(capsys, arguments, said, "--partial")
+    assert not (sets / "out").exists()
+    assert main([*arguments, "--partial"]) == 0
+    assert f"{said} and are in no group" in capsys.readouterr().err
+    assert any(said in line for line in report_in(sets / "out")["conventions"])
+
+
 def test_an_empty_bucket_is_a_dash_with_n_0(sets, capsys):
     assert main(arguments_for(sets, "--train", sets / "d", "--similarity", "0.9999")) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -339,6 +350,7 @@ def test_a_report_goes_to_the_working_folder_unless_told_otherwise(sets, capsys,
         (["--compare", "x"], ["give one of"]),
         (["--train", "nowhere"], ["nowhere", "no such feature set"]),
         (["--subgroups", "nowhere.tsv"], ["nowhere.tsv"]),
+        (["--partial"], ["--partial without --subgroups"]),
         (["--protocol", "mine"], ["invalid choice"]),
         (["--unknown"], ["unrecognized"]),
     ],

@@ -246,6 +246,26 @@ def test_published_lists_from_the_command_line(tmp_path, places, capsys):
     assert said[0] == f"{lt}: 7 images, 3 of 4 identities remain"
     assert said[1] == f"{lt}: the list's labels 2..5 became 0..2; manifest.json has both"
     assert sorted(RecordDataset(lt).paths) == sorted(path.strip("/") for path, _ in chosen)
+    gap = str(tmp_path / "gap.txt")
+    (tmp_path / "gap.txt").write_text("".join(f"{path} {label}\n" for path, label in chosen if label != 4))
+    for command, source in (("curate", packed), ("pack", root)):
+        size = ["--size", "16"] if command == "pack" else []
+        assert main([command, source, str(tmp_path / command), "--list", gap, "--labels-of", lt, *size]) == 0
+        out = RecordDataset(tmp_path / command)
+        assert (sorted(set(out.labels.tolist())), out.num_classes, out.list_labels) == ([0, 2], 3, [2, 4, 5])
+        capsys.readouterr()
+        words = mistake(capsys, command, source, tmp_path / "none", "--labels-of", lt)
+        assert "--labels-of" in words
+        assert "does nothing without --list" in words
+
+
+def test_what_each_reading_would_keep_is_printed(tmp_path, source, capsys):
+    assert main(["curate", str(source), str(tmp_path / "out"), "--images", "5"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("expected by ")]
+    # 3, 2, 1 and 1 images: uniform keeps 5/7, literal n/3
+    assert said[0] == "expected by uniform: 5 images of 3 identities"
+    assert said[1].startswith("expected by proportional: 5 images of ")
+    assert said[2] == "expected by literal: 5 images of 3 identities"
 
 
 @pytest.mark.parametrize(

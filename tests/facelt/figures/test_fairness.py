@@ -55,7 +55,7 @@ def test_a_gap_that_comes_from_counts_alone_vanishes_at_equal_counts():
     hits = np.where(counts == 64, 9.0, 3.0)
     by = ByClass(hits, np.full(8, 10.0), counts, list("abcdefgh"))
     values = {name: "left" if name in "abcd" else "right" for name in "abcdefgh"}
-    (found,) = measure(by, {"side": values}, draws=50, seed=0)
+    (found,) = measure(by, {"side": values}, draws=100, seed=0)
     assert [(one.value, one.classes) for one in found.groups] == [("left", 4), ("right", 4)]
     assert [one.accuracy.value for one in found.groups] == pytest.approx([0.45, 0.75])
     assert [one.training_images for one in found.groups] == [4, 64]
@@ -71,7 +71,7 @@ def three_groups():
 
 def test_the_largest_gap_is_named_from_high_to_low():
     by, values = three_groups()
-    (found,) = measure(by, {"kind": values}, draws=50, seed=0)
+    (found,) = measure(by, {"kind": values}, draws=100, seed=0)
     assert (found.gap.higher, found.gap.lower, found.gap.pairs) == ("x", "z", 3)
     assert found.gap.at_equal_counts.value == found.gap.as_it_is.value == pytest.approx(0.8)
     assert found.gap.at_equal_counts.low == pytest.approx(0.8)  # the classes of a group are alike
@@ -93,8 +93,8 @@ def test_groups_without_counterparts_have_no_gap():
 def test_table_and_picture_name_every_group():
     by, values = three_groups()
     found = Fairness(
-        checkpoint="c", train="t", data="d", attributes_file="a", classes=7, draws=50, seed=0,
-        attributes=measure(by, {"kind": values}, 50, 0),
+        checkpoint="c", train="t", data="d", attributes_file="a", classes=7, draws=100, seed=0,
+        attributes=measure(by, {"kind": values}, 100, 0),
     )  # fmt: skip
     assert "| kind | y | 2 | 20 | 6 | 50.0 [50.0, 50.0] |" in table(found)
     shown = draw(found).axes[0]

@@ -27,7 +27,7 @@ def f_by_hand(threshold: float, strangers: set[int]) -> float:
 
 
 def test_thresholds_by_hand():
-    found = {curve.measure: curve for curve in by_threshold("ours", tried(), [0, 0.5], draws=20, seed=0)}
+    found = {curve.measure: curve for curve in by_threshold("ours", tried(), [0, 0.5], draws=100, seed=0)}
     assert [point.at for point in found["f_measure"].points] == ["0", "0.5"]
     want = [f_by_hand(threshold, {7, 3, 5}) for threshold in (0, 0.5)]
     assert [point.value for point in found["f_measure"].points] == pytest.approx(want)
@@ -40,7 +40,7 @@ def test_thresholds_by_hand():
 
 
 def test_open_classes_by_hand_a_larger_number_keeps_those_of_a_smaller():
-    (found,) = by_open_classes("ours", tried(), [1, 2, 3], 0.25, draws=20, seed=3)
+    (found,) = by_open_classes("ours", tried(), [1, 2, 3], 0.25, draws=100, seed=3)
     order = np.random.default_rng(3).permutation([3, 5, 7]).tolist()
     want = [f_by_hand(0.25, set(order[:number])) for number in (1, 2, 3)]
     assert [point.value for point in found.points] == pytest.approx(want)

@@ -27,6 +27,20 @@ def test_people_are_drawn_from_all_buckets_alike():
     assert len({tuple(other) for other in others}) > 1
 
 
+@pytest.mark.parametrize(
+    "classes, counts, want",
+    [
+        (7, [200, 50, *[3] * 9], [1, 1, 5]),
+        (6, [9] * 11, [0, 0, 6]),
+        (12, [*[200] * 5, *[50] * 4, 3, 3], [5, 4, 2]),  # no more than there are
+    ],
+)
+def test_a_bucket_without_enough_people_is_made_up_for_by_the_others(classes, counts, want):
+    people = Choice(classes, 3).of(np.repeat(np.arange(11), 3), np.array(counts), Bounds())
+    shown = list(people.shots.values())
+    assert [shown.count(shot) for shot in ("many", "medium", "few")] == want
+
+
 @pytest.mark.parametrize("classes, images", [(1, 40), (12, 1)])
 def test_too_few_to_show_is_refused(classes, images):
     labels, counts = LABELS[:18], COUNTS[:3]

@@ -164,3 +164,11 @@ def test_intervals_are_those_of_the_draws_and_of_the_seed():
     assert got["auroc"][0] <= Auroc(separation)(ones(6, 4)) <= got["auroc"][1]
     assert bootstrap(figures, 6, 4, draws=200, seed=5) == got
     assert bootstrap(figures, 6, 4, draws=200, seed=6) != got
+
+
+def test_few_draws_make_no_interval():
+    """Of five draws the percentiles are the extremes: an interval that often misses the figure itself."""
+    figures = {"all": ImageAccuracy(np.array([3.0, 1, 2]), np.array([3.0, 4, 2]))}
+    assert bootstrap(figures, 3, 0, draws=99) == {"all": None}
+    low, high = bootstrap(figures, 3, 0, draws=100)["all"]
+    assert low <= 6 / 9 <= high

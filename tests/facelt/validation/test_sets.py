@@ -67,6 +67,15 @@ def test_a_set_of_another_kind_is_refused(folder, tmp_path):
     assert "label 0 is other-0, in" in refused(folder, known=str(others))
 
 
+def test_known_images_of_a_list_with_a_gap_are_refused(folder, tmp_path):
+    gap = write_faces(tmp_path / "gap", classes=2)
+    (gap / "names.txt").unlink()
+    (gap / "manifest.json").write_text('{"list_labels": [0, 2]}')
+    line = refused(folder, known=str(gap))
+    assert "label 1 is label 2 of the list, in" in line
+    assert "--labels-of" in line
+
+
 def test_a_pack_that_cannot_be_scored_is_refused(folder, tmp_path):
     assert "9 pairs" in refused(folder, packs=str(write_toy_pack(tmp_path / "short.bin", pairs=9)))
     assert "20 of one person" in refused(folder, packs=str(write_toy_pack(tmp_path / "mated.bin", 20, same=1)))

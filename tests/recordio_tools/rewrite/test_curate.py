@@ -1,6 +1,7 @@
 """The samplings and lists against their definitions, and the manifest against the sets."""
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from recordio_tools.dataset import RecordDataset
 from recordio_tools.format.recordio import RecordError
 from recordio_tools.rewrite import curate
+from recordio_tools.rewrite.shuffle import shuffle
+from recordio_tools.rewrite.subset import subset
 from recordio_tools.sources.folders import pack_listed
 from recordio_tools.sources.photographs import Encoding
 
@@ -326,3 +329,50 @@ def test_names_stay_where_labels_are_the_identities(tmp_path, listed):
     manifest = curate.curate_listed(listed, tmp_path / "open.txt", tmp_path / "open")
     assert (RecordDataset(tmp_path / "open").labels.tolist(), manifest["list_labels"]) == ([0, 0], [-1])
     assert RecordDataset(tmp_path / "open").names is None
+
+
+def test_what_each_reading_is_expected_to_keep_by_every_outcome():
+    """Σ over all 2^N subsets of the images of its probability times what stays in it."""
+    labels = np.repeat([0, 1, 2], [1, 3, 5])
+    counts = np.bincount(labels)
+    found = curate.expected(counts, 4)
+    assert list(found) == list(curate.READINGS)
+    for reading, (images, identities) in found.items():
+        alpha = 1 / 5 if reading == "literal" else curate.solve_alpha(counts, 4, reading)
+        kept = np.array([min(1, alpha * (1 if reading == "uniform" else counts[label])) for label in labels])
+        want = np.zeros(2)
+        for stays in itertools.product([False, True], repeat=len(labels)):
+            chance = np.where(stays, kept, 1 - kept).prod()
+            want += chance * np.array([sum(stays), len(set(labels[list(stays)]))])
+        assert (images, identities) == pytest.approx(tuple(want))
+    assert list(curate.expected(counts, None)) == ["literal"]
+
+
+def test_a_list_takes_the_labels_of_another(tmp_path, listed):
+    (tmp_path / "train.txt").write_text("1 4\n3 7\n5 9\n")
+    (tmp_path / "test.txt").write_text("2 4\n5 9\n")
+    curate.curate_listed(listed, tmp_path / "train.txt", tmp_path / "train")
+    train = RecordDataset(tmp_path / "train")
+    curate.curate_listed(listed, tmp_path / "test.txt", tmp_path / "test", like=train)
+    test = RecordDataset(tmp_path / "test")
+    assert (test.labels.tolist(), test.num_classes, test.names) == ([0, 2], 3, ["x", "y", "z"])
+    assert test.list_labels == train.list_labels == [4, 7, 9]
+    (tmp_path / "test.txt").write_text("2 4\n5 8\n")
+    with pytest.raises(RecordError, match=r"line 2 has label 8, expected one of .*train, whose labels"):
+        curate.curate_listed(listed, tmp_path / "test.txt", tmp_path / "none", like=train)
+    (tmp_path / "test.txt").write_text("2\n")
+    with pytest.raises(RecordError, match="has no labels, expected some of --labels-of"):
+        curate.curate_listed(listed, tmp_path / "test.txt", tmp_path / "none", like=train)
+
+
+def test_list_labels_are_carried_on(tmp_path, listed):
+    (tmp_path / "train.txt").write_text("1 4\n3 7\n5 9\n")
+    curate.curate_listed(listed, tmp_path / "train.txt", tmp_path / "train")
+    subset(RecordDataset(tmp_path / "train"), tmp_path / "some", identities=range(1, 3))
+    assert RecordDataset(tmp_path / "some").list_labels == [7, 9]
+    shuffle(RecordDataset(tmp_path / "some"), tmp_path / "shuffled")
+    assert RecordDataset(tmp_path / "shuffled").list_labels == [7, 9]
+    for text, words in (("[", "is no JSON object"), ('{"list_labels": [1]}', "list_labels are not 2 whole numbers")):
+        (tmp_path / "some" / "manifest.json").write_text(text)
+        with pytest.raises(RecordError, match=words):
+            _ = RecordDataset(tmp_path / "some").list_labels

@@ -173,7 +173,23 @@ def test_pack_a_published_list(tmp_path, form):
     ds = RecordDataset(tmp_path / "set")
     assert dict(zip(ds.paths, ds.labels.tolist(), strict=True)) == {path.strip("/"): label for path, label in lines}
     assert all(ds.jpeg(i).tobytes() == contents[path] for i, path in enumerate(ds.paths))
-    assert (ds.names, ds.labels.tolist()) == (None, sorted(ds.labels.tolist()))
+    folders_of = sorted({(label, path.split("/")[0]) for path, label in lines if path.count("/") == 1})
+    assert ds.names == ([folder for _, folder in folders_of] or None)  # folders within folders make no names
+    assert ds.labels.tolist() == sorted(ds.labels.tolist())
+
+
+def test_a_list_takes_the_labels_of_a_set(tmp_path, photos):
+    (tmp_path / "train.txt").write_text("s1/b9.JPEG 2\ns2/wide.jpg 3\ns10/grey.png 5\n")
+    folders.pack_listed(photos, tmp_path / "train.txt", tmp_path / "train", Encoding(16))
+    (tmp_path / "test.txt").write_text("s10/grey.png 5\ns1/b10.jpg 2\n")
+    train = RecordDataset(tmp_path / "train")
+    packed = folders.pack_listed(photos, tmp_path / "test.txt", tmp_path / "test", Encoding(16), like=train)
+    ds = RecordDataset(tmp_path / "test")
+    assert (packed.empty, ds.labels.tolist(), ds.num_classes) == (["3"], [0, 2], 3)
+    assert (ds.names, ds.list_labels) == (["s1", "s2", "s10"], [2, 3, 5])
+    (tmp_path / "test.txt").write_text("s10/grey.png -1\n")
+    with pytest.raises(RecordError, match="line 1 has label -1, expected one of"):
+        folders.pack_listed(photos, tmp_path / "test.txt", tmp_path / "none", Encoding(16), like=train)
 
 
 def test_labels_of_a_list_become_contiguous_and_names_are_theirs(tmp_path, photos):
