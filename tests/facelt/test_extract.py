@@ -77,7 +77,7 @@ def by_hand(run, data) -> dict[str, torch.Tensor]:
     embedder.load_state_dict(checkpoint.read_weights(folder))
     rows = checkpoint.read_rows(folder, Partition(K))
     with torch.no_grad():
-        v, e, _ = embedder(images(data))
+        v, e, *_ = embedder(images(data))
     o = torch.softmax(v @ rows["memory.hallucinator_weight"].T + rows["memory.hallucinator_bias"], 1)
     infused = v + e * (o @ rows["memory.centroids"])
     gamma = torch.cdist(v, rows["memory.centroids"], compute_mode="donot_use_mm_for_euclid_dist").min(1).values
