@@ -35,7 +35,7 @@ def test_the_report_keeps_every_option_as_it_was_in_force():
     assert (kept["gallery"], kept["shots"], kept["probes"]) == (2500, [6, 3, 1], "p")
     assert kept["output"] == "report"
     options = vars(build_parser().parse_args([]))
-    assert kept.keys() == options.keys() - {"json", "force", "local_rank"}
+    assert kept.keys() == options.keys() - {"json", "force", "local_rank", "resume"}
 
 
 def test_settings_do_not_change():

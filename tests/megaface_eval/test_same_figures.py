@@ -80,7 +80,7 @@ def test_a_report_holds_what_plain_counts_give(folder, monkeypatch, protocol, ti
     output = folder / f"{protocol}-{ties}-{impostors}"
     assert main([
         "--gallery", str(STRANGERS), "--probes", f"{folder}/p", "--distractors", f"{folder}/d", "--output", str(output),
-        "--train", f"{folder}/t", "--similarity", str(SIMILARITY), "--subgroups", f"{folder}/groups.tsv",
+        "--train", f"{folder}/t", "--similarity", str(SIMILARITY), "--subgroups", f"{folder}/groups.tsv", "--partial",
         "--protocol", protocol, "--ties", ties, "--impostors", impostors, "--open-set", "gallery", "--seed", str(SEED),
     ]) == 0  # fmt: skip
     report = report_in(output)
