@@ -215,7 +215,7 @@ def test_margins_samples_and_what_adaface_remembers_survive_a_stop(config, data,
         "plain.sample_rate=0.5",
         "meta.sample_rate=0.5",
         "preset=cosine",
-        "meta.lr_scale=0.1",
+        "meta.lr_scale=0.01",
     ]
     knobs = [word for knob in adaface for word in ("--set", knob)]
     straight, halves = tmp_path / "straight", tmp_path / "halves"
