@@ -1,6 +1,7 @@
 """What `--search` means."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -109,9 +110,10 @@ def slow(scan, seconds):
 @pytest.mark.parametrize("seconds", [0.02, 0.5])  # within reach, and hopeless
 def test_a_slow_scan_is_measured_as_slow(seconds):
     searched = excerpt(*sets(np.random.default_rng(1), 600, 9000), 10**6)
+    searched = replace(searched, often_Q=np.zeros(600))  # or every query is scored densely, and no scan asked
     taken = time_scans({"usual": ProductScan, "slow": slow(ProductScan, seconds)}, searched)
     assert taken["usual"] > 0
-    assert taken["slow"] >= 0.8 * seconds  # of it, some may fall between two readings of the clock
+    assert taken["slow"] >= seconds
 
 
 def test_what_a_scan_leaves_to_others_counts_too(monkeypatch):
