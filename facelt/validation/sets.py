@@ -190,6 +190,8 @@ def _pairs(path: str) -> PairSet:
             f"validation.packs: {path} is a folder; expected a pack such as lfw.bin: give a data folder as "
             "validation.strangers or validation.known"
         )
+    if not Path(path).exists():
+        raise UserError(f"validation.packs: {path}: no such file; give one, or go without by --set validation.packs=[]")
     pack = read_pack(path)
     if len(pack.same) < figures.FOLDS or pack.same.all() or not pack.same.any():
         raise UserError(
@@ -209,6 +211,10 @@ def _pairs(path: str) -> PairSet:
 def _folder(knob: str, path: str) -> RecordDataset:
     if Path(path).is_file() and path.endswith(".bin"):
         raise UserError(f"validation.{knob}: {path} is a pack; give it as validation.packs")
+    if not Path(path).exists():
+        raise UserError(
+            f"validation.{knob}: {path}: no such folder; give one, or go without by --set validation.{knob}=[]"
+        )
     return RecordDataset(path)
 
 

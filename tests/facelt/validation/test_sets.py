@@ -48,7 +48,9 @@ def refused(folder: Path, **lists: object) -> str:
 
 @pytest.mark.parametrize("knob", ["packs", "strangers", "known"])
 def test_what_is_missing_or_empty_is_refused(folder, tmp_path, knob):
-    assert "no such f" in refused(folder, **{knob: str(tmp_path / "nowhere")})
+    said = refused(folder, **{knob: str(tmp_path / "nowhere")})
+    assert said.startswith(f"validation.{knob}: {tmp_path / 'nowhere'}: no such f")
+    assert f"--set validation.{knob}=[]" in said
     (tmp_path / "empty").mkdir()
     assert ("is a folder" if knob == "packs" else "train.rec") in refused(folder, **{knob: str(tmp_path / "empty")})
 
