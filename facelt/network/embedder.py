@@ -30,7 +30,7 @@ class Embedder(nn.Module):
     """Images -> direct feature and, in stage meta, concept selector and temperature. Every rank has all of it.
 
     memory: whether it is that of stage memory, which multiplies the direct feature by a D x D `projection`: nothing but
-    the identity until the stage ends (`training.start.fill_prototypes`).
+    the identity until the stage ends (`training.filling.fill_prototypes`).
     """
 
     projection: Tensor | None

@@ -1,27 +1,23 @@
 """What a stage starts from: its own checkpoint, a plain stage, or nothing; and what is refused before it starts."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from facelt.config import STAGES, FaceltConfig, MetaHeadConfig, StageName, ValidationConfig
-from facelt.errors import UserError, one_line
+from facelt.config import STAGES, FaceltConfig, StageName, ValidationConfig
+from facelt.errors import UserError
 from facelt.head.classifier import CLASSIFIER_ROWS, fold
 from facelt.head.few_shot import FewShotHead
 from facelt.head.heads import Head, MetaHead, PlainHead
 from facelt.head.kernels.choice import serve
 from facelt.head.memory import CentroidMemory
 from facelt.head.prototype_head import PrototypeHead
-from facelt.head.whitening import WithinClasses, whitening
-from facelt.images.dali import Decoding
 from facelt.images.feed import make_sampler
-from facelt.images.one_pass import each_batch
 from facelt.images.sampling import local
 from facelt.network.backbone import switch
 from facelt.network.embedder import Embedder
@@ -29,8 +25,7 @@ from facelt.network.weights import loading
 from facelt.parallel import collectives, group
 from facelt.run_folder import checkpoint
 from facelt.run_folder.checkpoint import CheckpointState, StageSource
-from facelt.training import calibration
-from facelt.training.class_means import ClassMeans
+from facelt.training import filling
 from facelt.training.engine import Engine
 from facelt.training.optimizer import split
 from facelt.training.run import Run
@@ -52,7 +47,6 @@ SHAPE = ("name", "timm", "width", "stem", "neck", "meta_neck")
 # … what of the plain head's, and what of the meta head's.
 PLAIN_HEAD_SHAPE = ("classifier", "learn_scales", "few_shot")
 HEAD_SHAPE = ("attention", "attention_on", "memory", "retrieval", "selector", "centroid_update")
-FILL_BATCH = 64  # images of a rank in a pass over the set
 
 
 def check(run: Run, stage: StageName) -> None:
@@ -281,11 +275,11 @@ def begin(run: Run, stage: StageName, source: Path | None) -> Engine:
             names = {f"classifier.{name}" for name, _ in head.classifier.named_parameters()} - {"classifier.factor"}
             head.load_state_dict({name: rows[name] for name in names}, strict=False)
         if isinstance(head, PrototypeHead):
-            fill_prototypes(run, embedder, head, ends=not run.config.memory.epochs)
+            filling.fill_prototypes(run, embedder, head, ends=not run.config.memory.epochs)
     elif run.config.backbone.init:
         group.say(group.together(loading.load, embedder, run.config))
     if from_means:
-        start_classifier(run, embedder, head)
+        filling.fill_classifier(run, embedder, head)
     return _engine(run, stage, embedder, head)
 
 
@@ -342,104 +336,11 @@ def _adopt(embedder: Embedder, source: Path) -> None:
 
 def _start_meta_head(run: Run, embedder: Embedder, head: MetaHead, rows: dict[str, Tensor]) -> None:
     """Memory from class means; hallucinator and classifier as the knobs say. rows: of the plain stage's classifier."""
-    fill_memory(run, embedder, head.memory)
+    filling.fill_memory(run, embedder, head.memory)
     if head.memory.retrieval == "hallucinator":
         start_hallucinator(head.memory, rows, run.config)
     if run.config.head.classifier_start == "centroids":
         head.classifier.weight.data.copy_(head.memory.centroids)
-
-
-@torch.no_grad()
-def fill_memory(run: Run, embedder: Embedder, memory: CentroidMemory) -> None:
-    """Centroids := per-class means of the direct feature over the whole set, as it is, in evaluation mode."""
-    means = ClassMeans(memory.partition, run.config.embedding_size, memory.centroids)
-    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from class means"):
-        means.add(direct_BD, labels_G, valid_G)
-    memory.centroids.copy_(means.result())
-
-
-@torch.no_grad()
-def start_classifier(run: Run, embedder: Embedder, head: Head) -> None:
-    """The classifier's rows := per-class means of the unit direct features over the whole set."""
-    means = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
-    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "classifier from class means"):
-        means.add(normalize(direct_BD), labels_G, valid_G)
-    head.classifier.weight.copy_(means.result())
-
-
-@torch.no_grad()
-def fill_few_shot(run: Run, embedder: Embedder, head: FewShotHead) -> None:
-    """The few-shot classes' rows := what the generator makes of their images, over the whole set as it is."""
-    assert embedder.generator is not None
-    units = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
-    reads = ClassMeans(head.partition, run.config.embedding_size, head.classifier.weight)
-    for _, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "rows of few-shot classes"):
-        units.add(normalize(direct_BD), labels_G, valid_G)
-        query_GD = collectives.gather(embedder.generator(direct_BD).query_BD)
-        reads.add(head.read(query_GD), labels_G, valid_G)
-    head.put_rows(embedder.generator, units.result(), reads.result())
-
-
-@torch.no_grad()
-def fill_prototypes(run: Run, embedder: Embedder, head: PrototypeHead, ends: bool) -> None:
-    """Centroids := per-class means of the unit direct features over the whole set; what they are read with.
-
-    ends: whether the stage does, and features are whitened: network, classifier and memory by the same map.
-    """
-    means = ClassMeans(head.partition, run.config.embedding_size, head.memory.centroids)
-    within = WithinClasses(run.config.embedding_size, run.device)
-    sample = np.random.default_rng(run.config.seed).permutation(len(run.dataset))[: calibration.SAMPLE]
-    kept: list[tuple[Tensor, Tensor]] = []
-    for images_G, direct_BD, labels_G, valid_G in _direct_features(run, embedder, "memory from unit features"):
-        unit_BD = normalize(direct_BD)
-        within.add(unit_BD[collectives.own_rows(valid_G)])
-        unit_GD = means.add(unit_BD, labels_G, valid_G)
-        taken_G = valid_G & torch.from_numpy(np.isin(images_G, sample)).to(run.device)
-        kept.append((unit_GD[taken_G], labels_G[taken_G]))
-    head.memory.centroids.copy_(means.result())
-    rows_SD, labels_S = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    if ends and head.knobs.whitening and head.classifier.kind == "linear":
-        covariance_DD = within.result(means.result(), means.counts_k)
-        map_DD = group.share(whitening(covariance_DD, head.knobs.whitening, head.knobs.whitening_ridge).cpu())
-        rows_SD = _whiten(embedder, head, map_DD.to(run.device), rows_SD)
-    found = calibration.calibrate(rows_SD, labels_S, head.memory.centroids, means.counts_k, head.partition)
-    head.calibrated = {"temperature": found.temperature, "threshold": found.threshold}
-
-
-def _whiten(embedder: Embedder, head: PrototypeHead, map_DD: Tensor, rows_SD: Tensor) -> Tensor:
-    """Multiply features and memory by a symmetric map, and the classifier so that it scores as before.
-
-    rows_SD: other features. Returns them multiplied.
-    """
-    assert embedder.projection is not None
-    embedder.projection.copy_(map_DD @ embedder.projection.double())
-    head.memory.centroids.copy_(head.memory.centroids.double() @ map_DD)
-    weight_kD = head.classifier.weight
-    weight_kD.copy_(torch.linalg.solve(map_DD, weight_kD.double().T).T)
-    return (rows_SD.double() @ map_DD).to(rows_SD.dtype)
-
-
-def _direct_features(run: Run, embedder: Embedder, title: str) -> Iterator[tuple[NDArray, Tensor, Tensor, Tensor]]:
-    """Over the whole set as it is, in evaluation mode: (images_G, direct_BD, labels_G, valid_G) of each batch.
-
-    Images that do not decode are not valid.
-    """
-    labels = torch.from_numpy(run.dataset.labels)
-    batch = min(FILL_BATCH, max(1, len(run.dataset) // group.world_size()))
-    decoding = Decoding.of(run.config, batch, run.device)
-    modes = {module: module.training for module in embedder.modules()}
-    with one_line("facelt.train", every_rank=True):
-        for part in each_batch(embedder.eval(), run.dataset, decoding, title, run.quarantine):
-            valid_G = torch.from_numpy(part.valid_G).to(run.device)
-            yield part.images_G, part.output.direct_BD, labels[part.images_G].to(run.device), valid_G
-    run.quarantine.settle()
-    for module, mode in modes.items():
-        module.training = mode
-
-
-def refreshes(knobs: MetaHeadConfig, step: int) -> bool:
-    """Whether the centroids are made anew before a step."""
-    return knobs.centroid_update == "refresh" and step > 0 and step % knobs.refresh_every == 0
 
 
 @torch.no_grad()

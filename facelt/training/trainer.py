@@ -10,7 +10,7 @@ from facelt.images.feed import Feed, RankPlan, make_sampler
 from facelt.parallel import group, heartbeat
 from facelt.run_folder import checkpoint
 from facelt.run_folder.checkpoint import CheckpointState, StageSource
-from facelt.training import start
+from facelt.training import filling, start
 from facelt.training.ending import divergence
 from facelt.training.ending.agreement import Agreement
 from facelt.training.ending.divergence import Divergence
@@ -85,9 +85,9 @@ class Trainer:
             if step % self.run.config.log_every == 0 or last:
                 telemetry.log(self._report(engine, output, step, feed.waited))
             if last and isinstance(engine.head, PrototypeHead):
-                start.fill_prototypes(self.run, engine.embedder, engine.head, ends=True)
+                filling.fill_prototypes(self.run, engine.embedder, engine.head, ends=True)
             if last and isinstance(engine.head, FewShotHead):
-                start.fill_few_shot(self.run, engine.embedder, engine.head)
+                filling.fill_few_shot(self.run, engine.embedder, engine.head)
             found = validating.after_step(engine, telemetry, step, last) if self.divergence.sound else None
             decision = agreement.after_step(last, self.run.quarantine.fresh)
             if decision.news:
@@ -118,8 +118,8 @@ class Trainer:
 
     def train_step(self, engine: Engine, feed: Feed, step: int) -> HeadOutput:
         """One optimizer step, of one or several micro-batches. What the head gave for the last of them."""
-        if isinstance(engine.head, MetaHead) and start.refreshes(self.run.config.head, step):
-            start.fill_memory(self.run, engine.embedder, engine.head.memory)
+        if isinstance(engine.head, MetaHead) and filling.refreshes(self.run.config.head, step):
+            filling.fill_memory(self.run, engine.embedder, engine.head.memory)
         output, lr = None, self.schedule.learning_rate(engine.base_lr, step)
         for batch in feed.step(step):
             output = engine.forward_backward(batch.images_B3SS, batch.labels_G, batch.seed)

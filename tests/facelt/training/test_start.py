@@ -42,13 +42,6 @@ def test_a_cosine_classifier_scores_a_feature_of_typical_norm_as_it_did_before()
     assert torch.equal(made.hallucinator_bias, torch.zeros(K))
 
 
-@pytest.mark.parametrize("update, every, steps", [("refresh", 3, [3, 6]), ("mean", 3, []), ("refresh", 10, [])])
-def test_a_memory_is_made_anew_every_so_many_steps_and_never_at_the_first(update, every, steps):
-    knobs = {"centroid_update": update} | ({"refresh_every": every} if update == "refresh" else {})
-    head = FaceltConfig.model_validate({"head": knobs}).head
-    assert [step for step in range(8) if start.refreshes(head, step)] == steps
-
-
 @pytest.mark.parametrize(
     "ds, ranks, said",
     [
